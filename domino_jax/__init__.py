@@ -1,0 +1,72 @@
+"""Finds, trains and exports layer-wise N:M sparse networks (DominoSearch) in JAX.
+
+    import domino_jax as dj
+
+    layers = dj.find_layers(apply, params, inputs, m=16)
+    search = dj.domino(layers, budget=0.125)
+    state = search.init(params)
+    ...  # train with dj.hard_mask(params, layers, state.n), then: state = search.update(state, params)
+    scheme = dj.scheme_of(layers, state)
+
+N is the number of weights kept of every M consecutive input weights; N == M is dense.
+"""
+
+from domino_jax.budget import levels, macs, table_cost, total, uniform, weights
+from domino_jax.layers import LayerSpec, find_layers, flattened
+from domino_jax.masks import Axes, top_n
+from domino_jax.models import Model, plain
+from domino_jax.pace import constant_pace, domino_pace
+from domino_jax.scheme import NM, Scheme
+from domino_jax.scheme import load as load_scheme
+from domino_jax.scheme import save as save_scheme
+from domino_jax.search import Search, SearchState, domino, scheme_of
+from domino_jax.sparsify import (
+    apply_masks,
+    fixed_masks,
+    hard_mask,
+    make_masks,
+    sr_ste,
+    sr_ste_adamw,
+    sr_ste_adamw_decoupled,
+    straight_through,
+    survivor_decay,
+    survivors,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "NM",
+    "Axes",
+    "LayerSpec",
+    "Model",
+    "Scheme",
+    "Search",
+    "SearchState",
+    "apply_masks",
+    "constant_pace",
+    "domino",
+    "domino_pace",
+    "find_layers",
+    "fixed_masks",
+    "flattened",
+    "hard_mask",
+    "levels",
+    "load_scheme",
+    "macs",
+    "make_masks",
+    "plain",
+    "save_scheme",
+    "scheme_of",
+    "sr_ste",
+    "sr_ste_adamw",
+    "sr_ste_adamw_decoupled",
+    "straight_through",
+    "survivor_decay",
+    "survivors",
+    "table_cost",
+    "top_n",
+    "total",
+    "uniform",
+    "weights",
+]

@@ -1,0 +1,123 @@
+"""Hand-written digits: 1,797 images of 8x8, bundled with scikit-learn, as a TFDS data set.
+
+They are the test part of "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak, 1998,
+CC BY 4.0), gray values 0 to 16. The order is kept: the first 1,437 train, the last 360 (33 to 37 of
+each digit) test. This is harder than a random split: an SVM (gamma 0.001, C 10) gets 96.4 % instead
+of 98.8 %.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+import tensorflow_datasets as tfds
+
+from domino_jax.data import Data
+from domino_jax.data.pipeline import Batch, Record, evaluate_batches, train_batches
+from domino_jax.data.prepared import prepare_own
+
+_TRAIN_SIZE = 1437
+_MEAN, _STD = np.float32(4.89), np.float32(6.01)  # of the training pixels
+
+
+def create(*, data_dir: str = "", workers: int = 0, augment: bool = True) -> Data:
+    """Opens the digits; the first use writes them to disk, without any network.
+
+    The 175 kB are read into memory once, since reading from disk (0.023 ms a record) would add half
+    to the time of a batch.
+
+    Args:
+        data_dir: folder of all data sets; '' is TFDS_DATA_DIR or the default of TFDS.
+        workers: processes that read ahead; 0, threads, serves here.
+        augment: shift every training image by up to one pixel each way. The digits fill the whole
+            height, still the shifts (all nine of each image) take that SVM from 96.4 to 97.5 %.
+
+    Returns:
+        Inputs are float32 [B, 8, 8, 1] of about zero mean and unit variance, labels 0 to 9.
+
+    Raises:
+        ValueError: the data cannot be written.
+    """
+    builder = prepare_own(Digits, data_dir)
+    train, test = _records(builder, "train"), _records(builder, "test")
+
+    shift = _shift_randomly if augment else None
+    return Data(
+        train=partial(train_batches, train, augment=shift, finish=_normalize),
+        evaluate=partial(evaluate_batches, test, finish=_normalize, workers=workers),
+        example=jax.ShapeDtypeStruct((1, 8, 8, 1), np.float32),
+        classes=10,
+        train_size=len(train),
+        test_size=len(test),
+        workers=workers,
+    )
+
+
+class _LocalInfo(tfds.core.DatasetInfo):
+    """Information that TFDS need not look for elsewhere."""
+
+    def initialize_from_bucket(self) -> None:
+        """Skips the look-up of published data, which leaves a temporary folder behind."""
+
+
+class Digits(tfds.core.GeneratorBasedBuilder):
+    """The digits of scikit-learn: 'image' uint8 [8, 8, 1], values 0 to 16, and 'label'."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = tfds.features.FeaturesDict(
+            {
+                "image": tfds.features.Tensor(shape=(8, 8, 1), dtype=np.uint8),
+                "label": tfds.features.ClassLabel(num_classes=10),
+            }
+        )
+        return _LocalInfo(
+            builder=self,
+            features=features,
+            supervised_keys=("image", "label"),
+            disable_shuffling=True,  # the place in the file is the place in scikit-learn's arrays
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[Any]]:
+        del dl_manager
+        return {
+            "train": self._generate_examples(slice(None, _TRAIN_SIZE)),
+            "test": self._generate_examples(slice(_TRAIN_SIZE, None)),
+        }
+
+    def _generate_examples(self, part: slice) -> Iterator[Any]:
+        from sklearn.datasets import load_digits  # a second, and only once  # noqa: PLC0415
+
+        bundle = load_digits()
+        images = bundle.images[part, :, :, None].astype(np.uint8)
+        for place, (image, label) in enumerate(zip(images, bundle.target[part], strict=True)):
+            yield place, {"image": image, "label": int(label)}
+
+
+def _records(builder: Any, split: str) -> list[Record]:
+    """Reads a split: 'inputs' uint8 [8, 8, 1], 'labels' int32 []."""
+    examples = builder.as_data_source(split)
+    return [{"inputs": x["image"], "labels": np.int32(x["label"])} for x in examples]
+
+
+def _shift_randomly(record: Record, rng: np.random.Generator) -> Record:
+    """Moves the image by -1, 0 or 1 rows and columns."""
+    rows, columns = rng.integers(-1, 2, size=2)
+    return {**record, "inputs": _shift(record["inputs"], int(rows), int(columns))}
+
+
+def _shift(image: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """Moves an image [H, W, C] down and to the right, and fills with 0."""
+    height, width = image.shape[:2]
+    shifted = np.zeros_like(image)
+    shifted[max(rows, 0) : height + min(rows, 0), max(columns, 0) : width + min(columns, 0)] = (
+        image[max(-rows, 0) : height - max(rows, 0), max(-columns, 0) : width - max(columns, 0)]
+    )
+    return shifted
+
+
+def _normalize(batch: Batch) -> Batch:
+    return {**batch, "inputs": (batch["inputs"].astype(np.float32) - _MEAN) / _STD}

@@ -1,0 +1,219 @@
+"""Grain pipelines: records to batches, and a stream that reads batches ahead.
+
+Letters: B rows of one batch on one process, P processes.
+
+A source is any object with `__len__` and `__getitem__` that gives records, dictionaries of arrays
+without a batch axis: a list, a TFDS data source, or a `grain.MapDataset` that decodes one. Batches
+are random access, so that a training run resumes at a step without any iterator state.
+"""
+
+import atexit
+import signal
+import weakref
+from collections.abc import Callable, Generator, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+Record = Mapping[str, Any]
+Batch = dict[str, np.ndarray]
+
+
+class Source(Protocol):
+    """Records by index."""
+
+    def __len__(self) -> int:
+        """Returns the number of records."""
+        ...
+
+    def __getitem__(self, index: int, /) -> Record:
+        """Returns one record, its arrays without a batch axis."""
+        ...
+
+
+class Batches(Protocol):
+    """Batches by step."""
+
+    def __len__(self) -> int:
+        """Returns the number of steps; `sys.maxsize` or nearly so if endless."""
+        ...
+
+    def __getitem__(self, step: int, /) -> Batch:
+        """Returns the batch of a step, its arrays with a leading axis of B rows."""
+        ...
+
+
+def train_batches(
+    source: Source,
+    seed: int,
+    batch: int,
+    *,
+    augment: Callable[[Any, np.random.Generator], Record] | None = None,
+    finish: Callable[[Batch], Batch] | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Batches:
+    """Shuffles, augments and batches a source without end.
+
+    Every epoch has its own order and shows each record once; a batch may cross into the next one.
+    The generator given to `augment` depends on the seed and the place in the endless order only.
+
+    Args:
+        source: the records.
+        seed: not negative.
+        batch: records of one step over all P processes, at most the size of the source.
+        augment: changes one record at random.
+        finish: changes a whole batch; cheaper than record by record.
+        process_index: 0 to P - 1; takes every P-th row of a global batch, starting here.
+        process_count: P, a divisor of `batch`.
+
+    Returns:
+        Batches by step; arrays have a leading axis of B = batch / P rows.
+
+    Raises:
+        ValueError: an argument is outside its range.
+    """
+    import grain  # half a second  # noqa: PLC0415
+
+    rows = _rows(batch, process_index, process_count)
+    if batch > len(source):
+        raise ValueError(f"batch {batch} is larger than the training set of {len(source)}")
+    if seed < 0:
+        raise ValueError(f"seed must be 0 or more, got {seed}")
+    dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat(None)
+    if augment is not None:
+        dataset = dataset.random_map(augment)
+    # Sharded after shuffling: step k holds the same records for any number of processes.
+    dataset = dataset[process_index::process_count].batch(rows, drop_remainder=True)
+    return dataset if finish is None else dataset.map(finish)
+
+
+def evaluate_batches(
+    source: Source,
+    batch: int,
+    *,
+    finish: Callable[[Batch], Batch] | None = None,
+    workers: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Generator[Batch, None, None]:
+    """Reads a source once, in order, and marks the rows that fill up the last batch.
+
+    Args:
+        source: the records.
+        batch: records of one step over all P processes, at least 1.
+        finish: changes a whole batch.
+        workers: processes that read ahead; 0 reads in threads.
+        process_index: 0 to P - 1; takes every P-th row of a global batch, starting here.
+        process_count: P, a divisor of `batch`.
+
+    Returns:
+        ceil(size / batch) batches of B = batch / P rows, with 'weight' float32 [B]: 1, and 0 for
+        the rows past the end, which repeat the first records.
+
+    Raises:
+        ValueError: an argument is outside its range.
+    """
+    import grain  # half a second  # noqa: PLC0415
+
+    rows, size = _rows(batch, process_index, process_count), len(source)
+
+    def weighted(index: int) -> Record:
+        return {**source[index % size], "weight": np.float32(index < size)}
+
+    dataset = grain.MapDataset.range(-(-size // batch) * batch).map(weighted)
+    dataset = dataset[process_index::process_count].batch(rows, drop_remainder=True)
+    return stream(dataset if finish is None else dataset.map(finish), workers=workers)
+
+
+def stream(
+    batches: Batches, start: int = 0, *, threads: int = 2, workers: int = 0
+) -> Generator[Batch, None, None]:
+    """Yields batches from a step on, read ahead; the same ones for any threads and workers.
+
+    Leaving it unfinished is safe: `close()`, the garbage collector or the end of the program stops
+    the reading. With workers the program's main module must be importable without side effects
+    (`if __name__ == '__main__':`), since every worker imports it.
+
+    Args:
+        batches: any object with `__len__` and `__getitem__(step)`.
+        start: the first step.
+        threads: threads that read, in each worker; 0 reads at the moment of asking.
+        workers: processes that read; 0 reads in this one.
+
+    Returns:
+        The batches `start`, `start + 1`, … up to the last one.
+
+    Raises:
+        ValueError: `start`, `threads` or `workers` is negative.
+    """
+    import grain  # half a second  # noqa: PLC0415
+
+    for name, value in (("start", start), ("threads", threads), ("workers", workers)):
+        if value < 0:
+            raise ValueError(f"{name} must be 0 or more, got {value}")
+    dataset = batches if isinstance(batches, grain.MapDataset) else grain.MapDataset.source(batches)
+    # One batch in the works for every thread and two that wait.
+    ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 2)
+    dataset = dataset[start:].to_iter_dataset(ahead)
+    if workers:
+        _require_parsed_flags()
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+        dataset = dataset.mp_prefetch(options, worker_init_fn=_ignore_interrupts)
+    running = _drain(iter(dataset), shared=workers > 0)
+    _close_at_exit(running)
+    return running
+
+
+def _rows(batch: int, process_index: int, process_count: int) -> int:
+    """Returns B, after checking that the batch can be shared out."""
+    if batch < 1:
+        raise ValueError(f"batch must be 1 or more, got {batch}")
+    if not 0 <= process_index < process_count:
+        raise ValueError(f"process_index {process_index} is not in 0..{process_count - 1}")
+    if batch % process_count:
+        raise ValueError(f"batch {batch} is not divisible by {process_count} processes")
+    return batch // process_count
+
+
+def _drain(iterator: Any, *, shared: bool) -> Generator[Batch, None, None]:
+    """Yields what the iterator gives and closes it at the end or when closed itself.
+
+    Batches of worker processes lie in shared memory, which grain frees with noise if one of them
+    outlives the stream: `shared` copies each and drops it.
+    """
+    try:
+        yield from map(_copy, iterator) if shared else iterator
+    finally:
+        iterator.close()
+
+
+def _copy(batch: Batch) -> Batch:
+    return {key: np.array(value) for key, value in batch.items()}
+
+
+def _close_at_exit(running: Generator[Batch, None, None]) -> None:
+    """Closes a forgotten stream while the modules that its workers need still exist."""
+    reference = weakref.ref(running)
+
+    def close() -> None:
+        if (alive := reference()) is not None:
+            alive.close()
+
+    atexit.register(close)
+    # Not at exit itself, where it could come before `close`.
+    weakref.finalize(running, atexit.unregister, close).atexit = False
+
+
+def _require_parsed_flags() -> None:
+    """Lets grain start workers in programs that do not use absl: it reads its settings as flags."""
+    from absl import flags  # noqa: PLC0415
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+
+
+def _ignore_interrupts(worker: int, workers: int) -> None:
+    """Leaves Ctrl-C to the main process, which stops the workers."""
+    del worker, workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

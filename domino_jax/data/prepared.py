@@ -1,0 +1,84 @@
+"""TFDS data sets on disk: what must be there, and how our own come to be there."""
+
+import contextlib
+import io
+import os
+from collections.abc import Callable
+from typing import Any
+
+_FORMAT = "array_record"  # the one that can be read without TensorFlow, in any order
+
+
+def require_prepared(builder: Any) -> None:
+    """Refuses a TFDS builder whose data are not on disk as array_record files.
+
+    Nothing is prepared here: TFDS needs TensorFlow and the network for that.
+
+    Args:
+        builder: a `tfds.core.DatasetBuilder`, made without `file_format`.
+
+    Raises:
+        ValueError: the data are missing or in another format; one line with the command that
+            prepares them.
+    """
+    name, _, version = builder.info.full_name.rpartition("/")
+    if not builder.info.splits:
+        found = "is not prepared"
+    elif _FORMAT not in (formats := _formats(builder)):
+        found = f"is prepared as {', '.join(formats)} instead of {_FORMAT}"
+    else:
+        return
+    root = os.fspath(builder.data_dir_root)
+    raise ValueError(
+        f"data set {name!r} {found} in {root}; run once, where tensorflow-cpu is installed: "
+        f"tfds build {name}:{version} --data_dir={root} --file_format={_FORMAT}"
+    )
+
+
+def prepare_own(builder_class: Callable[..., Any], data_dir: str = "") -> Any:
+    """Makes the builder of a data set that is generated here, and its files on first use.
+
+    Quiet, without the network, and safe when several processes start together: each writes a
+    folder of its own, the first to finish names it, the others read that one. Output of other
+    threads is lost for the second this takes.
+
+    Args:
+        builder_class: a `tfds.core.GeneratorBasedBuilder` that downloads nothing.
+        data_dir: folder of all data sets; '' is TFDS_DATA_DIR or the default of TFDS.
+
+    Returns:
+        The builder, its data on disk as array_record files.
+
+    Raises:
+        ValueError: the folder cannot be written, or holds something else.
+    """
+    builder = builder_class(data_dir=data_dir or None)
+    if not builder.info.splits:
+        problem = _generate(builder)
+        builder = builder_class(data_dir=data_dir or None)
+        if not builder.info.splits:
+            reason = problem or "the folder holds something else; remove it"
+            raise ValueError(f"cannot prepare {builder.name!r} in {builder.data_dir}: {reason}")
+    if _FORMAT not in (formats := _formats(builder)):
+        raise ValueError(
+            f"{builder.data_dir} holds {', '.join(formats)} instead of {_FORMAT}; remove it"
+        )
+    return builder
+
+
+def _generate(builder: Any) -> OSError | None:
+    """Writes the files; returns why that failed, also where another process was faster."""
+    import tensorflow_datasets as tfds  # noqa: PLC0415
+
+    config = tfds.download.DownloadConfig(try_download_gcs=False)
+    silence = io.StringIO()  # TFDS prints two lines and six progress bars
+    try:
+        with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
+            builder.download_and_prepare(download_config=config, file_format=_FORMAT)
+    except OSError as error:
+        return error
+    return None
+
+
+def _formats(builder: Any) -> list[str]:
+    return sorted(str(form.value) for form in builder.info.available_file_formats())

@@ -1,0 +1,41 @@
+"""Data-parallel placement: batches split along their leading axis, everything else replicated."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+
+def make_mesh() -> Mesh:
+    """Makes the one-axis mesh of all devices of all processes."""
+    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+
+
+def require_divides(batch: int, what: str) -> None:
+    """Refuses a batch that does not split evenly.
+
+    Raises:
+        ValueError: the batch is below 1 or no multiple of the number of devices.
+    """
+    devices = jax.device_count()
+    if batch < 1 or batch % devices:
+        raise ValueError(f"{what}: a multiple of the {devices} device(s) is wanted, got {batch}")
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of a state that every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def replicate(mesh: Mesh, tree: Any) -> Any:
+    """Puts a copy of every leaf on every device (a copy also on one: a step may donate it)."""
+    return jax.device_put(jax.tree.map(np.asarray, tree), replicated(mesh))
+
+
+def split_batch(mesh: Mesh, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """Splits this process's part of a batch over its devices; the result is the global batch."""
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    put = jax.make_array_from_process_local_data
+    return {name: put(sharding, np.asarray(value)) for name, value in batch.items()}

@@ -1,0 +1,145 @@
+"""What search.py does: dense weights in, scheme.json, report.png and the table out."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from domino_jax import budget, checkpoint, loop, losses, monitor, optim, report, scheme, workdir
+from domino_jax.experiment import OBJECTIVES, Experiment, dense_weights, versions
+from domino_jax.pace import PaceRule, constant_pace, domino_pace
+from domino_jax.phases import resume, running
+from domino_jax.scheme import Scheme
+from domino_jax.search import Search, by_layer, domino, require_reachable, scheme_of
+from domino_jax.sparsify import survivor_decay, survivors
+from domino_jax.stuck import layer_norms, why_stuck
+
+CURVE = "votes.jsonl"
+
+
+def find_scheme(exp: Experiment) -> None:
+    """Searches, and writes and prints what was found.
+
+    Raises:
+        ValueError: the budget is out of reach, or the search stands still.
+    """
+    settings = exp.config.search
+    search = domino(
+        exp.layers,
+        settings.budget,
+        cost=exp.cost,
+        vote_ratio=settings.vote_ratio,
+        pace=_pace(exp),
+    )
+    params, stats = dense_weights(exp)
+    run = _search(exp, search, params, stats)
+    _write(exp, scheme_of(exp.layers, run.search), int(run.train.step))
+
+
+def _pace(exp: Experiment) -> PaceRule:
+    settings = exp.config.search
+    if settings.pace == "constant":
+        return constant_pace
+    if settings.pace != "domino":
+        raise ValueError(f"search.pace: 'domino' or 'constant', got {settings.pace!r}")
+    by_weights = settings.objective == "params"
+    defaults = (0.5, 0.5) if by_weights else (0.8, 0.2)
+    given = (settings.macs_weight, settings.erk_weight)
+    cost_weight, erk_weight = (
+        default if value is None else value for value, default in zip(given, defaults, strict=True)
+    )
+    return domino_pace(
+        exp.layers,
+        settings.budget,
+        cost=budget.macs if settings.objective in OBJECTIVES else exp.cost,
+        macs_weight=cost_weight,
+        erk_weight=erk_weight,
+    )
+
+
+def _search(exp: Experiment, search: Search, params: Any, stats: Any) -> loop.SearchRun:
+    phase, settings = exp.phase("search"), exp.config.search
+    dense_cost = budget.total(exp.layers, exp.cost)
+    norms = layer_norms(exp.layers)
+    start_norms = norms(jax.tree.map(jnp.asarray, params))
+    doubles = settings.penalty_doubles_at
+    penalty = optim.doubling(settings.penalty, *doubles) if doubles else settings.penalty
+    tx = optax.chain(
+        survivors(),
+        survivor_decay(exp.layers, penalty, settings.penalty_every),
+        optax.sgd(settings.lr),
+    )
+    step = loop.search_step(exp.model.apply, losses.cross_entropy(), tx, exp.layers)
+    run = resume(
+        phase,
+        loop.SearchRun(loop.init_state(params, stats, tx), search.init(_on_device(params))),
+    )
+    start = int(run.train.step)
+    curve = phase.folder / CURVE
+    phase.folder.mkdir(exist_ok=True)
+    workdir.resume_curve(curve, start)
+
+    def share(run: loop.SearchRun) -> float:
+        found = scheme_of(exp.layers, run.search)
+        return float(budget.total(exp.layers, exp.cost, found) / dense_cost)
+
+    def describe(step: int, run: loop.SearchRun) -> tuple[str, dict[str, float]]:
+        now = share(run)
+        workdir.append_point(curve, {"step": step, "share": now})
+        n = {f"n/{name}": float(n) for name, n in by_layer(exp.layers, run.search.n).items()}
+        return f"cost {now:.4f} -> {settings.budget:g}", {"share": now, **n}
+
+    def stuck(run: loop.SearchRun) -> str:
+        why = why_stuck(
+            exp.layers, run.search, norms(run.train.params), start_norms, settings.patience
+        )
+        return why and f"{why}; cost {share(run):.4f} of dense, budget {settings.budget:g}"
+
+    with running(phase, "search", start=start, steps=settings.max_steps, describe=describe) as (
+        batches,
+        hooks,
+    ):
+        run = loop.run_search(
+            step,
+            search,
+            run,
+            batches,
+            phase.key,
+            vote_every=settings.vote_every,
+            max_steps=settings.max_steps,
+            stuck=stuck,
+            hooks=hooks,
+        )
+    workdir.append_point(curve, {"step": int(run.train.step), "share": share(run)})
+    return run
+
+
+def _on_device(params: Any) -> Any:
+    return jax.tree.map(jnp.asarray, params)
+
+
+def _write(exp: Experiment, found: Scheme, steps: int) -> None:
+    settings = exp.config.search
+    numbers = report.summary(exp.layers, found, exp.cost, settings.budget)
+    scheme.save(
+        exp.workdir / "scheme.json",
+        found,
+        model=exp.config.model.name,
+        objective=settings.objective,
+        budget=settings.budget,
+        achieved=numbers["totals"]["cost"]["share"],
+        steps=steps,
+        config=exp.config.to_dict(),
+        versions=versions(),
+    )
+    workdir.update_json(exp.workdir / "results.json", search={"steps": steps, **numbers})
+    report.plot(
+        exp.workdir / "report.png",
+        numbers,
+        workdir.read_curve(exp.workdir / "search" / CURVE),
+        f"{exp.config.model.name} on {exp.config.data.name}: N of M = {settings.m} under "
+        f"{settings.budget:.2%} of {settings.objective}",
+        settings.budget,
+    )
+    report.print_table(numbers, settings.objective, settings.budget, monitor.console())

@@ -1,0 +1,328 @@
+"""The layers of a network: which parameters are convolution or matrix-product kernels.
+
+Letters: M is the group size, S the number of slices along the stack axes of a kernel.
+"""
+
+import itertools
+import math
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from domino_jax import named
+from domino_jax.masks import Axes
+from domino_jax.products import DEPTHWISE, Use, merge_roles
+from domino_jax.trace import arrays_by_path, find_uses
+from domino_jax.views import positions
+
+LARGEST_M = 64
+NOT_USED = "not used"
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """One layer: a kernel, or one slice of a stacked kernel.
+
+    Attributes:
+        name: path of the parameter; 'path#3' is slice 3, row-major over the stack axes.
+        shape: of the kernel, of one slice (without stack axes) if stacked.
+        axes: parts that the axes of the whole parameter play; None where it is in no convolution
+            or matrix product: it is left out of budgets.
+        macs: weight products per example, no bias, summed over its uses; 0 where axes is None.
+        candidates: what N may be, increasing, ends in M; () where reason is not ''.
+        reason: '' where the layer is grouped, else why it stays dense or is left out.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    axes: Axes | None
+    macs: int
+    candidates: tuple[int, ...]
+    reason: str = ""
+
+    @property
+    def path(self) -> str:
+        """Of the parameter that holds the layer."""
+        return self.name if self.index is None else self.name.rpartition("#")[0]
+
+    @property
+    def index(self) -> int | None:
+        """Number of the slice of a stacked kernel, None where it is not stacked."""
+        return int(self.name.rpartition("#")[2]) if self.axes and self.axes.stack else None
+
+    @property
+    def size(self) -> int:
+        """Number of weights."""
+        return math.prod(self.shape)
+
+    @property
+    def m(self) -> int:
+        """Size of its groups.
+
+        Raises:
+            ValueError: the layer is not grouped.
+        """
+        if not self.candidates:
+            raise ValueError(f"{self.name}: has no groups ({self.reason})")
+        return self.candidates[-1]
+
+
+@dataclass(frozen=True)
+class _Kernel:
+    """What the trace says of one parameter; `firsts` and `macs` have one number per slice."""
+
+    axes: Axes | None
+    macs: tuple[int, ...] = (0,)
+    firsts: tuple[int | None, ...] = (None,)
+    reason: str = ""
+
+
+def find_layers(
+    apply: Callable[[Any, Any], Any],
+    params: Any,
+    inputs: Any,
+    m: int,
+    rules: named.Rules = (),
+    candidates: Sequence[int] | None = None,
+) -> tuple[LayerSpec, ...]:
+    """Finds the layers of a network by tracing it; nothing is executed.
+
+    Groups of M weights run along the input axes. A rule's value is 'dense', the candidates of the
+    layers (the last is their M), an int (their M), or 'flatten': groups run along the flattened
+    window and inputs of one output, padded to a multiple of M.
+
+    Args:
+        apply: `apply(params, inputs)`.
+        params: pytree of arrays or ShapeDtypeStructs.
+        inputs: pytree of arrays or ShapeDtypeStructs; their leading axis, the batch, counts as 1.
+        m: weights of a group, 2 to 64.
+        rules: pairs (regex, value), the first regex found in the path of a parameter wins.
+        candidates: what N may be, increasing and ending in m; by default the powers of two and m.
+
+    Returns:
+        One layer per parameter of rank >= 2, or per slice of a stacked one, in the order of their
+        first product; those that are left out come last.
+
+    Raises:
+        ValueError: m, candidates or a rule is not allowed, a rule matches no parameter or asks for
+            groups that do not fit its layer, or no layer can be grouped.
+    """
+    chosen = _checked_candidates(m, candidates)
+    matrices = {p: leaf for p, leaf in arrays_by_path(params).items() if len(leaf.shape) > 1}
+    named.require_used(rules, matrices)
+    for pattern, value in rules:
+        _check_value(pattern, value)
+    uses: dict[str, list[tuple[int, Use]]] = {path: [] for path in matrices}
+    for number, use in enumerate(find_uses(apply, params, inputs)):
+        uses[use.view.path].append((number, use))
+    found: list[tuple[float, LayerSpec]] = []
+    for path, leaf in matrices.items():
+        kernel = _kernel(leaf, uses[path])
+        rule = named.first_match(
+            [(pattern, (pattern, v)) for pattern, v in rules], path, ("", None)
+        )
+        found += zip(_order(kernel), _layers(path, leaf, kernel, chosen, rule), strict=True)
+    layers = tuple(layer for _, layer in sorted(found, key=operator.itemgetter(0)))
+    if not any(layer.candidates for layer in layers):
+        raise ValueError(_nothing(layers, m))
+    return layers
+
+
+def flattened(
+    layers: Sequence[LayerSpec], m: int, candidates: Sequence[int] | None = None
+) -> tuple[LayerSpec, ...]:
+    """Groups the layers whose inputs are no multiple of M as the rule 'flatten' would.
+
+    Args:
+        layers: of `find_layers`.
+        m: as given to `find_layers`.
+        candidates: as given to `find_layers`.
+
+    Raises:
+        ValueError: m or candidates is not allowed.
+    """
+    chosen = _checked_candidates(m, candidates)
+    return tuple(
+        replace(layer, axes=_flat(layer.axes), candidates=chosen, reason="")
+        if layer.axes and layer.reason == _no_multiple(_inputs(layer), m)
+        else layer
+        for layer in layers
+    )
+
+
+def _default_candidates(m: int) -> tuple[int, ...]:
+    return (*itertools.takewhile(lambda n: n < m, (2**i for i in itertools.count())), m)
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _checked_candidates(m: Any, candidates: Sequence[int] | None) -> tuple[int, ...]:
+    if not _is_int(m) or not 2 <= m <= LARGEST_M:
+        raise ValueError(f"m is {m!r}; it must be an int from 2 to {LARGEST_M}")
+    if candidates is None:
+        return _default_candidates(m)
+    if not _are_candidates(candidates) or candidates[-1] != m:
+        raise ValueError(
+            f"candidates are {candidates!r}; they must be ints >= 1, rise and end in {m}"
+        )
+    return tuple(candidates)
+
+
+def _are_candidates(values: Any) -> bool:
+    return (
+        isinstance(values, Sequence)
+        and len(values) > 0
+        and all(_is_int(value) and value >= 1 for value in values)
+        and all(low < high for low, high in itertools.pairwise(values))
+    )
+
+
+def _check_value(pattern: str, value: Any) -> None:
+    last = value[-1] if _are_candidates(value) else value
+    if value not in ("dense", "flatten") and not (_is_int(last) and 2 <= last <= LARGEST_M):
+        raise ValueError(
+            f"rule {pattern!r} has the value {value!r}; allowed are 'dense', 'flatten', an M from "
+            f"2 to {LARGEST_M}, or rising candidates that end in such an M"
+        )
+
+
+def _kernel(leaf: jax.ShapeDtypeStruct, uses: Sequence[tuple[int, Use]]) -> _Kernel:
+    """Sums up the uses (with their places in the trace) of one parameter."""
+    troubles = [use.trouble for _, use in uses if use.trouble]
+    used = [(number, use) for number, use in uses if use.roles]
+    if not used:
+        notes = [f"only {use.note}" for _, use in uses if use.note]
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            notes = [f"{leaf.dtype}, not floating"]
+        return _Kernel(None, reason=[*troubles, *notes, NOT_USED][0])
+    roles, used, clash = _merged(leaf.shape, used)
+    axes = _axes(roles)
+    macs, firsts = _shared(leaf.shape, axes, used)
+    reason = [*(t for t in troubles if t != DEPTHWISE), *clash, *troubles, ""][0]
+    return _Kernel(axes, tuple(macs), tuple(firsts), reason)
+
+
+def _merged(
+    shape: Sequence[int], used: list[tuple[int, Use]]
+) -> tuple[list[str], list[tuple[int, Use]], list[str]]:
+    """Returns the roles of the axes, the products that count, and a reason if the roles clash.
+
+    A product with something that does not depend on the inputs counts where it agrees with those
+    that do (a norm for spectral normalization need not).
+    """
+    strong = [(number, use) for number, use in used if not use.weak]
+    weak = [(number, use) for number, use in used if use.weak]
+    must_fit = strong or weak
+    roles, kept, clash = list(must_fit[0][1].roles), [], []
+    for number, use in strong + weak:
+        merged = [merge_roles(*pair) for pair in zip(roles, use.roles, shape, strict=True)]
+        fits = [role for role in merged if role is not None]
+        if len(fits) == len(roles):
+            roles = fits
+        elif (number, use) in must_fit:
+            clash = ["used along different input axes"]
+        else:
+            continue
+        kept.append((number, use))
+    return roles, sorted(kept, key=operator.itemgetter(0)), clash
+
+
+def _axes(roles: Sequence[str]) -> Axes:
+    def of(*names: str) -> tuple[int, ...]:
+        return tuple(axis for axis, role in enumerate(roles) if role in names)
+
+    # An axis of size 1 that a reshape removed before the product has no role: it may have any.
+    return Axes(of("stack"), of("window"), of("inputs"), of("outputs", ""))
+
+
+def _shared(
+    shape: Sequence[int], axes: Axes, used: Sequence[tuple[int, Use]]
+) -> tuple[list[int], list[int | None]]:
+    """Shares the MACs of each use out among the slices it covers; also gives their first use."""
+    stack = [shape[axis] for axis in axes.stack]
+    macs = [0] * math.prod(stack)
+    firsts: list[int | None] = [None] * len(macs)
+    for number, use in used:
+        covered = list(itertools.product(*(positions(use.view, axis) for axis in axes.stack)))
+        each, more = divmod(int(use.macs), len(covered))
+        for i, spot in enumerate(covered):
+            index = 0
+            for place, size in zip(spot, stack, strict=True):
+                index = index * size + place
+            macs[index] += each + (i < more)
+            firsts[index] = number if firsts[index] is None else firsts[index]
+    return macs, firsts
+
+
+def _order(kernel: _Kernel) -> list[float]:
+    """Place of each slice: its first use; a slice without one follows the kernel's first."""
+    numbers = [number for number in kernel.firsts if number is not None]
+    start = min(numbers, default=math.inf)
+    return [start if number is None else number for number in kernel.firsts]
+
+
+def _layers(
+    path: str,
+    leaf: jax.ShapeDtypeStruct,
+    kernel: _Kernel,
+    candidates: tuple[int, ...],
+    rule: tuple[str, Any],
+) -> list[LayerSpec]:
+    if kernel.axes is None:
+        return [LayerSpec(path, tuple(leaf.shape), None, 0, (), kernel.reason)]
+    stack = kernel.axes.stack
+    shape = tuple(size for axis, size in enumerate(leaf.shape) if axis not in stack)
+    ruled = _ruled(LayerSpec(path, shape, kernel.axes, 0, (), kernel.reason), candidates, *rule)
+    layers = [
+        replace(ruled, name=f"{path}#{index}" if stack else path, macs=macs)
+        for index, macs in enumerate(kernel.macs)
+    ]
+    return [
+        replace(layer, candidates=(), reason=NOT_USED) if first is None else layer
+        for layer, first in zip(layers, kernel.firsts, strict=True)
+    ]
+
+
+def _ruled(layer: LayerSpec, candidates: tuple[int, ...], pattern: str, value: Any) -> LayerSpec:
+    """Groups a layer as its rule says; the value is None where it has no rule."""
+    if layer.reason not in ("", DEPTHWISE):
+        return layer
+    if value == "dense":
+        return replace(layer, reason=f"dense by rule '{pattern}'")
+    if value == "flatten":
+        return replace(layer, axes=_flat(layer.axes), candidates=candidates, reason="")
+    if value is not None:
+        candidates = _default_candidates(value) if _is_int(value) else tuple(value)
+    inputs, m = _inputs(layer), candidates[-1]
+    if inputs % m and value is not None:
+        raise ValueError(f"rule {pattern!r}: {layer.name}: {_no_multiple(inputs, m)}")
+    reason = layer.reason or (_no_multiple(inputs, m) if inputs % m else "")
+    return replace(layer, candidates=() if reason else candidates, reason=reason)
+
+
+def _flat(axes: Axes | None) -> Axes | None:
+    return axes and replace(axes, window=(), inputs=(*axes.window, *axes.inputs))
+
+
+def _inputs(layer: LayerSpec) -> int:
+    """Number of input weights of one output at one window position."""
+    stack, inputs = (layer.axes.stack, layer.axes.inputs) if layer.axes else ((), ())
+    axes = [a for a in range(len(layer.shape) + len(stack)) if a not in stack]
+    return math.prod(size for a, size in zip(axes, layer.shape, strict=True) if a in inputs)
+
+
+def _no_multiple(inputs: int, m: int) -> str:
+    return f"{inputs} input weights is not a multiple of {m}"
+
+
+def _nothing(layers: Sequence[LayerSpec], m: int) -> str:
+    shown = [f"{layer.name} ({layer.reason})" for layer in layers[:5]]
+    more = f" and {len(layers) - 5} more" if len(layers) > 5 else ""
+    listed = ", ".join(shown) + more or "it has no parameter of rank 2 or more"
+    return f"no layer of the network can be grouped by m={m}: {listed}"

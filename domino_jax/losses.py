@@ -1,0 +1,57 @@
+"""Losses and counts: `loss(outputs, batch) -> scalar`, as the loops take them.
+
+Letters: B examples, ... positions of an example (none for images, tokens for text), C classes.
+"""
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import optax
+
+Batch = Mapping[str, jax.Array]
+Loss = Callable[[jax.Array, Batch], jax.Array]
+
+
+def cross_entropy(label_smoothing: float = 0.0) -> Loss:
+    """Makes the mean softmax cross-entropy of outputs [B, ..., C] and labels [B, ...].
+
+    Raises:
+        ValueError: the smoothing is outside [0, 1).
+    """
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"label_smoothing: [0, 1) is wanted, got {label_smoothing!r}")
+
+    def loss(outputs: jax.Array, batch: Batch) -> jax.Array:
+        if label_smoothing == 0:
+            each = optax.softmax_cross_entropy_with_integer_labels(outputs, batch["labels"])
+        else:
+            targets = jax.nn.one_hot(batch["labels"], outputs.shape[-1], dtype=outputs.dtype)
+            each = optax.softmax_cross_entropy(
+                outputs, optax.smooth_labels(targets, label_smoothing)
+            )
+        return each.mean()
+
+    return loss
+
+
+def totals(outputs: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+    """Sums correct predictions, cross-entropy and weight of an evaluation batch.
+
+    Args:
+        outputs: [B, ..., C].
+        batch: labels [B, ...] and weight [B], 0 for rows that only fill the batch.
+
+    Returns:
+        'correct', 'loss' and 'weight', float32 sums over rows and positions.
+    """
+    labels = batch["labels"]
+    extra = tuple(range(1, labels.ndim))
+    weight = jnp.broadcast_to(jnp.expand_dims(batch["weight"], extra), labels.shape)
+    each = optax.softmax_cross_entropy_with_integer_labels(outputs.astype(jnp.float32), labels)
+    hits = (jnp.argmax(outputs, axis=-1) == labels).astype(jnp.float32)
+    return {
+        "correct": jnp.sum(weight * hits),
+        "loss": jnp.sum(weight * each),
+        "weight": jnp.sum(weight),
+    }

@@ -1,0 +1,168 @@
+"""Top-n-of-M masks: the only place that reshapes a weight.
+
+A kernel is seen in its canonical view (stack, window, input, output); a group is M consecutive
+weights along the input axis, for one stack slice, window position and output. Where the inputs
+are no multiple of M the last group is padded with zeros, which lose every comparison.
+
+Shape letters: S stack slices, W window positions, I inputs, O outputs, G groups along the inputs,
+M group size. N is the number of weights kept.
+
+NaN rule: a NaN counts as an infinite magnitude. It is kept before any finite weight, so that a
+broken weight reaches the loss and is seen there, and every group still keeps exactly n.
+"""
+
+import math
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Which axes of a kernel play which part; together they are all its axes, each once.
+
+    Attributes:
+        stack: one independent layer for each index (scanned, vmapped or indexed kernels).
+        window: positions of a convolution kernel; groups never cross them.
+        inputs: contracted axes, flattened in this order; groups run along them.
+        outputs: one product for each index; groups never cross them.
+    """
+
+    stack: tuple[int, ...]
+    window: tuple[int, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """The axes in the order of the canonical view."""
+        return self.stack + self.window + self.inputs + self.outputs
+
+
+def top_n(w: jax.Array, n: jax.Array | int, m: int, axes: Axes) -> jax.Array:
+    """Marks the n largest magnitudes of each group of m; ties go to the lower index.
+
+    A weight is kept when fewer than n weights of its group beat it (design section 3; the
+    published code keeps the same weights by sorting).
+
+    Args:
+        w: kernel, any floating dtype.
+        n: weights kept per group, in 1..m; [S] (slices row-major), or [] for all. May be traced.
+        m: group size, static.
+        axes: the parts the kernel's axes play.
+
+    Returns:
+        bool, the shape of w.
+    """
+    grouped = _groups(_magnitude(w), m, axes)
+    rank = _rank(grouped)
+    keep = rank < _per_slice(n, w.shape, axes).astype(rank.dtype)
+    return _ungroup(keep, w.shape, axes)
+
+
+def thresholds(w: jax.Array, m: int, axes: Axes) -> jax.Array:
+    """Returns for each group the mean of its floor(m/2) smallest magnitudes (T in the paper).
+
+    Returns:
+        [S, W, G, O], the dtype of w but at least float32.
+    """
+    grouped = _groups(_magnitude(w), m, axes)
+    smallest = _rank(grouped) >= m - m // 2
+    wide = grouped.astype(_wide(w.dtype))
+    return jnp.sum(jnp.where(smallest, wide, jnp.zeros_like(wide)), axis=3) / (m // 2)
+
+
+def count_short(
+    w: jax.Array, n: jax.Array | int, threshold: jax.Array, m: int, axes: Axes
+) -> jax.Array:
+    """Counts the groups with fewer than n weights above their threshold.
+
+    Args:
+        w: kernel.
+        n: weights kept per group; [S] or [].
+        threshold: [S, W, G, O], as `thresholds` gives it.
+        m: group size.
+        axes: the parts the kernel's axes play.
+
+    Returns:
+        int32, [S]; [] if the kernel has no stack axes.
+    """
+    grouped = _groups(_magnitude(w), m, axes).astype(threshold.dtype)
+    above = jnp.sum(grouped > threshold[:, :, :, None, :], axis=3, dtype=jnp.int32)
+    short = above < _per_slice(n, w.shape, axes)[:, :, :, 0]
+    counts = jnp.sum(short, axis=(1, 2, 3), dtype=jnp.int32)
+    return counts if axes.stack else counts.reshape(())
+
+
+def slice_norms(w: jax.Array, axes: Axes) -> jax.Array:
+    """Returns the L2 norm of each stack slice, at least float32: [S], [] without stack axes."""
+    others = tuple(a for a in range(w.ndim) if a not in axes.stack)
+    squares = jnp.sum(jnp.square(w.astype(_wide(w.dtype))), axis=others)
+    return jnp.sqrt(squares.transpose(np.argsort(np.argsort(axes.stack)).tolist())).reshape(
+        (-1,) if axes.stack else ()
+    )
+
+
+def spread(x: jax.Array, shape: tuple[int, ...], axes: Axes) -> jax.Array:
+    """Lays one value for each stack slice ([S], or [] for all) along a kernel's stack axes.
+
+    Returns:
+        an array of the kernel's rank, 1 on every other axis.
+    """
+    sizes = [shape[a] if a in axes.stack else 1 for a in axes.order]
+    slices, *_ = _view(shape, axes)
+    ordered = jnp.broadcast_to(x.reshape(-1), (slices,)).reshape(sizes)
+    return ordered.transpose(np.argsort(axes.order).tolist())
+
+
+def _magnitude(w: jax.Array) -> jax.Array:
+    magnitude = jnp.abs(w)
+    return jnp.where(jnp.isnan(magnitude), jnp.array(jnp.inf, w.dtype), magnitude)
+
+
+def _wide(dtype: jax.typing.DTypeLike) -> np.dtype:
+    return np.dtype(dtype) if np.dtype(dtype).itemsize >= 4 else np.dtype(np.float32)
+
+
+def _view(shape: tuple[int, ...], axes: Axes) -> tuple[int, int, int, int]:
+    parts = (axes.stack, axes.window, axes.inputs, axes.outputs)
+    s, w, i, o = (math.prod(shape[a] for a in part) for part in parts)
+    return s, w, i, o
+
+
+def _groups(x: jax.Array, m: int, axes: Axes) -> jax.Array:
+    """Brings a kernel to [S, W, G, M, O], zeros where the last group is short."""
+    s, w, i, o = _view(x.shape, axes)
+    view = x.transpose(axes.order).reshape(s, w, i, o)
+    if i % m:
+        view = jnp.pad(view, ((0, 0), (0, 0), (0, -i % m), (0, 0)))
+    return view.reshape(s, w, -(-i // m), m, o)
+
+
+def _ungroup(x: jax.Array, shape: tuple[int, ...], axes: Axes) -> jax.Array:
+    """Brings [S, W, G, M, O] back to the kernel's own shape; drops the padding."""
+    s, w, i, o = _view(shape, axes)
+    view = x.reshape(s, w, -1, o)[:, :, :i]
+    ordered = view.reshape([shape[a] for a in axes.order])
+    return ordered.transpose(np.argsort(axes.order).tolist())
+
+
+def _per_slice(n: jax.Array | int, shape: tuple[int, ...], axes: Axes) -> jax.Array:
+    """Brings n to [S, 1, 1, 1, 1]."""
+    slices, *_ = _view(shape, axes)
+    n = jnp.asarray(n, jnp.int32)
+    return jnp.broadcast_to(n.reshape(-1), (slices,)).reshape(-1, 1, 1, 1, 1)
+
+
+def _rank(magnitude: jax.Array) -> jax.Array:
+    """Counts for each weight of [S, W, G, M, O] the weights of its group that beat it.
+
+    Every weight meets every other: M comparisons a weight, no sort, no gather, one fused loop.
+    """
+    m = magnitude.shape[3]
+    own, other = magnitude[:, :, :, :, None], magnitude[:, :, :, None]
+    earlier = (np.arange(m)[None, :] < np.arange(m)[:, None])[None, None, None, :, :, None]
+    beats = (other > own) | ((other == own) & earlier)
+    return jnp.sum(beats, axis=4, dtype=jnp.int8)

@@ -1,0 +1,129 @@
+"""Networks as plain functions of plain nested dicts: the only room that knows Flax.
+
+A network is a `Model`: its forward pass, its parameters and its running statistics. `create` makes
+one by name, `from_nnx` makes one of your own Flax NNX module and `plain` one of a stateless
+function; Flax is imported only when one of its networks is asked for.
+"""
+
+import importlib
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from domino_jax import named
+
+_RESNETS = (
+    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
+    *("resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet56_bottleneck"),
+)
+_KNOWN = {name: f"domino_jax.models.resnet:{name}" for name in _RESNETS}
+
+
+class Model(NamedTuple):
+    """A network as a pure function and its state.
+
+    Attributes:
+        apply: `apply(params, stats, inputs, *, train, key) -> (outputs, stats)`. Inputs and outputs
+            are pytrees whose leaves have the examples along axis 0. `train` is a Python bool; `key`
+            is a JAX random key, or None where nothing is random.
+        params: what training changes: nested dicts of arrays.
+        stats: what the forward pass itself changes (running statistics); may be `{}`.
+    """
+
+    apply: Callable[..., tuple[Any, Any]]
+    params: Any
+    stats: Any
+
+
+def plain(apply: Callable[[Any, Any], Any], params: Any) -> Model:
+    """Makes a model of a function without state, the same in training and evaluation.
+
+    Args:
+        apply: `apply(params, inputs) -> outputs`.
+        params: its parameters, a pytree of arrays.
+    """
+
+    def apply_model(
+        params: Any, stats: Any, inputs: Any, *, train: bool, key: Any = None
+    ) -> tuple[Any, Any]:
+        del train, key
+        return apply(params, inputs), stats
+
+    return Model(apply_model, params, {})
+
+
+def from_nnx(module: Any) -> Model:
+    """Makes a model of a Flax NNX module.
+
+    Every `nnx.Param` becomes a parameter, every other variable (`nnx.BatchStat`, your own) goes to
+    the stats; random streams (`nnx.RngState`, as in `nnx.Dropout`) go to neither: each call reseeds
+    them from `key`, which training then needs. `train` chooses between the module's `train()` and
+    `eval()` mode. The module is called with the inputs alone, and is itself left unchanged.
+
+    Args:
+        module: an `nnx.Module`, also an abstract one from `nnx.eval_shape`: the leaves are then
+            `jax.ShapeDtypeStruct`.
+
+    Raises:
+        ValueError: not an NNX module.
+    """
+    from domino_jax.models import nnx_module  # Flax, only where needed  # noqa: PLC0415
+
+    return Model(*nnx_module.functional(module))
+
+
+def names() -> tuple[str, ...]:
+    """Lists the networks that `create` knows by name."""
+    return tuple(_KNOWN)
+
+
+def create(name: str, *, example: Any, classes: int, seed: int, **options: Any) -> Model:
+    """Makes a network with fresh weights.
+
+    Args:
+        name: one of `names()`, or 'package.module:factory': that module's function, called with
+            the keyword arguments of this one (without `name`); it returns a `Model`.
+        example: the inputs of one example, leading axis 1, as a pytree of `jax.ShapeDtypeStruct`,
+            for instance of shape (1, 32, 32, 3).
+        classes: length of the outputs' last axis.
+        seed: of the weights, a non-negative integer.
+        **options: the factory's own, for instance `dtype='bfloat16'`.
+
+    Raises:
+        ValueError: an unknown name or option, a factory that cannot be imported, or one that
+            returns something else than a `Model`.
+    """
+    factory = _find_factory(name)
+    arguments = {"example": example, "classes": classes, "seed": seed, **options}
+    signature = inspect.signature(factory)
+    try:
+        signature.bind(**arguments)
+    except TypeError as error:
+        raise ValueError(f"model {name!r}: {error}; its arguments are {signature}") from None
+    model = factory(**arguments)
+    if not isinstance(model, Model):
+        raise ValueError(
+            f"model {name!r}: the factory must return a domino_jax.models.Model,"
+            f" it returned {type(model).__name__}"
+        )
+    return model
+
+
+def _find_factory(name: str) -> Callable[..., Any]:
+    """Imports the function that makes the named network."""
+    if ":" not in name:
+        named.require_known([name], names(), what="model")
+    target = _KNOWN.get(name, name)
+    if not re.fullmatch(r"\w[\w.]*:\w+", target):
+        raise ValueError(f"model {name!r}: expected a known name or 'package.module:factory'")
+    module_name, attribute = target.split(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ValueError(f"model {name!r}: cannot import {module_name!r}: {error}") from error
+    factory = getattr(module, attribute, None)
+    if not callable(factory):
+        what = "has no" if factory is None else "has a value, not a function, called"
+        raise ValueError(f"model {name!r}: module {module_name!r} {what} {attribute!r}")
+    return factory

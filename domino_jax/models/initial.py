@@ -1,0 +1,56 @@
+"""Fresh weights drawn with NumPy: a draw depends on the seed and the parameter's path alone.
+
+So the weights are the same for every version of JAX and every order of the pytree, and nothing
+has to be compiled to make them.
+"""
+
+import math
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from domino_jax import named
+
+
+def fill(shapes: Any, seed: int) -> Any:
+    """Draws a value for every leaf, by its name, as torchvision's networks do.
+
+    A convolution's `kernel` (HWIO) is normal with variance 2 / fan-out (He et al. 2015); a linear
+    layer's (IO) and the `bias` beside either are uniform in ±1/√fan-in (PyTorch's default); `scale`
+    and `var` are 1, everything else is 0.
+
+    Args:
+        shapes: nested dicts of `jax.ShapeDtypeStruct`.
+        seed: a non-negative integer.
+
+    Returns:
+        The same nested dicts with JAX arrays.
+
+    Raises:
+        ValueError: the seed is negative.
+    """
+    if seed < 0:
+        raise ValueError(f"seed must be a non-negative integer, got {seed}")
+    leaves = named.leaves_by_path(shapes)
+    values = {}
+    for path, leaf in leaves.items():
+        owner, _, name = path.rpartition("/")
+        kernel = leaves.get(f"{owner}/kernel" if owner else "kernel")
+        rng = np.random.default_rng([seed, *path.encode()])
+        value = _draw(rng, name, leaf.shape, None if kernel is None else kernel.shape)
+        values[path] = jnp.asarray(value, leaf.dtype)
+    return named.replace_leaves(shapes, values)
+
+
+def _draw(
+    rng: np.random.Generator, name: str, shape: tuple[int, ...], kernel: tuple[int, ...] | None
+) -> np.ndarray:
+    """Draws one float32 leaf; `kernel`: shape of the kernel that it belongs to, or None."""
+    if kernel is None or name not in ("kernel", "bias"):
+        return np.full(shape, name in ("scale", "var"), np.float32)
+    if name == "kernel" and len(kernel) > 2:
+        fan_out = math.prod(kernel) // kernel[-2]
+        return rng.standard_normal(shape, np.float32) * np.float32(math.sqrt(2 / fan_out))
+    bound = 1 / math.sqrt(math.prod(kernel[:-1]))
+    return rng.uniform(-bound, bound, shape).astype(np.float32)

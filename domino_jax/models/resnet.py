@@ -1,0 +1,247 @@
+"""Residual networks in the forms of torchvision (ImageNet) and of He et al. 2016 (CIFAR).
+
+Sub-modules have torchvision's names, so a path is `layer1/0/downsample/0/kernel`; paddings are
+PyTorch's, explicit and symmetric. Letters: B examples, H, W image rows and columns, C channels.
+Counts at 32x32 with 3 channels, 100 classes (MACs with the last layer's):
+
+- `resnet56`: basic blocks, 9 for each stage; 125.5 M MACs with the CIFAR forms' default shortcut
+  'pad', which has no weights (He et al., option A); 125.8 M with 'projection'.
+- `resnet56_bottleneck`: bottlenecks, 9 for each stage, so 83 layers deep on their main path: the
+  DominoSearch paper's "ResNet-56", with 853,936 convolution weights and 127.3 M MACs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from domino_jax import named
+from domino_jax.models import Model, from_nnx
+from domino_jax.models.batch_norm import BatchNorm
+from domino_jax.models.initial import fill
+
+SHORTCUTS = ("projection", "pad")
+STEMS = ("imagenet", "cifar")
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Form:
+    """What distinguishes one residual network from another.
+
+    Attributes:
+        block: 'basic' (two 3x3 convolutions) or 'bottleneck' (1x1, 3x3, 1x1).
+        depths: blocks of each stage.
+        widths: channels inside the blocks of each stage; a bottleneck gives out four times as many.
+        stem: 'imagenet' (7x7 stride 2, max-pool stride 2) or 'cifar' (3x3).
+        shortcut: where a block changes the shape: 'projection' (1x1 convolution and batch norm) or
+            'pad' (every second position, zeros for the new channels).
+    """
+
+    block: Literal["basic", "bottleneck"]
+    depths: tuple[int, ...]
+    widths: tuple[int, ...] = (64, 128, 256, 512)
+    stem: str = "imagenet"
+    shortcut: str = "projection"
+
+
+def _conv(
+    inputs: int, outputs: int, kernel: int, *, stride: int = 1, dtype: Any = None
+) -> nnx.Conv:
+    """Makes a square convolution without bias; PyTorch's padding of half the kernel."""
+    return nnx.Conv(
+        inputs,
+        outputs,
+        (kernel, kernel),
+        strides=stride,
+        padding=kernel // 2,
+        use_bias=False,
+        dtype=dtype,
+        kernel_init=nnx.initializers.zeros,
+        rngs=nnx.Rngs(0),
+    )
+
+
+def _projection(inputs: int, outputs: int, *, stride: int, dtype: Any) -> nnx.List:
+    """Makes the 1x1 convolution and batch norm of a shortcut that changes the shape."""
+    return nnx.List([_conv(inputs, outputs, 1, stride=stride, dtype=dtype), BatchNorm(outputs)])
+
+
+def _shortcut(
+    downsample: nnx.List | None, inputs: jax.Array, channels: int, stride: int
+) -> jax.Array:
+    """Brings a block's inputs [B, H, W, C] to the shape [B, H / stride, W / stride, channels]."""
+    if downsample is not None:
+        conv, norm = downsample
+        return norm(conv(inputs))
+    missing = channels - inputs.shape[3]
+    if stride == 1 and missing == 0:
+        return inputs
+    sides = (missing // 2, missing - missing // 2)
+    return jnp.pad(inputs[:, ::stride, ::stride], ((0, 0), (0, 0), (0, 0), sides))
+
+
+class BasicBlock(nnx.Module):
+    """Two 3x3 convolutions and a shortcut; the stride is on the first."""
+
+    expansion = 1
+
+    def __init__(self, inputs: int, width: int, *, stride: int, project: bool, dtype: Any) -> None:
+        self.conv1 = _conv(inputs, width, 3, stride=stride, dtype=dtype)
+        self.bn1 = BatchNorm(width)
+        self.conv2 = _conv(width, width, 3, dtype=dtype)
+        self.bn2 = BatchNorm(width)
+        self.stride = stride
+        self.downsample = (
+            _projection(inputs, width, stride=stride, dtype=dtype) if project else None
+        )
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        """Maps [B, H, W, C] to [B, H / stride, W / stride, width]."""
+        outputs = jax.nn.relu(self.bn1(self.conv1(inputs)))
+        outputs = self.bn2(self.conv2(outputs))
+        shortcut = _shortcut(self.downsample, inputs, outputs.shape[3], self.stride)
+        return jax.nn.relu(outputs + shortcut)
+
+
+class Bottleneck(nnx.Module):
+    """1x1, 3x3 and 1x1 convolutions and a shortcut; the stride is on the 3x3 (torchvision 1.5)."""
+
+    expansion = 4
+
+    def __init__(self, inputs: int, width: int, *, stride: int, project: bool, dtype: Any) -> None:
+        outputs = width * self.expansion
+        self.conv1 = _conv(inputs, width, 1, dtype=dtype)
+        self.bn1 = BatchNorm(width)
+        self.conv2 = _conv(width, width, 3, stride=stride, dtype=dtype)
+        self.bn2 = BatchNorm(width)
+        self.conv3 = _conv(width, outputs, 1, dtype=dtype)
+        self.bn3 = BatchNorm(outputs)
+        self.stride = stride
+        self.downsample = (
+            _projection(inputs, outputs, stride=stride, dtype=dtype) if project else None
+        )
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        """Maps [B, H, W, C] to [B, H / stride, W / stride, 4 · width]."""
+        outputs = jax.nn.relu(self.bn1(self.conv1(inputs)))
+        outputs = jax.nn.relu(self.bn2(self.conv2(outputs)))
+        outputs = self.bn3(self.conv3(outputs))
+        shortcut = _shortcut(self.downsample, inputs, outputs.shape[3], self.stride)
+        return jax.nn.relu(outputs + shortcut)
+
+
+_BLOCKS: dict[str, type[BasicBlock] | type[Bottleneck]] = {
+    "basic": BasicBlock,
+    "bottleneck": Bottleneck,
+}
+
+
+class ResNet(nnx.Module):
+    """A residual network: stem, stages `layer1`, `layer2`, …, mean over the image, `fc`."""
+
+    def __init__(self, form: Form, channels: int, classes: int, *, dtype: Any = None) -> None:
+        block = _BLOCKS[form.block]
+        width = form.widths[0]
+        kernel, stride = (7, 2) if form.stem == "imagenet" else (3, 1)
+        self.conv1 = _conv(channels, width, kernel, stride=stride, dtype=dtype)
+        self.bn1 = BatchNorm(width)
+        self.pool = form.stem == "imagenet"
+        self.stages = len(form.depths)
+        inputs = width
+        for stage, (depth, width) in enumerate(zip(form.depths, form.widths, strict=True)):
+            blocks = []
+            for index in range(depth):
+                stride = 2 if stage > 0 and index == 0 else 1
+                changes = stride > 1 or inputs != width * block.expansion
+                project = changes and form.shortcut == "projection"
+                blocks.append(block(inputs, width, stride=stride, project=project, dtype=dtype))
+                inputs = width * block.expansion
+            setattr(self, f"layer{stage + 1}", nnx.List(blocks))
+        self.fc = nnx.Linear(
+            inputs, classes, dtype=dtype, kernel_init=nnx.initializers.zeros, rngs=nnx.Rngs(0)
+        )
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        """Maps images [B, H, W, C] to logits [B, classes] in the dtype of the parameters."""
+        x = jax.nn.relu(self.bn1(self.conv1(inputs)))
+        if self.pool:
+            x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        for stage in range(self.stages):
+            for block in getattr(self, f"layer{stage + 1}"):
+                x = block(x)
+        return self.fc(jnp.mean(x, (1, 2))).astype(self.fc.kernel[...].dtype)
+
+
+def _create(
+    form: Form,
+    *,
+    example: Any,
+    classes: int,
+    seed: int,
+    dtype: str | None = None,
+    shortcut: str | None = None,
+    stem: str | None = None,
+) -> Model:
+    """Makes a residual network with float32 weights; see `domino_jax.models.create`.
+
+    Args:
+        form: the network.
+        example: one array of images, [1, H, W, C]: gives the number of channels.
+        classes: number of logits.
+        seed: of the weights.
+        dtype: of the computation: 'float32' or 'bfloat16' (batch norm's statistics and the logits
+            stay float32); None: that of params and inputs, which then must agree.
+        shortcut: instead of the form's: 'projection' or 'pad'.
+        stem: instead of the form's: 'imagenet' or 'cifar'.
+
+    Raises:
+        ValueError: an option has another value, or the example is not one array of images.
+    """
+    _require(("dtype", dtype, DTYPES), ("shortcut", shortcut, SHORTCUTS), ("stem", stem, STEMS))
+    channels = _channels(example)
+    if classes < 1:
+        raise ValueError(f"classes must be a positive integer, got {classes}")
+    form = Form(form.block, form.depths, form.widths, stem or form.stem, shortcut or form.shortcut)
+    module = nnx.eval_shape(lambda: ResNet(form, channels, classes, dtype=dtype))
+    model = from_nnx(module)
+    return Model(model.apply, fill(model.params, seed), fill(model.stats, seed))
+
+
+def _require(*options: tuple[str, str | None, Sequence[str]]) -> None:
+    """Refuses values of options (name, value, allowed) that are neither None nor allowed."""
+    for name, value, allowed in options:
+        if value is not None:
+            named.require_known([value], allowed, what=name)
+
+
+def _channels(example: Any) -> int:
+    """Returns C of one array of images [1, H, W, C]."""
+    shapes = [leaf.shape for leaf in jax.tree.leaves(example)]
+    if len(shapes) != 1 or len(shapes[0]) != 4:
+        raise ValueError(
+            "a residual network takes one array of images (1, rows, columns, channels), got"
+            f" {', '.join(map(str, shapes)) or 'nothing'}"
+        )
+    return shapes[0][3]
+
+
+def _cifar(block: Literal["basic", "bottleneck"], depth: int, shortcut: str) -> partial[Model]:
+    return partial(_create, Form(block, (depth,) * 3, (16, 32, 64), "cifar", shortcut))
+
+
+resnet18 = partial(_create, Form("basic", (2, 2, 2, 2)))
+resnet34 = partial(_create, Form("basic", (3, 4, 6, 3)))
+resnet50 = partial(_create, Form("bottleneck", (3, 4, 6, 3)))
+resnet101 = partial(_create, Form("bottleneck", (3, 4, 23, 3)))
+resnet152 = partial(_create, Form("bottleneck", (3, 8, 36, 3)))
+resnet20 = _cifar("basic", 3, "pad")
+resnet32 = _cifar("basic", 5, "pad")
+resnet44 = _cifar("basic", 7, "pad")
+resnet56 = _cifar("basic", 9, "pad")
+resnet110 = _cifar("basic", 18, "pad")
+resnet56_bottleneck = _cifar("bottleneck", 9, "projection")

@@ -1,0 +1,54 @@
+"""What a running phase shows: a progress bar on stderr and TensorBoard events on disk."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+# Wide enough for the longest row of a ResNet-152; pipes have no width of their own.
+PIPE_WIDTH = 140
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Makes a console that does not fold tables when its output goes to a file."""
+    probe = Console(stderr=stderr)
+    return probe if probe.is_terminal else Console(stderr=stderr, width=PIPE_WIDTH)
+
+
+@contextmanager
+def progress(title: str, steps: int, start: int) -> Iterator[Callable[[int, str], None]]:
+    """Shows a bar with the rate; yields show(step, text)."""
+    began = time.perf_counter()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[text]}"),
+    )
+    with Progress(*columns, console=console(stderr=True), refresh_per_second=4) as bar:
+        task = bar.add_task(title, total=steps, completed=start, rate="", text="")
+
+        def show(step: int, text: str) -> None:
+            rate = (step - start) / max(time.perf_counter() - began, 1e-9)
+            bar.update(task, completed=step, text=text, rate=f"{rate:.1f} steps/s")
+
+        yield show
+
+
+@contextmanager
+def events(folder: Path) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
+    """Opens TensorBoard events in a folder; yields write(step, scalars)."""
+    from tensorboardX import SummaryWriter  # noqa: PLC0415 (0.3 s to import)
+
+    with SummaryWriter(str(folder), flush_secs=10) as writer:
+
+        def write(step: int, scalars: Mapping[str, float]) -> None:
+            for name, value in scalars.items():
+                writer.add_scalar(name, value, step)
+
+        yield write

@@ -1,0 +1,156 @@
+"""One phase of a run (dense training, search, sparse training): resume, log, save, time."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from domino_jax import checkpoint, devices, loop, monitor, optim, workdir
+from domino_jax.data import Batches, Data, stream
+from domino_jax.losses import Batch
+
+Scalars = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A phase and where it runs.
+
+    Attributes:
+        name: 'dense', 'search' or 'train': also its folder in the work directory.
+        number: phases see different batches and random keys.
+        config: all settings.
+        workdir: of the run.
+        data: of the run.
+        should_stop: asked before every step.
+    """
+
+    name: str
+    number: int
+    config: ConfigDict
+    workdir: Path
+    data: Data
+    should_stop: Callable[[], bool]
+
+    @property
+    def folder(self) -> Path:
+        """Where checkpoints and events of the phase go."""
+        return self.workdir / self.name
+
+    @property
+    def settings(self) -> ConfigDict:
+        """The part of the config that is named like the phase."""
+        return self.config[self.name]
+
+    @property
+    def key(self) -> jax.Array:
+        """Random key of the phase."""
+        return jax.random.fold_in(jax.random.key(self.config.seed), self.number)
+
+
+def planned_steps(phase: Phase) -> int:
+    """Counts the steps of the epochs that are asked for; the last epoch is rounded."""
+    settings = phase.settings
+    return max(1, round(settings.epochs * phase.data.train_size / settings.batch))
+
+
+def rate_of(phase: Phase) -> Callable[[Any], Any]:
+    """Makes the learning-rate schedule of a training phase, in steps."""
+    settings = phase.settings
+    warmup = round(settings.warmup_epochs * phase.data.train_size / settings.batch)
+    return optim.learning_rate(settings.schedule, settings.lr, planned_steps(phase), warmup)
+
+
+def train_batches(phase: Phase) -> Batches:
+    """Returns this process's training batches of a phase, by step."""
+    return phase.data.train(
+        phase.config.seed + phase.number,
+        phase.settings.batch,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+
+def resume(phase: Phase, state: Any) -> Any:
+    """Returns the last saved state of the phase; the given one if there is none. On all devices."""
+    state = devices.replicate(devices.make_mesh(), state)
+    if checkpoint.latest(phase.folder) is None:
+        return state
+    return checkpoint.restore(phase.folder, state)
+
+
+@contextmanager
+def running(
+    phase: Phase,
+    title: str,
+    *,
+    start: int,
+    steps: int,
+    describe: Callable[[Any], tuple[str, Scalars]],
+) -> Iterator[tuple[Iterator[Batch], loop.Hooks]]:
+    """Opens batches, progress bar, events and checkpoints of a phase from step `start` on.
+
+    Args:
+        phase: what runs.
+        title: of the progress bar.
+        start: first step.
+        steps: where the phase ends at the latest.
+        describe: (step, state) -> text for the bar and scalars for TensorBoard.
+
+    Yields:
+        The batches and the hooks for the loop. When the phase is over its times are written.
+    """
+    mesh = devices.make_mesh()
+    waited = [0.0]
+    dataset = train_batches(phase)
+
+    def batches(source: Iterator[Any]) -> Iterator[Batch]:
+        while True:
+            asked = time.perf_counter()
+            batch = next(source)
+            waited[0] += time.perf_counter() - asked
+            yield devices.split_batch(mesh, batch)
+
+    with (
+        monitor.progress(title, steps, start) as show,
+        monitor.events(phase.folder) as write,
+        closing(stream(dataset, start, workers=phase.data.workers)) as source,
+    ):
+        last = [start]
+
+        def log(step: int, loss: float, state: Any) -> None:
+            text, scalars = describe(step, state)
+            show(step, f"loss {loss:.4f}  {text}")
+            write(step, {"loss": loss, **scalars})
+            last[0] = step
+
+        began = time.perf_counter()
+        yield (
+            batches(source),
+            loop.Hooks(
+                log=log,
+                save=lambda step, state: checkpoint.save(phase.folder, step, state),
+                should_stop=phase.should_stop,
+                log_every=phase.config.log_every,
+                checkpoint_every=phase.config.checkpoint_every,
+            ),
+        )
+        seconds = time.perf_counter() - began
+    steps_made = last[0] - start
+    if steps_made:
+        workdir.update_json(
+            phase.workdir / "timing.json",
+            **{
+                phase.name: {
+                    "seconds": seconds,
+                    "steps": steps_made,
+                    "steps_per_second": steps_made / seconds,
+                    "share_waiting_for_data": waited[0] / seconds,
+                }
+            },
+        )

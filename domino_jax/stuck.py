@@ -1,0 +1,66 @@
+"""When a search will not get further, and why."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+
+from domino_jax import masks
+from domino_jax.budget import grouped, leaves
+from domino_jax.layers import LayerSpec
+from domino_jax.named import leaves_by_path
+from domino_jax.search import SearchState, by_layer
+
+# A layer whose norm passes this many times its start is running away (a negative pace grows it).
+RUNAWAY = 10.0
+
+
+def why_stuck(
+    layers: Iterable[LayerSpec],
+    state: SearchState,
+    norms: Mapping[str, float],
+    start_norms: Mapping[str, float],
+    patience: int,
+) -> str:
+    """Says why a search will not get further: '' if it still may.
+
+    Args:
+        layers: as the search has them.
+        state: after a vote.
+        norms: layer name -> L2 norm now, as `layer_norms` gives it.
+        start_norms: the same before the first step.
+        patience: votes without any change of n that are too many.
+    """
+    layers = tuple(layers)
+    n, pace = by_layer(layers, state.n), by_layer(layers, state.pace)
+    for name, norm in norms.items():
+        if not norm <= RUNAWAY * start_norms[name]:
+            return (
+                f"{name} (pace {pace[name]:.3g}) grew to {norm / start_norms[name]:.1f} times "
+                "its norm at the start"
+            )
+    free = [spec.name for spec in grouped(layers) if n[spec.name] > spec.candidates[0]]
+    if not free:
+        return ""
+    fastest = max(free, key=lambda name: pace[name])
+    if pace[fastest] <= 0:
+        return f"no layer that can still move decays; the fastest is {fastest}, pace {pace[fastest]:.3g}"
+    still = int(state.count - state.last_change)
+    if still >= patience:
+        return f"no n changed for {still} votes; the fastest layer is {fastest}, pace {pace[fastest]:.3g}"
+    return ""
+
+
+def layer_norms(layers: Iterable[LayerSpec]) -> Callable[[Any], dict[str, float]]:
+    """Makes a function params -> layer name -> L2 norm of the whole kernel (of its slice)."""
+    layers = tuple(layers)
+
+    @jax.jit
+    def norms(params: Any) -> dict[str, jax.Array]:
+        by_path = leaves_by_path(params)
+        return {
+            path: masks.slice_norms(by_path[path], specs[0].axes)
+            for path, specs in leaves(layers).items()
+        }
+
+    return lambda params: by_layer(layers, norms(params))

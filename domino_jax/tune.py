@@ -1,0 +1,130 @@
+"""What train.py does: scheme and dense weights in, fine-tuned sparse weights and accuracies out."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from rich.table import Table
+
+from domino_jax import budget, checkpoint, devices, loop, losses, monitor, optim, scheme, workdir
+from domino_jax.experiment import Experiment, accuracy, dense_weights
+from domino_jax.phases import planned_steps, rate_of, resume, running, train_batches
+from domino_jax.scheme import Scheme
+from domino_jax.sparsify import apply_masks, make_masks
+
+# PyTorch-style running averages forget all but 0.9**100 of what they start from.
+RECALIBRATION_BATCHES = 100
+
+LINES = {
+    "dense": "dense",
+    "masked": "masked without training, dense batch statistics",
+    "recalibrated": "masked without training, recalibrated batch statistics",
+    "tuned": "fine-tuned",
+}
+
+
+def train_scheme(exp: Experiment) -> None:
+    """Trains the network under the scheme, and writes and prints the accuracies.
+
+    Raises:
+        ValueError: the scheme is missing or belongs to another network.
+    """
+    found = scheme.load(exp.config.scheme or exp.workdir / "scheme.json")
+    n = budget.levels(found, exp.layers)
+    start = exp.config.train.start
+    if start not in ("dense", "random"):
+        raise ValueError(f"train.start: 'dense' or 'random', got {start!r}")
+    params, stats = dense_weights(exp)
+    results = _before(exp, params, stats, n)
+    if start == "random":
+        params, stats = exp.model.params, exp.model.stats
+    state = _train(exp, params, stats, n)
+    sparse = masked(exp, state.params, n)
+    checkpoint.save(
+        exp.workdir / "train" / "sparse", int(state.step), {"params": sparse, "stats": state.stats}
+    )
+    results["tuned"] = accuracy(exp, sparse, state.stats)
+    _write(exp, found, results)
+
+
+def evaluate_only(exp: Experiment) -> None:
+    """Evaluates the dense network and whatever the work directory holds, and prints it.
+
+    Raises:
+        ValueError: there is no dense checkpoint, or no scheme.
+    """
+    found = scheme.load(exp.config.scheme or exp.workdir / "scheme.json")
+    n = budget.levels(found, exp.layers)
+    params, stats = dense_weights(exp)
+    results = _before(exp, params, stats, n)
+    folder = exp.workdir / "train" / "sparse"
+    if checkpoint.latest(folder) is not None:
+        template = jax.tree.map(np.asarray, {"params": exp.model.params, "stats": exp.model.stats})
+        saved = checkpoint.restore_parts(folder, template)
+        results["tuned"] = accuracy(exp, saved["params"], saved["stats"])
+    _write(exp, found, results)
+
+
+def masked(exp: Experiment, params: Any, n: Any) -> Any:
+    """Returns the weights under the masks of a scheme."""
+    return jax.jit(lambda params: apply_masks(params, make_masks(params, exp.layers, n)))(params)
+
+
+def _before(exp: Experiment, params: Any, stats: Any, n: Any) -> dict[str, dict[str, float]]:
+    sparse = masked(exp, params, n)
+    mesh, dataset = devices.make_mesh(), train_batches(exp.phase("train"))
+    batches = (
+        devices.split_batch(mesh, dataset[step]) for step in range(RECALIBRATION_BATCHES)
+    )
+    fresh = loop.recalibrate(exp.model.apply, *devices.replicate(mesh, (sparse, stats)), batches)
+    return {
+        "dense": accuracy(exp, params, stats),
+        "masked": accuracy(exp, sparse, stats),
+        "recalibrated": accuracy(exp, sparse, fresh),
+    }
+
+
+def _train(exp: Experiment, params: Any, stats: Any, n: Any) -> loop.TrainState:
+    phase, settings = exp.phase("train"), exp.config.train
+    steps, rate = planned_steps(phase), rate_of(phase)
+    tx = optim.sparse_optimizer(
+        settings.method,
+        settings.optimizer,
+        rate,
+        settings.momentum,
+        settings.weight_decay,
+        settings.sr_ste,
+    )
+    loss = losses.cross_entropy(settings.label_smoothing)
+    if settings.method == "fixed":
+        control = jax.jit(lambda params: make_masks(params, exp.layers, n))(params)
+        params = apply_masks(params, control)
+        step = loop.fixed_step(exp.model.apply, loss, tx)
+    else:
+        control = n
+        step = loop.sparse_step(exp.model.apply, loss, tx, exp.layers)
+    state = resume(phase, loop.init_state(params, stats, tx))
+    with running(
+        phase,
+        "fine-tuning",
+        start=int(state.step),
+        steps=steps,
+        describe=lambda step, _: ("", {"learning_rate": float(rate(step - 1))}),
+    ) as (batches, hooks):
+        return loop.run_train(step, state, control, batches, phase.key, steps=steps, hooks=hooks)
+
+
+def _write(exp: Experiment, found: Scheme, results: dict[str, dict[str, float]]) -> None:
+    shares = {
+        name: float(budget.total(exp.layers, cost, found) / budget.total(exp.layers, cost))
+        for name, cost in (("weights", budget.weights), ("macs", budget.macs))
+    }
+    workdir.update_json(exp.workdir / "results.json", train=results | {"shares": shares})
+    table = Table(show_edge=False, header_style="bold", pad_edge=False)
+    for title, side in (("", "left"), ("accuracy", "right"), ("loss", "right")):
+        table.add_column(title, justify=side, no_wrap=True)  # type: ignore[arg-type]
+    for name, numbers in results.items():
+        table.add_row(LINES[name], f"{numbers['accuracy']:.2%}", f"{numbers['loss']:.4f}")
+    out = monitor.console()
+    out.print(table)
+    out.print(f"kept: {shares['weights']:.2%} of the weights, {shares['macs']:.2%} of the MACs")

@@ -1,0 +1,18 @@
+"""Finds a layer-wise N:M scheme: python search.py --config=configs/digits.py."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from domino_jax import cli
+
+
+def work(config: Any, workdir: Path, should_stop: Callable[[], bool]) -> None:
+    """Searches with the settings of a config."""
+    from domino_jax import experiment, find  # noqa: PLC0415 (JAX is not needed for --help)
+
+    find.find_scheme(experiment.build(config, workdir, should_stop))
+
+
+if __name__ == "__main__":
+    cli.main(work)

@@ -1,0 +1,164 @@
+"""The search on hand-drawn votes, and number for number against the published method's trace."""
+
+import dataclasses
+from fractions import Fraction
+
+import golden
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from domino_jax import budget, loop, losses
+from domino_jax.layers import find_layers
+from domino_jax.pace import domino_pace
+from domino_jax.scheme import NM
+from domino_jax.search import domino, require_reachable, scheme_of
+from domino_jax.sparsify import survivor_decay, survivors
+
+
+def dense_apply(params, x):
+    for name in params:
+        x = x @ params[name]
+    return x
+
+
+def two_layers(rng_seed=0, m=4, **options):
+    rng = np.random.default_rng(rng_seed)
+    params = {
+        "a": jnp.asarray(rng.normal(size=(8, 4)), jnp.float32),
+        "b": jnp.asarray(rng.normal(size=(4, 2)), jnp.float32),
+    }
+    return params, find_layers(dense_apply, params, jnp.zeros((1, 8)), m, **options)
+
+
+def test_votes_lower_n_and_commit_at_candidates():
+    params, layers = two_layers()
+    search = domino(layers, 0.3, vote_ratio=0.5)
+    state = search.init(params)
+    assert {path: int(n) for path, n in state.n.items()} == {"a": 4, "b": 4}
+    # One weight of each group of four is above its threshold: everything agrees down to n = 2.
+    params = {k: jnp.zeros_like(v).at[::4].set(9.0) for k, v in params.items()}
+    seen = []
+    while not state.done and len(seen) < 9:
+        state = search.update(state, params)
+        seen.append([(int(state.n[p]), int(state.committed[p])) for p in ("a", "b")])
+    # 40 weights, 12 allowed; 1:4 is reached by a (8 weights) and not by b (2:4, 4 weights).
+    assert seen == [[(3, 4), (3, 4)], [(2, 2), (2, 2)], [(1, 1), (2, 2)]]
+    assert int(state.count) == 3
+    assert scheme_of(layers, state) == {"a": NM(1, 4), "b": NM(2, 4)}
+    assert search.update(state, params) is state
+
+
+def test_votes_need_their_share_of_groups():
+    params, layers = two_layers(candidates=(1, 2, 3, 4))
+    half = jnp.zeros((8, 4)).at[0, 0].set(1.0)
+    for ratio, expected in ((1.0, 4), (0.99, 4), (Fraction(7, 8), 3), (0.5, 3)):
+        search = domino(layers, 0.3, vote_ratio=float(ratio))
+        state = search.init(params)
+        # One group of eight has all its weights above the threshold, seven have none.
+        threshold = {"a": jnp.full_like(state.threshold["a"], 0.5), "b": state.threshold["b"] * 0}
+        full = half.at[:4, 0].set(1.0)
+        state = search.update(state._replace(threshold=threshold), params | {"a": full})
+        assert int(state.n["a"]) == expected
+
+
+def test_budget_out_of_reach_is_refused_with_the_floor():
+    params, layers = two_layers(rules=[("b", "dense")])
+    with pytest.raises(ValueError, match=r"budget 0.3 is out of reach.*0\.4000 \(16 of 40\)"):
+        domino(layers, 0.3)
+    for wrong in (0, 1, -0.1, 1.5, float("nan"), True):
+        with pytest.raises(ValueError, match="budget: a share in"):
+            domino(layers, wrong)
+    with pytest.raises(ValueError, match="vote_ratio"):
+        domino(layers, 0.5, vote_ratio=0)
+    del params
+
+
+def test_the_floor_names_the_flatten_rule():
+    kernel = jnp.zeros((3, 3, 3, 8))
+
+    def apply(params, x):
+        x = jax.lax.conv_general_dilated(
+            x, params["stem"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return x.mean((1, 2)) @ params["head"]
+
+    params = {"stem": kernel, "head": jnp.zeros((8, 8))}
+    layers = find_layers(apply, params, jnp.zeros((1, 4, 4, 3)), 4)
+    # stem 216 weights, dense; flattened: 27 inputs a filter, 7 groups.
+    with pytest.raises(ValueError, match=r"0\.8286 .*; 0\.2572 .*'flatten'"):
+        require_reachable(layers, 0.2, budget.weights)
+
+
+def test_pace_is_zero_of_erk_when_reached():
+    _, layers = two_layers()
+    rule = domino_pace(layers, 0.5, macs_weight=0.0, erk_weight=1.0)
+    assert rule({"a": 1, "b": 1}) == {"a": 0.0, "b": 0.0}
+    assert rule({"a": 4, "b": 4})["a"] == 1.0
+
+
+def test_reference_search_number_for_number():
+    arrays, meta = golden.load("search_trace_m8")
+    with jax.enable_x64(True):
+        apply, params = golden.make_apply(meta), golden.params_of(arrays, "init")
+        found = find_layers(apply, params, jnp.zeros((1, 12, 12, 8)), meta["M"])
+        assert [spec.name for spec in found] == golden.paths(meta)
+        # The published MACs count the bias adds of the last layer.
+        layers = [
+            dataclasses.replace(spec, macs=int(meta["flops"][name]))
+            for spec, name in zip(found, meta["names"], strict=True)
+        ]
+        assert [a.macs for a in found[:-1]] == [a.macs for a in layers[:-1]]
+        search = domino(layers, 1 - meta["target"], vote_ratio=meta["vote"])
+        tx = optax.chain(
+            survivors(),
+            survivor_decay(layers, meta["decay"], meta["penalty_every"]),
+            optax.sgd(meta["lr"]),
+        )
+        history, factors, losses_seen = [], [], []
+
+        def record(step, loss, run):
+            losses_seen.append(loss)
+
+        def recorded(state, params):
+            state = search.update(state, params)
+            history.append([[int(v[p]) for v in (state.n, state.committed)] for p in paths])
+            factors.append([float(state.pace[p]) for p in paths])
+            return state
+
+        paths = golden.paths(meta)
+        state = search.init(params)
+        for path, name in zip(paths, meta["names"], strict=True):
+            wide = state.threshold[path][0]  # window, group, output -> output, window, group
+            np.testing.assert_allclose(
+                wide.transpose(2, 0, 1).reshape(-1, 1), arrays[f"threshold/{name}"], rtol=1e-12
+            )
+        model = lambda p, stats, x, *, train, key: (apply(p, x), stats)  # noqa: E731
+        run = loop.run_search(
+            loop.search_step(model, losses.cross_entropy(), tx, layers),
+            search._replace(update=recorded),
+            loop.SearchRun(loop.init_state(params, {}, tx), state),
+            golden.batches(arrays, meta),
+            jax.random.key(0),
+            vote_every=meta["check_every"],
+            max_steps=1000,
+            stuck=lambda run: "",
+            hooks=loop.Hooks(log=record, log_every=1),
+        )
+        assert int(run.train.step) == meta["iterations"]
+        assert np.array_equal(np.array(history), arrays["history"])
+        np.testing.assert_allclose(factors, arrays["factors"], rtol=0, atol=1e-9)
+        np.testing.assert_allclose(losses_seen, arrays["losses"][: len(losses_seen)], atol=1e-9)
+        final = golden.params_of(arrays, "final")
+        for ours, theirs in zip(
+            jax.tree.leaves(run.train.params), jax.tree.leaves(final), strict=True
+        ):
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9)
+        from domino_jax.sparsify import make_masks
+
+        kept = make_masks(run.train.params, layers, run.search.committed)
+        for path, name in zip(paths, meta["names"], strict=True):
+            theirs = arrays[f"final_mask/{name}"].astype(bool)
+            assert np.array_equal(golden.torch_layout(path, kept[path]), theirs)

@@ -1,0 +1,19 @@
+"""Trains a network under the scheme that search.py found: python train.py --config=FILE."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from domino_jax import cli
+
+
+def work(config: Any, workdir: Path, should_stop: Callable[[], bool]) -> None:
+    """Fine-tunes, or only evaluates, with the settings of a config."""
+    from domino_jax import experiment, tune  # noqa: PLC0415 (JAX is not needed for --help)
+
+    run = tune.evaluate_only if config.evaluate else tune.train_scheme
+    run(experiment.build(config, workdir, should_stop))
+
+
+if __name__ == "__main__":
+    cli.main(work)
