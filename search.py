@@ -4,7 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from absl import flags
+
 from domino_jax import cli
+
+flags.adopt_module_key_flags(cli)
 
 
 def work(config: Any, workdir: Path, should_stop: Callable[[], bool]) -> None:

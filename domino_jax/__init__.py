@@ -5,7 +5,8 @@
     layers = dj.find_layers(apply, params, inputs, m=16)
     search = dj.domino(layers, budget=0.125)
     state = search.init(params)
-    ...  # train with dj.hard_mask(params, layers, state.n), then: state = search.update(state, params)
+    ...  # train at dj.hard_mask(params, layers, state.n), and every so often vote:
+    state = search.update(state, params)
     scheme = dj.scheme_of(layers, state)
 
 N is the number of weights kept of every M consecutive input weights; N == M is dense.

@@ -8,16 +8,19 @@ dense included; biases, norms and tables that are only looked up are outside.
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
+from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from domino_jax.layers import LayerSpec
+from domino_jax.masks import Axes
 from domino_jax.named import require_known
-from domino_jax.scheme import NM, Scheme
+from domino_jax.scheme import NM, Scheme, Signature
 
 Number = int | Fraction
 Cost = Callable[[LayerSpec, int | None], Number]
@@ -38,20 +41,38 @@ def grouped(layers: Iterable[LayerSpec]) -> list[LayerSpec]:
     return [spec for spec in layers if spec.axes is not None and not spec.reason]
 
 
-def leaves(layers: Iterable[LayerSpec]) -> dict[str, list[LayerSpec]]:
-    """Gathers the grouped layers by the kernel they lie in: one for each slice of a stack."""
-    found: dict[str, list[LayerSpec]] = {}
+class Kernel(NamedTuple):
+    """One grouped parameter: a layer, or a stack of them.
+
+    Attributes:
+        axes: parts that its axes play.
+        m: group size.
+        slices: the layers in it, by slice.
+    """
+
+    axes: Axes
+    m: int
+    slices: tuple[LayerSpec, ...]
+
+
+def kernels(layers: Iterable[LayerSpec]) -> dict[str, Kernel]:
+    """Gathers the grouped layers by the parameter they lie in, in the order of first use."""
+    found: dict[str, Kernel] = {}
     for spec in grouped(layers):
-        found.setdefault(spec.path, []).append(spec)
-    return {path: sorted(specs, key=lambda s: s.index or 0) for path, specs in found.items()}
+        if spec.axes is not None:  # always so: grouped
+            before = found[spec.path].slices if spec.path in found else ()
+            found[spec.path] = Kernel(spec.axes, spec.m, (*before, spec))
+    return {
+        path: kernel._replace(slices=tuple(sorted(kernel.slices, key=lambda s: s.index or 0)))
+        for path, kernel in found.items()
+    }
 
 
 def inputs_of(spec: LayerSpec) -> int:
     """Counts the weights along the input axes of a layer."""
     if spec.axes is None:
         raise ValueError(f"{spec.name}: no convolution or matrix product, so it has no inputs")
-    kept_axes = sorted(spec.axes.window + spec.axes.inputs + spec.axes.outputs)
-    return math.prod(spec.shape[kept_axes.index(a)] for a in spec.axes.inputs)
+    return math.prod(_sizes(spec, spec.axes, spec.axes.inputs))
 
 
 def group_count(spec: LayerSpec) -> int:
@@ -119,7 +140,11 @@ def read_table(path: str, layers: Iterable[LayerSpec]) -> Cost:
 
 
 def total(layers: Iterable[LayerSpec], cost: Cost, scheme: Scheme | None = None) -> Number:
-    """Adds up the cost of a scheme; of the dense network if there is none."""
+    """Adds up the cost of a scheme; of the dense network if there is none.
+
+    A layer that the scheme does not name or that stays dense counts in full; `levels` refuses a
+    scheme that names other layers or prunes one that stays dense.
+    """
     scheme = scheme or {}
     return sum(
         cost(spec, scheme[spec.name].n if spec.name in scheme else None) for spec in counted(layers)
@@ -146,48 +171,95 @@ def uniform(layers: Iterable[LayerSpec], n: int) -> Scheme:
 def levels(scheme: Scheme, layers: Iterable[LayerSpec]) -> dict[str, np.ndarray]:
     """Turns a scheme into the n of each kernel that the mask functions read.
 
+    A layer that stays dense may be absent or have N == M, of any M: published schemes name it so.
+
     Returns:
         path -> int32, the shape of the kernel's stack axes.
 
     Raises:
-        ValueError: a grouped layer is missing, its M differs, or the scheme names another layer.
+        ValueError: a grouped layer is missing, its M differs, a layer that stays dense has
+            N < M, or the scheme names another layer.
     """
-    require_known(scheme, [spec.name for spec in grouped(layers)], what="layer in the scheme")
-    found = {}
-    for path, specs in leaves(layers).items():
-        for spec in specs:
-            if spec.name not in scheme:
-                raise ValueError(f"scheme: no entry for {spec.name}")
-            if scheme[spec.name].m != spec.m:
-                raise ValueError(f"{spec.name}: scheme has M = {scheme[spec.name].m}, not {spec.m}")
-        values = [scheme[spec.name].n for spec in specs]
-        found[path] = np.array(values, np.int32).reshape(stack_shape(specs))
+    layers = tuple(layers)
+    require_known(scheme, [spec.name for spec in counted(layers)], what="layer in the scheme")
+    for spec in counted(layers):
+        _require_entry(spec, scheme.get(spec.name))
+    return {
+        path: stacked(kernel, {s.name: scheme[s.name].n for s in kernel.slices}).astype(np.int32)
+        for path, kernel in kernels(layers).items()
+    }
+
+
+def stacked(kernel: Kernel, values: Mapping[str, float]) -> np.ndarray:
+    """Gathers one value for each layer of a kernel: [S], [] if the kernel is no stack."""
+    found = np.array([values[spec.name] for spec in kernel.slices])
+    return found if kernel.axes.stack else found.reshape(())
+
+
+def signatures(layers: Iterable[LayerSpec]) -> list[Signature]:
+    """Lists what the published text knows of the layers, in order of first use.
+
+    Args:
+        layers: as `find_layers` gives them without a rule 'flatten', which hides the window.
+
+    Returns:
+        (name, input channels, output channels, window; () for a matrix product) of each
+        convolution and matrix product, those kept dense included.
+    """
+    found: list[Signature] = []
+    for spec in layers:
+        if spec.axes is not None:
+            inputs, outputs = (
+                math.prod(_sizes(spec, spec.axes, part))
+                for part in (spec.axes.inputs, spec.axes.outputs)
+            )
+            found.append((spec.name, inputs, outputs, _sizes(spec, spec.axes, spec.axes.window)))
     return found
 
 
-def stack_shape(specs: list[LayerSpec]) -> tuple[int, ...]:
-    """Returns the shape of n for one kernel: () or (slices,)."""
-    return () if specs[0].index is None else (len(specs),)
+def _sizes(spec: LayerSpec, axes: Axes, part: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the sizes along some axes, numbered as in the whole parameter, of a layer."""
+    kept_axes = sorted(axes.window + axes.inputs + axes.outputs)
+    return tuple(spec.shape[kept_axes.index(axis)] for axis in part)
+
+
+def _require_entry(spec: LayerSpec, nm: NM | None) -> None:
+    if spec.reason:
+        if nm is not None and nm.n < nm.m:
+            raise ValueError(f"{spec.name}: scheme has {nm}, but it stays dense: {spec.reason}")
+    elif nm is None:
+        raise ValueError(f"scheme: no entry for {spec.name}")
+    elif nm.m != spec.m:
+        raise ValueError(f"{spec.name}: scheme has M = {nm.m}, not {spec.m}")
 
 
 def _entry(spec: LayerSpec, given: Any) -> dict[int | None, Fraction]:
     wanted = spec.candidates if not spec.reason else ()
-    if isinstance(given, dict):
-        try:
-            known = {int(n): exact(value) for n, value in given.items()}
-        except (TypeError, ValueError):
-            raise ValueError(f"cost table: {spec.name}: {{n: cost}} of numbers wanted") from None
+    found: dict[int | None, Fraction]
+    if isinstance(given, Mapping):
+        known = {_count(spec, n): _number(spec, value) for n, value in given.items()}
         missing = [n for n in wanted if n not in known]
         if missing or not known:
             raise ValueError(f"cost table: {spec.name}: no cost for n = {missing}; has {[*known]}")
-        found: dict[int | None, Fraction] = {n: known[n] for n in wanted}
+        found = {n: known[n] for n in wanted}
         found[None] = known[spec.m] if wanted else known[max(known)]
-    elif isinstance(given, int | float) and not isinstance(given, bool):
-        found = {n: exact(given) * n / spec.m for n in wanted}
-        found[None] = exact(given)
     else:
-        raise ValueError(f"cost table: {spec.name}: a number or {{n: cost}} wanted, got {given!r}")
-    bad = [float(value) for value in found.values() if value < 0]
-    if bad:
-        raise ValueError(f"cost table: {spec.name}: costs are 0 or more, got {bad[0]}")
+        dense = _number(spec, given)
+        found = {n: dense * n / spec.m for n in wanted}
+        found[None] = dense
     return found
+
+
+def _count(spec: LayerSpec, n: Any) -> int:
+    if not re.fullmatch(r"[0-9]+", str(n)):
+        raise ValueError(f"cost table: {spec.name}: {{n: cost}} is wanted, got n = {n!r}")
+    return int(n)
+
+
+def _number(spec: LayerSpec, value: Any) -> Fraction:
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or value < 0:
+        raise ValueError(
+            f"cost table: {spec.name}: a cost is a finite number of 0 or more, got {value!r}"
+        )
+    return exact(value)

@@ -1,16 +1,27 @@
 """What both scripts share: flags, exit codes, and the one line that a wrong input gets."""
 
+import os
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 WRONG_INPUT = 1
 STOPPED = 75  # EX_TEMPFAIL: start the same command again
+COMPILED = "~/.cache/domino_jax/compiled"
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    help_string="A file in configs/; its settings are overridden by --config.key=value "
+    "(all of them are described in domino_jax/settings.py).",
+)
+WORKDIR = flags.DEFINE_string(
+    "workdir", "", "Where everything is written; default runs/<config name>."
+)
 
 
 def main(work: Callable[[Any, Path, Callable[[], bool]], None]) -> None:
@@ -19,25 +30,38 @@ def main(work: Callable[[Any, Path, Callable[[], bool]], None]) -> None:
     Exits with 0 (done), 1 (wrong input or unreachable goal, one line on stderr) or 75 (stopped
     by SIGTERM after saving).
     """
-    config = config_flags.DEFINE_config_file("config", help_string="A file in configs/.")
-    workdir = flags.DEFINE_string(
-        "workdir", "", "Where everything is written; default runs/<config name>."
-    )
-    flags.mark_flag_as_required("config")
 
     def run(argv: list[str]) -> None:
         if argv[1:]:
             _fail(f"unexpected argument {argv[1]!r}; settings are --config.key=value")
-        logging.set_verbosity(logging.WARNING)  # Orbax reports every save at INFO
         name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
-        sys.exit(_guarded(work, config.value, Path(workdir.value or f"runs/{name}")))
+        sys.exit(_guarded(work, CONFIG.value, Path(WORKDIR.value or f"runs/{name}")))
 
-    app.run(run)
+    app.run(run, flags_parser=_parse)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        rest = flags.FLAGS(argv)
+        asks_help = any(flags.FLAGS[name].value for name in ("help", "helpfull", "helpshort"))
+        if CONFIG.value is None and not asks_help:
+            _fail("--config=FILE is missing; the files are in configs/")
+        if not asks_help:
+            CONFIG.value.keys()  # raises what went wrong when the file was loaded
+    except flags.Error as error:
+        _fail(str(error))
+    except AttributeError as error:  # ml_collections: a key that the config does not have
+        _fail("unknown setting: " + str(error).strip("\"'").replace("\\n", " "))
+    except Exception as error:  # whatever a config file does
+        _fail(f"{type(error).__name__}: {error}")
+    return rest
 
 
 def _guarded(work: Callable[..., None], config: Any, workdir: Path) -> int:
     from domino_jax.loop import Stopped  # noqa: PLC0415 (JAX is not needed for --help)
 
+    logging.set_verbosity(logging.WARNING)  # Orbax reports every save at INFO
+    _keep_compiled()
     stop: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: stop.append(number))
     try:
@@ -50,6 +74,14 @@ def _guarded(work: Callable[..., None], config: Any, workdir: Path) -> int:
     return 0
 
 
-def _fail(message: str) -> None:
+def _keep_compiled() -> None:
+    """Keeps compiled programs on disk, unless JAX_COMPILATION_CACHE_DIR says where (or '')."""
+    import jax  # noqa: PLC0415
+
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(Path(COMPILED).expanduser()))
+
+
+def _fail(message: str) -> NoReturn:
     print(" ".join(message.split()), file=sys.stderr)
     sys.exit(WRONG_INPUT)

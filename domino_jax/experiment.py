@@ -14,6 +14,8 @@ from domino_jax import data as _data
 from domino_jax import models as _models
 from domino_jax.layers import LayerSpec, find_layers
 from domino_jax.phases import Phase, planned_steps, rate_of, resume, running
+from domino_jax.settings import check
+from domino_jax.workdir import prepare
 
 OBJECTIVES: Mapping[str, budget.Cost] = {"params": budget.weights, "macs": budget.macs}
 PHASES = ("dense", "search", "train")
@@ -53,6 +55,8 @@ def build(config: ConfigDict, workdir: Path, should_stop: Callable[[], bool]) ->
     Raises:
         ValueError: a setting is wrong.
     """
+    check(config)
+    prepare(workdir)
     for part in PHASES:
         devices.require_divides(config[part].batch, f"{part}.batch")
     options = {key: value for key, value in config.data.items() if key not in ("name", "dir")}
@@ -105,7 +109,9 @@ def _train_dense(exp: Experiment) -> None:
         steps=steps,
         describe=lambda step, _: ("", {"learning_rate": float(rate(step - 1))}),
     ) as (batches, hooks):
-        step = loop.dense_step(exp.model.apply, loss, tx)
+        step = loop.dense_step(
+            exp.model.apply, loss, tx, sharding=devices.replicated(devices.make_mesh())
+        )
         loop.run_train(step, state, None, batches, phase.key, steps=steps, hooks=hooks)
 
 

@@ -6,25 +6,29 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from domino_jax import budget, checkpoint, loop, losses, monitor, optim, report, scheme, workdir
+from domino_jax import budget, devices, loop, losses, monitor, optim, report, scheme, workdir
 from domino_jax.experiment import OBJECTIVES, Experiment, dense_weights, versions
 from domino_jax.pace import PaceRule, constant_pace, domino_pace
 from domino_jax.phases import resume, running
 from domino_jax.scheme import Scheme
-from domino_jax.search import Search, by_layer, domino, require_reachable, scheme_of
+from domino_jax.search import Search, by_layer, domino, scheme_of
 from domino_jax.sparsify import survivor_decay, survivors
 from domino_jax.stuck import layer_norms, why_stuck
+from domino_jax.uniform import uniform_scheme
 
 CURVE = "votes.jsonl"
 
 
 def find_scheme(exp: Experiment) -> None:
-    """Searches, and writes and prints what was found.
+    """Finds a scheme by the method of the config, and writes and prints it.
 
     Raises:
         ValueError: the budget is out of reach, or the search stands still.
     """
     settings = exp.config.search
+    if settings.method == "uniform":
+        _write(exp, uniform_scheme(exp.layers, settings.budget, cost=exp.cost), steps=0)
+        return
     search = domino(
         exp.layers,
         settings.budget,
@@ -32,17 +36,14 @@ def find_scheme(exp: Experiment) -> None:
         vote_ratio=settings.vote_ratio,
         pace=_pace(exp),
     )
-    params, stats = dense_weights(exp)
-    run = _search(exp, search, params, stats)
-    _write(exp, scheme_of(exp.layers, run.search), int(run.train.step))
+    run = _search(exp, search, *dense_weights(exp))
+    _write(exp, scheme_of(exp.layers, run.search), steps=int(run.train.step))
 
 
 def _pace(exp: Experiment) -> PaceRule:
     settings = exp.config.search
     if settings.pace == "constant":
         return constant_pace
-    if settings.pace != "domino":
-        raise ValueError(f"search.pace: 'domino' or 'constant', got {settings.pace!r}")
     by_weights = settings.objective == "params"
     defaults = (0.5, 0.5) if by_weights else (0.8, 0.2)
     given = (settings.macs_weight, settings.erk_weight)
@@ -70,7 +71,13 @@ def _search(exp: Experiment, search: Search, params: Any, stats: Any) -> loop.Se
         survivor_decay(exp.layers, penalty, settings.penalty_every),
         optax.sgd(settings.lr),
     )
-    step = loop.search_step(exp.model.apply, losses.cross_entropy(), tx, exp.layers)
+    step = loop.search_step(
+        exp.model.apply,
+        losses.cross_entropy(),
+        tx,
+        exp.layers,
+        sharding=devices.replicated(devices.make_mesh()),
+    )
     run = resume(
         phase,
         loop.SearchRun(loop.init_state(params, stats, tx), search.init(_on_device(params))),
@@ -119,7 +126,7 @@ def _on_device(params: Any) -> Any:
     return jax.tree.map(jnp.asarray, params)
 
 
-def _write(exp: Experiment, found: Scheme, steps: int) -> None:
+def _write(exp: Experiment, found: Scheme, *, steps: int) -> None:
     settings = exp.config.search
     numbers = report.summary(exp.layers, found, exp.cost, settings.budget)
     scheme.save(

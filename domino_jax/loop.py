@@ -78,19 +78,33 @@ def init_state(params: Any, stats: Any, tx: optax.GradientTransformation) -> Tra
     return TrainState(jnp.zeros([], jnp.int32), params, stats, tx.init(params))
 
 
-def dense_step(apply: Apply, loss: Loss, tx: optax.GradientTransformation) -> Step:
-    """Makes the jitted step of dense training: step(state, None, batch, key)."""
+def dense_step(
+    apply: Apply,
+    loss: Loss,
+    tx: optax.GradientTransformation,
+    *,
+    sharding: jax.sharding.Sharding | None = None,
+) -> Step:
+    """Makes the jitted step of dense training: step(state, None, batch, key).
+
+    As all steps here, it donates its state; `sharding` is that of the state on several devices.
+    """
     tx = optax.with_extra_args_support(tx)
-    return _jit_step(apply, loss, tx, lambda params, control: {}, lambda control: {})
+    return _jit_step(apply, loss, tx, lambda params, control: {}, lambda control: {}, sharding)
 
 
 def search_step(
-    apply: Apply, loss: Loss, tx: optax.GradientTransformation, layers: Iterable[LayerSpec]
+    apply: Apply,
+    loss: Loss,
+    tx: optax.GradientTransformation,
+    layers: Iterable[LayerSpec],
+    *,
+    sharding: jax.sharding.Sharding | None = None,
 ) -> Step:
-    """Makes the jitted step of a search: step(state, search_state, batch, key).
+    """Makes the jitted step of a search: step(state, {'n', 'pace'}, batch, key).
 
-    Gradient at the masks of `search_state.n`; the pace goes to `sparsify.survivor_decay`. Both
-    are traced, so one compilation serves the whole search.
+    Gradient at the masks of n; the pace goes to `sparsify.survivor_decay`. Both are traced, so
+    one compilation serves the whole search.
     """
     layers = tuple(layers)
     return _jit_step(
@@ -99,20 +113,34 @@ def search_step(
         tx,
         lambda params, control: make_masks(params, layers, control["n"]),
         lambda control: {"pace": control["pace"]},
+        sharding,
     )
 
 
 def sparse_step(
-    apply: Apply, loss: Loss, tx: optax.GradientTransformation, layers: Iterable[LayerSpec]
+    apply: Apply,
+    loss: Loss,
+    tx: optax.GradientTransformation,
+    layers: Iterable[LayerSpec],
+    *,
+    sharding: jax.sharding.Sharding | None = None,
 ) -> Step:
     """Makes the jitted step under a scheme, masks anew each step: step(state, n, batch, key)."""
     layers = tuple(layers)
-    return _jit_step(apply, loss, tx, lambda params, n: make_masks(params, layers, n), lambda n: {})
+    return _jit_step(
+        apply, loss, tx, lambda params, n: make_masks(params, layers, n), lambda n: {}, sharding
+    )
 
 
-def fixed_step(apply: Apply, loss: Loss, tx: optax.GradientTransformation) -> Step:
+def fixed_step(
+    apply: Apply,
+    loss: Loss,
+    tx: optax.GradientTransformation,
+    *,
+    sharding: jax.sharding.Sharding | None = None,
+) -> Step:
     """Makes the jitted step under masks that never change: step(state, masks, batch, key)."""
-    return _jit_step(apply, loss, tx, lambda params, masks: masks, lambda masks: {})
+    return _jit_step(apply, loss, tx, lambda params, masks: masks, lambda masks: {}, sharding)
 
 
 def _jit_step(
@@ -121,6 +149,7 @@ def _jit_step(
     tx: optax.GradientTransformation,
     masks_of: Callable[[Any, Any], Masks],
     extra_of: Callable[[Any], Mapping[str, Any]],
+    sharding: jax.sharding.Sharding | None,
 ) -> Step:
     def step(
         state: TrainState, control: Any, batch: Batch, key: jax.Array
@@ -140,7 +169,7 @@ def _jit_step(
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, stats, opt_state), value
 
-    return jax.jit(step, donate_argnums=0)
+    return jax.jit(step, donate_argnums=0, out_shardings=sharding)
 
 
 def run_train(

@@ -41,7 +41,7 @@ class Axes:
         return self.stack + self.window + self.inputs + self.outputs
 
 
-def top_n(w: jax.Array, n: jax.Array | int, m: int, axes: Axes) -> jax.Array:
+def top_n(w: jax.Array, n: jax.typing.ArrayLike, m: int, axes: Axes) -> jax.Array:
     """Marks the n largest magnitudes of each group of m; ties go to the lower index.
 
     A weight is kept when fewer than n weights of its group beat it (design section 3; the
@@ -75,7 +75,7 @@ def thresholds(w: jax.Array, m: int, axes: Axes) -> jax.Array:
 
 
 def count_short(
-    w: jax.Array, n: jax.Array | int, threshold: jax.Array, m: int, axes: Axes
+    w: jax.Array, n: jax.typing.ArrayLike, threshold: jax.Array, m: int, axes: Axes
 ) -> jax.Array:
     """Counts the groups with fewer than n weights above their threshold.
 
@@ -149,7 +149,7 @@ def _ungroup(x: jax.Array, shape: tuple[int, ...], axes: Axes) -> jax.Array:
     return ordered.transpose(np.argsort(axes.order).tolist())
 
 
-def _per_slice(n: jax.Array | int, shape: tuple[int, ...], axes: Axes) -> jax.Array:
+def _per_slice(n: jax.typing.ArrayLike, shape: tuple[int, ...], axes: Axes) -> jax.Array:
     """Brings n to [S, 1, 1, 1, 1]."""
     slices, *_ = _view(shape, axes)
     n = jnp.asarray(n, jnp.int32)

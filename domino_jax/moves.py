@@ -53,14 +53,15 @@ def split(eqn: Any, values: Sequence[Any]) -> Moved:
         starts, sizes = [0] * len(view.shape), list(view.shape)
         starts[axis], sizes[axis], start = start, int(size), start + int(size)
         parts.append(views.cut(view, starts, sizes))
-    found = [(part,) for part in parts if part is not None]
+    found: list[tuple[View, ...]] = [(part,) for part in parts if part is not None]
     return None if more or len(found) < len(parts) else found
 
 
 def unstack(eqn: Any, values: Sequence[Any]) -> Moved:
     """Follows `jnp.unstack`."""
     view, *more = values[0]
-    axis, parts = eqn.params["axis"], []
+    axis = eqn.params["axis"]
+    parts: list[tuple[View, ...]] = []
     sizes = [1 if d == axis else size for d, size in enumerate(view.shape)]
     for index in range(view.shape[axis]):
         part = views.cut(view, [index if d == axis else 0 for d in range(len(sizes))], sizes)

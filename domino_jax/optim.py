@@ -28,9 +28,10 @@ def learning_rate(schedule: str, peak: float, steps: int, warmup: int = 0) -> op
         rest = optax.cosine_decay_schedule(peak, max(steps - warmup, 1))
     else:
         rest = optax.constant_schedule(peak)
-    if warmup == 0:
-        return rest
-    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), rest], [warmup])
+    if warmup > 0:
+        rest = optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), rest], [warmup])
+    # Optax divides the step by a float: under strict promotion it must not be an integer.
+    return lambda step: rest(jnp.asarray(step, float))
 
 
 def doubling(start: float, first: int, every: int) -> optax.Schedule:
@@ -38,7 +39,6 @@ def doubling(start: float, first: int, every: int) -> optax.Schedule:
 
     Source: the published code doubles its penalty at step 30,000 and every 10,000 after.
     """
-
 
     def penalty(step: jax.typing.ArrayLike) -> jax.Array:
         times = jnp.maximum((jnp.asarray(step) - first) // every + 1, 0)

@@ -91,7 +91,7 @@ def running(
     *,
     start: int,
     steps: int,
-    describe: Callable[[Any], tuple[str, Scalars]],
+    describe: Callable[[int, Any], tuple[str, Scalars]],
 ) -> Iterator[tuple[Iterator[Batch], loop.Hooks]]:
     """Opens batches, progress bar, events and checkpoints of a phase from step `start` on.
 

@@ -35,7 +35,7 @@ def summary(
 
 
 def _row(spec: LayerSpec, scheme: Scheme) -> dict[str, Any]:
-    nm = scheme.get(spec.name)
+    nm = None if spec.reason else scheme.get(spec.name)
     n = nm.n if nm else None
     return {
         "name": spec.name,

@@ -24,8 +24,9 @@ from domino_jax.budget import (
     exact,
     group_count,
     grouped,
-    leaves,
+    kernels,
     lowest,
+    stacked,
     total,
     weights,
 )
@@ -48,7 +49,7 @@ class SearchState(NamedTuple):
         last_change: the vote at which any n changed last; int32, [].
     """
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count, which nobody needs
     n: dict[str, jax.Array]
     committed: dict[str, jax.Array]
     threshold: dict[str, jax.Array]
@@ -58,7 +59,7 @@ class SearchState(NamedTuple):
 
 
 class Search(NamedTuple):
-    """A search: `init(params) -> state` from the dense weights, `update(state, params) -> state`."""
+    """A search: `init(params) -> state` from dense weights, `update(state, params) -> state`."""
 
     init: Callable[[Any], SearchState]
     update: Callable[[SearchState, Any], SearchState]
@@ -177,8 +178,8 @@ def _counts(layers: tuple[LayerSpec, ...], params: Any, n: Any, threshold: Any) 
     """Counts, for each grouped layer in order, the groups with fewer than n above threshold."""
     by_path = leaves_by_path(params)
     short = {
-        path: masks.count_short(by_path[path], n[path], threshold[path], specs[0].m, specs[0].axes)
-        for path, specs in leaves(layers).items()
+        path: masks.count_short(by_path[path], n[path], threshold[path], kernel.m, kernel.axes)
+        for path, kernel in kernels(layers).items()
     }
     return jnp.stack([short[s.path].reshape(-1)[s.index or 0] for s in grouped(layers)])
 
@@ -186,15 +187,15 @@ def _counts(layers: tuple[LayerSpec, ...], params: Any, n: Any, threshold: Any) 
 def _thresholds(layers: tuple[LayerSpec, ...], params: Any) -> dict[str, jax.Array]:
     by_path = leaves_by_path(params)
     return {
-        path: masks.thresholds(by_path[path], specs[0].m, specs[0].axes)
-        for path, specs in leaves(layers).items()
+        path: masks.thresholds(by_path[path], kernel.m, kernel.axes)
+        for path, kernel in kernels(layers).items()
     }
 
 
 def _to_arrays(layers: tuple[LayerSpec, ...], values: Mapping[str, int]) -> dict[str, jax.Array]:
     return {
-        path: jnp.asarray(_stacked(specs, values), jnp.int32)
-        for path, specs in leaves(layers).items()
+        path: jnp.asarray(stacked(kernel, values), jnp.int32)
+        for path, kernel in kernels(layers).items()
     }
 
 
@@ -202,14 +203,9 @@ def _to_paces(
     layers: tuple[LayerSpec, ...], values: Mapping[str, float], threshold: Mapping[str, jax.Array]
 ) -> dict[str, jax.Array]:
     return {
-        path: jnp.asarray(_stacked(specs, values), threshold[path].dtype)
-        for path, specs in leaves(layers).items()
+        path: jnp.asarray(stacked(kernel, values), threshold[path].dtype)
+        for path, kernel in kernels(layers).items()
     }
-
-
-def _stacked(specs: list[LayerSpec], values: Mapping[str, Any]) -> np.ndarray:
-    found = np.array([values[spec.name] for spec in specs])
-    return found if specs[0].index is not None else found[0]
 
 
 def _scheme(movable: list[LayerSpec], n: Mapping[str, int]) -> dict[str, NM]:
@@ -228,7 +224,8 @@ def _lowest_flattened(layers: tuple[LayerSpec, ...], cost: Cost) -> Number | Non
 
 
 def _share(part: Number, whole: Number) -> str:
-    return f"{math.ceil(float(part / whole) * 1e4) / 1e4:.4f} ({float(part):,.6g} of {float(whole):,.6g})"
+    share = math.ceil(float(part / whole) * 1e4) / 1e4  # rounded up: that budget is within reach
+    return f"{share:.4f} ({float(part):,.6g} of {float(whole):,.6g})"
 
 
 def _require_share(what: str, value: float, *, closed: bool = False) -> None:

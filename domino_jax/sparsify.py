@@ -20,7 +20,7 @@ import numpy as np
 import optax
 
 from domino_jax import masks as _masks
-from domino_jax.budget import leaves
+from domino_jax.budget import kernels
 from domino_jax.layers import LayerSpec
 from domino_jax.named import leaves_by_path, replace_leaves
 
@@ -38,12 +38,10 @@ def make_masks(params: Any, layers: Iterable[LayerSpec], n: Levels) -> dict[str,
         n: path -> weights kept of every M, [] or [S]; may be traced.
     """
     by_path = leaves_by_path(params)
-    found = {}
-    for path, specs in leaves(layers).items():
-        axes = specs[0].axes
-        if axes is not None:
-            found[path] = _masks.top_n(by_path[path], n[path], specs[0].m, axes)
-    return found
+    return {
+        path: _masks.top_n(by_path[path], n[path], kernel.m, kernel.axes)
+        for path, kernel in kernels(layers).items()
+    }
 
 
 def apply_masks(params: Params, masks: Masks) -> Params:
@@ -88,7 +86,7 @@ def survivors() -> optax.GradientTransformationExtraArgs:
 class SurvivorDecayState(NamedTuple):
     """How many steps were made: int32, []."""
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # as in optax
 
 
 def survivor_decay(
@@ -104,7 +102,7 @@ def survivor_decay(
     """
     if every < 1:
         raise ValueError(f"survivor_decay: every must be 1 or more, got {every}")
-    axes = {path: specs[0].axes for path, specs in leaves(layers).items()}
+    axes = {path: kernel.axes for path, kernel in kernels(layers).items()}
     schedule = penalty if callable(penalty) else optax.constant_schedule(penalty)
 
     def init(params: Any) -> SurvivorDecayState:

@@ -1,12 +1,13 @@
 """When a search will not get further, and why."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 
 from domino_jax import masks
-from domino_jax.budget import grouped, leaves
+from domino_jax.budget import grouped, kernels
 from domino_jax.layers import LayerSpec
 from domino_jax.named import leaves_by_path
 from domino_jax.search import SearchState, by_layer
@@ -34,20 +35,28 @@ def why_stuck(
     layers = tuple(layers)
     n, pace = by_layer(layers, state.n), by_layer(layers, state.pace)
     for name, norm in norms.items():
-        if not norm <= RUNAWAY * start_norms[name]:
+        start = start_norms[name]
+        # Whatever a kernel of zeros becomes is infinitely more. NaN compares as false.
+        if not norm <= RUNAWAY * (start or math.inf):
             return (
-                f"{name} (pace {pace[name]:.3g}) grew to {norm / start_norms[name]:.1f} times "
-                "its norm at the start"
+                f"{name} (pace {pace[name]:.3g}) grew to a norm of {norm:.3g}, from {start:.3g} "
+                "at the start"
             )
     free = [spec.name for spec in grouped(layers) if n[spec.name] > spec.candidates[0]]
     if not free:
         return ""
     fastest = max(free, key=lambda name: pace[name])
     if pace[fastest] <= 0:
-        return f"no layer that can still move decays; the fastest is {fastest}, pace {pace[fastest]:.3g}"
+        return (
+            "no layer that can still move decays; "
+            f"the fastest is {fastest}, pace {pace[fastest]:.3g}"
+        )
     still = int(state.count - state.last_change)
     if still >= patience:
-        return f"no n changed for {still} votes; the fastest layer is {fastest}, pace {pace[fastest]:.3g}"
+        return (
+            f"no n changed for {still} votes; "
+            f"the fastest layer is {fastest}, pace {pace[fastest]:.3g}"
+        )
     return ""
 
 
@@ -59,8 +68,8 @@ def layer_norms(layers: Iterable[LayerSpec]) -> Callable[[Any], dict[str, float]
     def norms(params: Any) -> dict[str, jax.Array]:
         by_path = leaves_by_path(params)
         return {
-            path: masks.slice_norms(by_path[path], specs[0].axes)
-            for path, specs in leaves(layers).items()
+            path: masks.slice_norms(by_path[path], kernel.axes)
+            for path, kernel in kernels(layers).items()
         }
 
     return lambda params: by_layer(layers, norms(params))

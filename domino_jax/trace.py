@@ -38,7 +38,7 @@ def arrays_by_path(tree: Any) -> dict[str, jax.ShapeDtypeStruct]:
         if path in found:
             raise ValueError(f"two parameters have the path {path!r}; rename one of them")
         if _is_array(leaf):
-            found[path] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+            found[path] = _struct(leaf)
     return found
 
 
@@ -72,6 +72,11 @@ def _is_array(leaf: Any) -> bool:
     return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
 
 
+def _struct(leaf: Any) -> jax.ShapeDtypeStruct:
+    dtype = jax.dtypes.canonicalize_dtype(leaf.dtype, allow_extended_dtype=True)
+    return jax.ShapeDtypeStruct(leaf.shape, dtype)
+
+
 def _abstract(tree: Any) -> tuple[list[jax.ShapeDtypeStruct], Callable[[list[Any]], Any]]:
     flat, treedef = jax.tree_util.tree_flatten(tree)
     spots = [i for i, leaf in enumerate(flat) if _is_array(leaf)]
@@ -80,7 +85,7 @@ def _abstract(tree: Any) -> tuple[list[jax.ShapeDtypeStruct], Callable[[list[Any
         new = dict(enumerate(flat)) | dict(zip(spots, arrays, strict=True))
         return jax.tree_util.tree_unflatten(treedef, list(new.values()))
 
-    return [jax.ShapeDtypeStruct(flat[i].shape, flat[i].dtype) for i in spots], rebuild
+    return [_struct(flat[i]) for i in spots], rebuild
 
 
 def _walk(jaxpr: Any, args: Sequence[Value]) -> Outcome:
@@ -223,10 +228,18 @@ def _leave(eqn: Any, values: Sequence[Value], kept: Sequence[bool], outs: list[V
     return ends, uses
 
 
+def _carry_of(params: Mapping[str, Any]) -> tuple[int, int]:
+    """Where the carry begins and ends among the operands of a scan."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_consts"] + params["num_carry"]
+    consts, carry, _ = (len(list(group)) for group in params["ft_in"].unpack())  # jax >= 0.12
+    return consts, consts + carry
+
+
 def _scan(eqn: Any, values: list[Value]) -> Outcome:
     """A constant is used at each of the `length` passes, each row of an xs at one of them."""
     p, body, rest = eqn.params, eqn.params["jaxpr"].jaxpr, _rest(values)
-    first, last = p["num_consts"], p["num_consts"] + p["num_carry"]
+    first, last = _carry_of(p)
     carry, kept = _enter(body, first, values[first:last], rest)
     rows = [
         tuple(views.run_over(view) for view in value) if isinstance(value, tuple) else value

@@ -31,12 +31,9 @@ def train_scheme(exp: Experiment) -> None:
     """
     found = scheme.load(exp.config.scheme or exp.workdir / "scheme.json")
     n = budget.levels(found, exp.layers)
-    start = exp.config.train.start
-    if start not in ("dense", "random"):
-        raise ValueError(f"train.start: 'dense' or 'random', got {start!r}")
     params, stats = dense_weights(exp)
     results = _before(exp, params, stats, n)
-    if start == "random":
+    if exp.config.train.start == "random":
         params, stats = exp.model.params, exp.model.stats
     state = _train(exp, params, stats, n)
     sparse = masked(exp, state.params, n)
@@ -73,10 +70,9 @@ def masked(exp: Experiment, params: Any, n: Any) -> Any:
 def _before(exp: Experiment, params: Any, stats: Any, n: Any) -> dict[str, dict[str, float]]:
     sparse = masked(exp, params, n)
     mesh, dataset = devices.make_mesh(), train_batches(exp.phase("train"))
-    batches = (
-        devices.split_batch(mesh, dataset[step]) for step in range(RECALIBRATION_BATCHES)
-    )
-    fresh = loop.recalibrate(exp.model.apply, *devices.replicate(mesh, (sparse, stats)), batches)
+    batches = (devices.split_batch(mesh, dataset[step]) for step in range(RECALIBRATION_BATCHES))
+    weights, old = devices.replicate(mesh, (sparse, stats))
+    fresh = loop.recalibrate(exp.model.apply, weights, old, batches)
     return {
         "dense": accuracy(exp, params, stats),
         "masked": accuracy(exp, sparse, stats),
@@ -99,10 +95,14 @@ def _train(exp: Experiment, params: Any, stats: Any, n: Any) -> loop.TrainState:
     if settings.method == "fixed":
         control = jax.jit(lambda params: make_masks(params, exp.layers, n))(params)
         params = apply_masks(params, control)
-        step = loop.fixed_step(exp.model.apply, loss, tx)
+        step = loop.fixed_step(
+            exp.model.apply, loss, tx, sharding=devices.replicated(devices.make_mesh())
+        )
     else:
         control = n
-        step = loop.sparse_step(exp.model.apply, loss, tx, exp.layers)
+        step = loop.sparse_step(
+            exp.model.apply, loss, tx, exp.layers, sharding=devices.replicated(devices.make_mesh())
+        )
     state = resume(phase, loop.init_state(params, stats, tx))
     with running(
         phase,

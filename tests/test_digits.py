@@ -2,6 +2,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -232,7 +233,8 @@ def test_a_prepared_set_passes(folder):
     prepared.require_prepared(digits.Digits(data_dir=str(folder)))
 
 
-def test_a_missing_stock_set_names_the_command(tmp_path):
+def test_a_missing_stock_set_names_the_command(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # TFDS leaves a folder there
     with pytest.raises(ValueError) as caught:
         prepared.require_prepared(tfds.builder("cifar10", data_dir=str(tmp_path)))
     assert str(caught.value) == (

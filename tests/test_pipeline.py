@@ -302,13 +302,12 @@ def run_workers(tmp_path, workers, end="left open"):
     )
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize("workers", [0, 1, 2])
 def test_workers_give_the_same_batches_and_a_forgotten_stream_ends_silently(tmp_path, workers):
     done = run_workers(tmp_path, workers)
     assert (done.returncode, done.stdout, done.stderr) == (0, "same\n", "")
 
 
-@pytest.mark.slow
 def test_an_interrupt_is_reported_once(tmp_path):
     done = run_workers(tmp_path, 2, "interrupted")
     assert done.returncode != 0

@@ -21,7 +21,7 @@ ROWS = ("stack", "inputs", "outputs")
 
 
 def uses(apply, w=W, x=X):
-    return [use for use in trace.find_uses(lambda p, x: apply(x, p), w, x)]
+    return trace.find_uses(lambda p, x: apply(x, p), w, x)
 
 
 def only(apply, w=W, x=X):

@@ -6,15 +6,13 @@ A data set is one small file with a function `create(*, data_dir, workers, ...) 
 `_FACTORIES`; one of your own needs no entry, its name is 'package.module:factory'.
 """
 
-import importlib
-import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, NamedTuple, Protocol
 
 import jax
 
 from domino_jax.data.pipeline import Batch, Batches, stream
-from domino_jax.named import require_known
+from domino_jax.factories import call_factory
 
 __all__ = ["Batch", "Batches", "Data", "Evaluate", "Train", "create", "names", "stream"]
 
@@ -106,36 +104,5 @@ def create(name: str, *, data_dir: str = "", workers: int = 0, **options: Any) -
     """
     if workers < 0:
         raise ValueError(f"workers must be 0 or more, got {workers}")
-    if ":" not in name:
-        require_known([name], names(), what="data set")
-    factory = _load_factory(_FACTORIES.get(name, name))
     arguments = {"data_dir": data_dir, "workers": workers, **options}
-    _require_accepted(factory, arguments, name)
-    data = factory(**arguments)
-    if not isinstance(data, Data):
-        raise ValueError(f"data set {name!r} must be a Data, got {type(data).__name__}")
-    return data
-
-
-def _load_factory(path: str) -> Callable[..., Any]:
-    """Imports the function that 'package.module:factory' names."""
-    module_name, _, attribute = path.partition(":")
-    if not module_name or not attribute or module_name.startswith("."):
-        raise ValueError(f"a factory is written 'package.module:factory', got {path!r}")
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ValueError(f"cannot import {module_name!r} of {path!r}: {reason}") from error
-    functions = [key for key, value in vars(module).items() if callable(value)]
-    require_known([attribute], functions, what=f"factory of {module_name}")
-    return getattr(module, attribute)
-
-
-def _require_accepted(factory: Callable[..., Any], arguments: dict[str, Any], name: str) -> None:
-    """Refuses keyword arguments that the factory does not take."""
-    signature = inspect.signature(factory)
-    try:
-        signature.bind(**arguments)
-    except TypeError as error:
-        raise ValueError(f"data set {name!r}: {error}; it takes {signature}") from None
+    return call_factory(name, _FACTORIES, arguments, Data, what="data set")

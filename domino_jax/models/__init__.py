@@ -5,13 +5,10 @@ one by name, `from_nnx` makes one of your own Flax NNX module and `plain` one of
 function; Flax is imported only when one of its networks is asked for.
 """
 
-import importlib
-import inspect
-import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from domino_jax import named
+from domino_jax.factories import call_factory
 
 _RESNETS = (
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
@@ -94,36 +91,5 @@ def create(name: str, *, example: Any, classes: int, seed: int, **options: Any) 
         ValueError: an unknown name or option, a factory that cannot be imported, or one that
             returns something else than a `Model`.
     """
-    factory = _find_factory(name)
     arguments = {"example": example, "classes": classes, "seed": seed, **options}
-    signature = inspect.signature(factory)
-    try:
-        signature.bind(**arguments)
-    except TypeError as error:
-        raise ValueError(f"model {name!r}: {error}; its arguments are {signature}") from None
-    model = factory(**arguments)
-    if not isinstance(model, Model):
-        raise ValueError(
-            f"model {name!r}: the factory must return a domino_jax.models.Model,"
-            f" it returned {type(model).__name__}"
-        )
-    return model
-
-
-def _find_factory(name: str) -> Callable[..., Any]:
-    """Imports the function that makes the named network."""
-    if ":" not in name:
-        named.require_known([name], names(), what="model")
-    target = _KNOWN.get(name, name)
-    if not re.fullmatch(r"\w[\w.]*:\w+", target):
-        raise ValueError(f"model {name!r}: expected a known name or 'package.module:factory'")
-    module_name, attribute = target.split(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ValueError(f"model {name!r}: cannot import {module_name!r}: {error}") from error
-    factory = getattr(module, attribute, None)
-    if not callable(factory):
-        what = "has no" if factory is None else "has a value, not a function, called"
-        raise ValueError(f"model {name!r}: module {module_name!r} {what} {attribute!r}")
-    return factory
+    return call_factory(name, _KNOWN, arguments, Model, what="model")

@@ -1,0 +1,224 @@
+"""Every setting of the two scripts, the paper's value of it, and what it may be."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from domino_jax.named import require_known
+from domino_jax.optim import METHODS, OPTIMIZERS, SCHEDULES
+
+SEARCH_METHODS = ("domino", "uniform")
+PACES = ("domino", "constant")
+STARTS = ("dense", "random")
+
+
+def defaults() -> ConfigDict:
+    """Returns the paper's ResNet-50 on ImageNet, 80 % of the weights removed; locked."""
+    config = ConfigDict()
+    config.seed = 0
+    config.init = ""  # checkpoint of the dense network; '' trains it first
+    config.scheme = ""  # scheme file for train.py; '' takes the work directory's
+    config.log_every = 50  # steps
+    config.checkpoint_every = 1000  # steps
+    config.evaluate = False  # train.py: only evaluate what the work directory holds
+
+    # Keys added to `model` and `data` (unlock them first) go to the factory as options.
+    config.model = ConfigDict({"name": "resnet50"})  # or 'package.module:factory'
+    # `dir` '' is TFDS's own; 0 worker processes: threads only.
+    config.data = ConfigDict({"name": "imagenet2012", "dir": "", "workers": 0})
+
+    config.dense = ConfigDict(
+        {
+            "optimizer": "sgd",  # 'sgd', 'adamw'
+            "schedule": "cosine",  # 'cosine', 'constant'
+            "warmup_epochs": 5.0,
+            "lr": 0.1,
+            "momentum": 0.9,
+            "weight_decay": 1e-4,
+            "label_smoothing": 0.0,
+            "epochs": 90.0,
+            "batch": 256,
+        }
+    )
+    config.search = ConfigDict(
+        {
+            "method": "domino",  # 'domino', 'uniform': the largest n of M that fits everywhere
+            "m": 16,
+            "candidates": placeholder(tuple),  # None: powers of two up to M; else ending in M
+            "objective": "params",  # 'params', 'macs' or a JSON cost table {path: {n: cost}}
+            "budget": 0.2,  # share kept
+            "vote_ratio": 0.75,
+            "vote_every": 100,  # steps
+            "penalty": 0.1,
+            "penalty_every": 5,  # steps
+            "penalty_doubles_at": (30_000, 10_000),  # first, then every; () never
+            "pace": "domino",  # 'domino', 'constant'
+            "erk_weight": placeholder(float),  # None: 0.5 for params, 0.2 otherwise
+            "macs_weight": placeholder(float),  # None: 0.5 for params, 0.8 otherwise
+            "lr": 0.01,
+            "batch": 64,
+            "max_steps": 100_000,
+            "patience": 200,  # votes without any change
+            "rules": (),  # ((regex, 'dense' | 'flatten' | M | candidates), ...), first match wins
+        }
+    )
+    config.train = ConfigDict(
+        {
+            "method": "sr_ste",  # 'sr_ste', 'straight_through', 'fixed'
+            "optimizer": "sgd",  # 'sgd', 'adamw' (SR-STE before Adam), 'adamw_decoupled' (beside)
+            "schedule": "cosine",
+            "warmup_epochs": 5.0,
+            "sr_ste": 5e-4,
+            "lr": 0.01,
+            "momentum": 0.9,
+            "weight_decay": 5e-5,
+            "label_smoothing": 0.0,
+            "epochs": 120.0,
+            "batch": 256,
+            "start": "dense",  # 'dense', 'random'
+        }
+    )
+    return config.lock()
+
+
+def check(config: ConfigDict) -> None:
+    """Refuses settings that are unknown, missing, of the wrong kind or out of range.
+
+    Raises:
+        ValueError: the first wrong key, what came and what is allowed.
+    """
+    known = dict(_flat(defaults()))
+    given = dict(_flat(config))
+    free = ("model.", "data.")
+    require_known([key for key in given if not key.startswith(free)], list(known), what="setting")
+    for key, default in known.items():
+        if key not in given:
+            raise ValueError(f"setting {key} is missing; the default is {default!r}")
+        allowed, text = _RULES[key]
+        try:
+            fine = allowed(given[key])
+        except TypeError:
+            fine = False
+        if not fine:
+            raise ValueError(f"{key}: {text} is wanted, got {given[key]!r}")
+    _require_final_candidate(given)
+
+
+def _flat(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    # Items of a ConfigDict, not of to_dict(): that one turns tuples into lists.
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _require_final_candidate(given: dict[str, Any]) -> None:
+    m, candidates = given["search.m"], given["search.candidates"]
+    if candidates is not None and candidates[-1] != m:
+        raise ValueError(f"search.candidates: must end in search.m = {m}, got {candidates}")
+
+
+def _whole(low: int) -> tuple[Callable[[Any], bool], str]:
+    return lambda v: _is_int(v) and v >= low, f"a whole number of {low} or more"
+
+
+def _number(low: float, *, above: bool = False) -> tuple[Callable[[Any], bool], str]:
+    if above:
+        return lambda v: _is_number(v) and v > low, f"a number above {low:g}"
+    return lambda v: _is_number(v) and v >= low, f"a number of {low:g} or more"
+
+
+def _one_of(names: tuple[str, ...]) -> tuple[Callable[[Any], bool], str]:
+    return lambda v: v in names, "one of " + ", ".join(map(repr, names))
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_increasing(value: Any) -> bool:
+    return (
+        isinstance(value, tuple | list)
+        and len(value) > 0
+        and all(_is_int(n) and n >= 1 for n in value)
+        and all(a < b for a, b in itertools.pairwise(value))
+    )
+
+
+def _is_pair_of_steps(value: Any) -> bool:
+    return isinstance(value, tuple | list) and (
+        len(value) == 0 or (len(value) == 2 and all(_is_int(v) and v >= 1 for v in value))
+    )
+
+
+def _is_rules(value: Any) -> bool:
+    return isinstance(value, tuple | list) and all(
+        isinstance(rule, tuple | list) and len(rule) == 2 and isinstance(rule[0], str)
+        for rule in value
+    )
+
+
+_TEXT = (lambda v: isinstance(v, str), "text")
+_NAME = (lambda v: isinstance(v, str) and bool(v), "a name")
+_SHARE = (lambda v: _is_number(v) and 0 < v < 1, "a share above 0 and below 1")
+_SMOOTHING = (lambda v: _is_number(v) and 0 <= v < 1, "a number from 0 to below 1")
+_WEIGHT = (lambda v: v is None or (_is_number(v) and v >= 0), "None or a number of 0 or more")
+_OPTIMIZING = {
+    "schedule": _one_of(SCHEDULES),
+    "warmup_epochs": _number(0),
+    "lr": _number(0, above=True),
+    "momentum": _SMOOTHING,
+    "weight_decay": _number(0),
+    "label_smoothing": _SMOOTHING,
+    "epochs": _number(0, above=True),
+    "batch": _whole(1),
+}
+_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "seed": _whole(0),
+    "init": _TEXT,
+    "scheme": _TEXT,
+    "log_every": _whole(1),
+    "checkpoint_every": _whole(1),
+    "evaluate": (lambda v: isinstance(v, bool), "True or False"),
+    "model.name": _NAME,
+    "data.name": _NAME,
+    "data.dir": _TEXT,
+    "data.workers": _whole(0),
+    "dense.optimizer": _one_of(OPTIMIZERS[:2]),
+    **{f"dense.{key}": rule for key, rule in _OPTIMIZING.items()},
+    "search.method": _one_of(SEARCH_METHODS),
+    "search.m": (lambda v: _is_int(v) and 2 <= v <= 64, "a whole number from 2 to 64"),
+    "search.candidates": (
+        lambda v: v is None or _is_increasing(v),
+        "None or increasing whole numbers of 1 or more",
+    ),
+    "search.objective": _NAME,
+    "search.budget": _SHARE,
+    "search.vote_ratio": (lambda v: _is_number(v) and 0 < v <= 1, "a share above 0, at most 1"),
+    "search.vote_every": _whole(1),
+    "search.penalty": _number(0),
+    "search.penalty_every": _whole(1),
+    "search.penalty_doubles_at": (_is_pair_of_steps, "() or (first step, then every)"),
+    "search.pace": _one_of(PACES),
+    "search.erk_weight": _WEIGHT,
+    "search.macs_weight": _WEIGHT,
+    "search.lr": _number(0, above=True),
+    "search.batch": _whole(1),
+    "search.max_steps": _whole(1),
+    "search.patience": _whole(1),
+    "search.rules": (_is_rules, "a tuple of pairs (regex, value)"),
+    "train.method": _one_of(METHODS),
+    "train.optimizer": _one_of(OPTIMIZERS),
+    "train.sr_ste": _number(0),
+    "train.start": _one_of(STARTS),
+    **{f"train.{key}": rule for key, rule in _OPTIMIZING.items()},
+}

@@ -1,0 +1,98 @@
+"""Losses and counts against numbers by hand and against plain numpy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from domino_jax import losses
+
+LOG3 = float(np.log(3))
+# Softmax of (ln 3, 0) is (3/4, 1/4), of (0, 0) one half each.
+OUTPUTS = jnp.array([[LOG3, 0.0], [0.0, LOG3], [0.0, 0.0]])
+LABELS = jnp.array([0, 0, 1])
+QUARTERS = [np.log(4 / 3), np.log(4), np.log(2)]
+
+
+def by_numpy(outputs, labels, smoothing=0.0):
+    """Cross-entropy of every position."""
+    outputs = np.asarray(outputs, np.float64)
+    logs = outputs - np.log(np.exp(outputs).sum(-1, keepdims=True))
+    targets = np.eye(outputs.shape[-1])[labels]
+    targets = (1 - smoothing) * targets + smoothing / outputs.shape[-1]
+    return -(targets * logs).sum(-1)
+
+
+def test_cross_entropy_by_hand():
+    loss = losses.cross_entropy()(OUTPUTS, {"labels": LABELS})
+    assert loss.shape == ()
+    assert float(loss) == pytest.approx(np.mean(QUARTERS))
+
+
+def test_label_smoothing_by_hand():
+    # Targets (0.9, 0.1): the second position pays 0.1 of its own class's price.
+    loss = losses.cross_entropy(0.2)(OUTPUTS[:1], {"labels": LABELS[:1]})
+    assert float(loss) == pytest.approx(0.9 * np.log(4 / 3) + 0.1 * np.log(4))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
+@pytest.mark.parametrize("shape", [(5,), (2, 3), (2, 3, 4)])
+def test_cross_entropy_of_images_and_tokens(shape, smoothing):
+    rng = np.random.default_rng(len(shape))
+    outputs, labels = rng.normal(size=(*shape, 7)) * 3, rng.integers(0, 7, shape)
+    batch = {"labels": jnp.asarray(labels, jnp.int32)}
+    found = losses.cross_entropy(smoothing)(jnp.asarray(outputs, jnp.float32), batch)
+    assert float(found) == pytest.approx(by_numpy(outputs, labels, smoothing).mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [-0.1, 1, 1.5, float("nan")])
+def test_smoothing_out_of_range(smoothing):
+    with pytest.raises(ValueError, match=r"label_smoothing: \[0, 1\) is wanted, got"):
+        losses.cross_entropy(smoothing)
+
+
+def test_huge_outputs_stay_finite():
+    outputs = jnp.array([[1e4, -1e4]])
+    for smoothing, expected in ((0.0, 2e4), (0.5, 1.5e4)):
+        loss = losses.cross_entropy(smoothing)
+        assert float(loss(outputs, {"labels": jnp.array([1])})) == pytest.approx(expected)
+        grads = jax.grad(loss)(outputs, {"labels": jnp.array([1])})
+        assert bool(jnp.isfinite(grads).all())
+
+
+def test_totals_by_hand():
+    batch = {"labels": LABELS, "weight": jnp.array([1.0, 1.0, 1.0])}
+    found = losses.totals(OUTPUTS, batch)
+    # The third row is a tie: the first class counts as the prediction.
+    assert {name: float(value) for name, value in found.items()} == pytest.approx(
+        {"correct": 1.0, "loss": sum(QUARTERS), "weight": 3.0}
+    )
+
+
+def test_padding_counts_for_nothing():
+    outputs = jnp.concatenate([OUTPUTS, jnp.full((2, 2), 1e6)])
+    batch = {"labels": jnp.array([0, 0, 1, 0, 1]), "weight": jnp.array([1.0, 0.0, 1.0, 0.0, 0.0])}
+    found = losses.totals(outputs, batch)
+    assert {name: float(value) for name, value in found.items()} == pytest.approx(
+        {"correct": 1.0, "loss": QUARTERS[0] + QUARTERS[2], "weight": 2.0}
+    )
+
+
+def test_totals_of_tokens():
+    rng = np.random.default_rng(0)
+    outputs, labels = rng.normal(size=(3, 4, 5)), rng.integers(0, 5, (3, 4))
+    batch = {"labels": jnp.asarray(labels, jnp.int32), "weight": jnp.array([1.0, 0.0, 1.0])}
+    found = losses.totals(jnp.asarray(outputs, jnp.float32), batch)
+    rows = [0, 2]
+    assert float(found["weight"]) == 8
+    assert float(found["correct"]) == (outputs.argmax(-1) == labels)[rows].sum()
+    assert float(found["loss"]) == pytest.approx(by_numpy(outputs, labels)[rows].sum(), rel=1e-5)
+
+
+def test_totals_of_bfloat16_are_float32():
+    batch = {"labels": LABELS, "weight": jnp.ones(3)}
+    outputs = OUTPUTS.astype(jnp.bfloat16)
+    found = losses.totals(outputs, batch)
+    assert {value.dtype for value in found.values()} == {jnp.dtype(jnp.float32)}
+    expected = by_numpy(outputs.astype(jnp.float32), np.asarray(LABELS)).sum()
+    assert float(found["loss"]) == pytest.approx(expected, rel=1e-6)
