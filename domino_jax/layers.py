@@ -230,7 +230,7 @@ def _merged(
         else:
             continue
         kept.append((number, use))
-    return roles, sorted(kept, key=operator.itemgetter(0)), clash
+    return roles, kept, clash
 
 
 def _axes(roles: Sequence[str]) -> Axes:

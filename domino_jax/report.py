@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from domino_jax import budget as _budget
@@ -72,12 +73,12 @@ def print_table(report: Mapping[str, Any], objective: str, budget: float, consol
         table.add_column(title, justify=side, no_wrap=title != "dense because")  # type: ignore[arg-type]
     for row in report["layers"]:
         table.add_row(
-            row["name"],
+            escape(row["name"]),
             "x".join(map(str, row["shape"])),
             row["nm"] or "dense",
             f"{row['weights'][0]:,}" if row["counted"] else "-",
             f"{row['macs'][0]:,}" if row["counted"] else "-",
-            row["reason"],
+            escape(row["reason"]),  # a rule's regex may look like markup
         )
     console.print(table)
     console.print()
@@ -96,7 +97,7 @@ def _totals(totals: Mapping[str, Any], objective: str, budget: float) -> Table:
         table.add_row(title, *_three(totals[key]), limit)
     if objective not in names.values():
         limit = f"{totals['cost']['budget']:,} ({budget:.2%})"
-        table.add_row(f"cost by {Path(objective).name}", *_three(totals["cost"]), limit)
+        table.add_row(escape(f"cost by {Path(objective).name}"), *_three(totals["cost"]), limit)
     return table
 
 

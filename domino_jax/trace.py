@@ -157,7 +157,7 @@ def _troubles(values: Iterable[Value], reason: str) -> list[Use]:
 
 
 def _notes(values: Iterable[Value], note: str) -> list[Use]:
-    return [Use(view, note=note, trouble=view.trouble) for view in _views(values)]
+    return [Use(view, note=note) for view in _views(values)]
 
 
 def _lose(eqn: Any, values: list[Value]) -> Outcome:

@@ -36,14 +36,17 @@ def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object; {} if there is no such file.
 
     Raises:
-        ValueError: the file is broken.
+        ValueError: the file is broken or holds something else.
     """
     if not path.exists():
         return {}
     try:
-        return json.loads(path.read_text())
+        document = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path}: broken JSON ({error})") from None
+    if not isinstance(document, dict):
+        raise ValueError(f"{path}: a JSON object is wanted, got a {type(document).__name__}")
+    return document
 
 
 def update_json(path: Path, **entries: Mapping[str, Any]) -> None:

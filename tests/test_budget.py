@@ -145,7 +145,7 @@ def test_levels_of_another_network_are_refused(scheme, message):
 
 
 def test_table_of_every_candidate():
-    table = {"conv": {"1": 0.1, "2": 0.2, "4": 0.7, "3": 9}, "fc": {1: 1, 2: 2, 4: 3}}
+    table = {"conv": {"1": 0.1, "2": 0.2, "4": 0.7, "3": 9}, "fc": {1: 1, 2: 2, 4: 3, 8: 9}}
     cost = budget.table_cost(table, NET)
     assert cost(CONV3, 1) == Fraction(1, 10)
     assert cost(CONV3, None) == cost(CONV3, 4) == Fraction(7, 10)

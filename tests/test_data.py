@@ -59,7 +59,11 @@ def test_a_factory_gets_folder_workers_and_options(module):
         ("my_set:factory", {}, "'my_set:factory': cannot import my_set: ModuleNotFoundError"),
         ("broken_sets:factory", {}, "cannot import broken_sets.*no_such_module"),
         ("my_sets:factory", {"sise": 3}, "'my_sets:factory'.*'sise'; it takes .*size=4"),
-        ("my_sets:nothing", {}, "'my_sets:nothing': the factory must return a .*Data, got NoneType"),
+        (
+            "my_sets:nothing",
+            {},
+            "'my_sets:nothing': the factory must return a .*Data, got NoneType",
+        ),
         ("digits", {"augmnt": True}, "data set 'digits'.*'augmnt'; it takes .*augment"),
         ("digits", {"workers": -1}, "workers must be 0 or more, got -1"),
     ],

@@ -114,6 +114,15 @@ def test_order_is_that_of_the_first_use():
     assert [(layer.name, layer.macs) for layer in layers] == [("c", 16), ("a", 32), ("b", 16)]
 
 
+def test_a_product_without_inputs_does_not_set_the_order():
+    def apply(p, x):
+        scale = (jnp.ones((1, 4), F) @ p["b"]).max()
+        return x @ p["a"] @ (p["b"] / scale)
+
+    layers = find_layers(apply, {"a": floats(4, 4), "b": floats(4, 4)}, floats(1, 4), 4)
+    assert [layer.name for layer in layers] == ["a", "b"]
+
+
 def test_every_parameter_is_listed_once():
     params = {
         "used": floats(8, 8),
@@ -194,6 +203,7 @@ def test_slices_are_row_major_over_all_stack_axes():
     assert {layer.axes for layer in layers} == {Axes((0, 2), (), (1,), (3,))}
     assert [(layer.name, layer.macs) for layer in layers if layer.macs] == [("#2", 64), ("#3", 128)]
     assert [layer.reason for layer in layers if not layer.macs] == ["not used"] * 4
+    assert [layer.index for layer in layers] == [0, 1, 2, 4, 5, 3]
 
 
 def test_an_unknown_index_shares_the_macs_out():

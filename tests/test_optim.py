@@ -28,9 +28,14 @@ def train(tx, steps, params=PARAMS, masks=MASKS):
     """Makes some steps with the same gradient; returns the weights after each, as lists."""
     tx = optax.with_extra_args_support(tx)
     state, seen = tx.init(params), []
-    for _ in range(steps):
+
+    @jax.jit
+    def step(params, state):
         updates, state = tx.update(GRADS, state, params, masks=masks)
-        params = optax.apply_updates(params, updates)
+        return optax.apply_updates(params, updates), state
+
+    for _ in range(steps):
+        params, state = step(params, state)
         seen.append(np.asarray(params["w"])[:, 0].tolist())
     return seen
 

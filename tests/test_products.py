@@ -42,6 +42,7 @@ CASES = {
         (O_, I_, O_),
     ),
     "convolution": (conv, (3, 3, 2, 4), (1, 5, 6, 2), (W_, W_, I_, O_)),
+    "several images": (conv, (2, 2, 2, 3), (3, 4, 4, 2), (W_, W_, I_, O_)),
     "1D": (functools.partial(conv, spec=LINE), (3, 2, 4), (1, 7, 2), (W_, I_, O_)),
     "stride": (functools.partial(conv, stride=2), (3, 3, 2, 4), (1, 7, 7, 2), (W_, W_, I_, O_)),
     "dilation": (functools.partial(conv, dilation=2), (2, 2, 2, 3), (1, 5, 5, 2), (W_, W_, I_, O_)),
@@ -147,6 +148,12 @@ def test_depthwise(stack, channels):
     (use,) = uses(jax.vmap(depthwise), (stack, 3, 3, 1, channels), (stack, 1, 5, 5, channels))
     assert use.trouble == "depthwise"
     assert use.macs == stack * 3 * 3 * 3 * 3 * channels
+
+
+def test_depthwise_over_copies_of_the_input():
+    depthwise = functools.partial(conv, groups=4)
+    (use,) = uses(jax.vmap(depthwise, in_axes=(None, 0)), (3, 2, 2, 1, 8), (1, 5, 5, 4))
+    assert use.trouble == "depthwise"
 
 
 def test_a_stack_of_one_channel_convolutions_is_not_depthwise():

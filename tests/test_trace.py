@@ -65,6 +65,7 @@ KEPT = {
     "masked": lambda w: jnp.where(jnp.arange(6)[None] > 2, w, jnp.zeros_like(w)),
     "pruned by magnitude": lambda w: w * (jnp.abs(w) > 0.1).astype(F),
     "normalized": lambda w: w / jnp.linalg.norm(w, axis=0, keepdims=True),
+    "standardized by scale": lambda w: w / jnp.std(w, axis=0, keepdims=True),
     "there and back": lambda w: w.T.reshape(2, 3, 8).reshape(6, 8).T[None][0],
     "jit": jax.jit(lambda w: w.astype(jnp.bfloat16).astype(F)),
     "jit in jit": jax.jit(lambda w: jax.jit(same)(w) * 2),
@@ -142,6 +143,18 @@ def test_leaves_that_are_no_arrays_are_passed_on():
     params = {"f": jnp.tanh, "w": np.ones((8, 6), np.float32), "name": "dense"}
     (use,) = trace.find_uses(lambda p, x: p["f"](x["a"] @ p["w"]), params, {"a": X, "train": True})
     assert use.view.path == "w"
+
+
+def test_keys_and_scalars_are_passed_on():
+    params = {"key": jax.random.key(0), "w": W}
+    inputs = {"x": X, "scale": S((), F)}
+
+    def apply(p, x):
+        noise = jax.random.normal(p["key"], (1, 6))
+        return x["x"] @ p["w"] * x["scale"] + noise
+
+    (use,) = trace.find_uses(apply, params, inputs)
+    assert (use.roles, use.macs) == (DENSE, 48)
 
 
 def test_nothing_is_allocated_and_the_batch_counts_as_one():
@@ -234,6 +247,11 @@ def test_a_while_loop_runs_an_unknown_number_of_times():
     assert (use.roles, use.macs, use.trouble) == (DENSE, 64, "in a while loop")
 
 
+def test_statistics_in_a_while_loop_are_noted():
+    (use,) = uses(lambda x, w: lax.while_loop(lambda h: h.sum() < w.max(), lambda h: h + 1, x))
+    assert (use.note, use.trouble) == ("in reduce_max", "")
+
+
 def test_of_branches_the_dearest_counts():
     def branches(x, w):
         return lax.cond(x.sum() > 0, lambda x: x @ w, lambda x: x @ w @ w, x)
@@ -247,12 +265,32 @@ def test_of_branches_the_dearest_counts():
     assert [use.macs for use in uses(experts, STACK)] == [64] * 3
 
 
+def test_one_of_two_weights_is_lost():
+    params = {"a": SQUARE, "b": SQUARE}
+
+    def apply(p, x):
+        return x @ lax.cond(x.sum() > 0, lambda a, b: a, lambda a, b: b, p["a"], p["b"])
+
+    found = [(use.view.path, use.roles, use.trouble) for use in trace.find_uses(apply, params, X)]
+    assert sorted(found) == [("a", (), "goes out of cond"), ("b", (), "goes out of cond")]
+
+
 def test_lookups():
     tokens = S((5, 7), jnp.int32)
     table = S((100, 8), F)
     for lookup in (lambda x, w: w[x], lambda x, w: jnp.take(w, x, axis=0), lambda x, w: w[x[0, 0]]):
         (use,) = uses(lookup, table, tokens)
         assert (use.roles, use.trouble, use.note) == ((), "", "looked up")
+
+
+def test_several_rows_of_a_stack_are_a_lookup():
+    (use,) = uses(lambda x, w: w[x], STACK, S((5, 2), jnp.int32))
+    assert (use.roles, use.note) == ((), "looked up")
+
+
+def test_a_row_without_its_dim():
+    (use,) = uses(lambda x, w: x @ w[1:2].reshape(8, 8), STACK)
+    assert (use.roles, use.view.offset) == (ROWS, (1, 0, 0))
 
 
 def test_an_index_is_known_or_not():
@@ -273,6 +311,24 @@ def test_products_of_parameters():
         assert all(use.trouble and not use.roles for use in found)
 
 
+def test_of_two_parameters_the_whole_one_is_the_weight():
+    params = {"w": W, "s": W, "latent": S((5, 8), F)}
+
+    def gated(p, x):
+        return x @ (jax.nn.sigmoid(p["s"]) * p["w"])
+
+    def latents(p, x):
+        return jnp.exp(p["latent"]) @ p["w"]
+
+    for apply, other, trouble in (
+        (gated, "s", "goes into logistic"),
+        (latents, "latent", "goes into exp"),
+    ):
+        found = {use.view.path: use for use in trace.find_uses(apply, params, X)}
+        assert (found["w"].roles, found["w"].trouble) == (DENSE, "")
+        assert (found[other].roles, found[other].trouble) == ((), trouble)
+
+
 def test_a_product_without_inputs_is_weak():
     found = uses(lambda x, w: x @ (w / jnp.linalg.norm(jnp.ones((1, 8)) @ w)))
     assert [(use.roles, use.weak) for use in found] == [(DENSE, True), (DENSE, False)]
@@ -289,3 +345,13 @@ def test_shard_map_over_whole_arrays():
     spec = jax.sharding.PartitionSpec()
     mapped = jax.shard_map(jnp.matmul, mesh=mesh, in_specs=spec, out_specs=spec)
     assert only(mapped) == (DENSE, 48)
+
+
+def test_shard_map_over_parts_is_lost():
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    spec = jax.sharding.PartitionSpec
+    mapped = jax.shard_map(
+        jnp.matmul, mesh=mesh, in_specs=(spec(), spec(None, "d")), out_specs=spec(None, "d")
+    )
+    (use,) = uses(mapped)
+    assert (use.roles, use.trouble) == ((), "goes into shard_map")

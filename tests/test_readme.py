@@ -1,0 +1,120 @@
+"""The README's code runs as it stands: the ten lines, and a network and data of one's own."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import equinox as eqx
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import domino_jax as dj
+from domino_jax.models import from_nnx
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def block(language, containing):
+    blocks = re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    return next(text for text in blocks if containing in text)
+
+
+def batches():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(256, 16)).astype(np.float32)
+    y = (x @ rng.normal(size=(16, 3))).argmax(1).astype(np.int32)
+    while True:
+        pick = rng.integers(0, 256, 64)
+        yield jnp.asarray(x[pick]), jnp.asarray(y[pick])
+
+
+def hand_written():
+    rng = np.random.default_rng(0)
+
+    def apply(params, x):
+        return jax.nn.relu(x @ params["hidden"]["kernel"]) @ params["out"]["kernel"]
+
+    def kernel(*shape):
+        return {"kernel": jnp.asarray(0.3 * rng.normal(size=shape), jnp.float32)}
+
+    return apply, {"hidden": kernel(16, 32), "out": kernel(32, 3)}
+
+
+def linen():
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(3, name="out")(nn.relu(nn.Dense(32, name="hidden")(x)))
+
+    net = Net()
+    params = net.init(jax.random.key(0), jnp.zeros((1, 16)))["params"]
+    return lambda params, x: net.apply({"params": params}, x), params
+
+
+def nnx_module():
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.hidden = nnx.Linear(16, 32, rngs=rngs)
+            self.out = nnx.Linear(32, 3, rngs=rngs)
+
+        def __call__(self, x):
+            return self.out(nnx.relu(self.hidden(x)))
+
+    model = from_nnx(Net(nnx.Rngs(0)))
+
+    def apply(params, x):
+        return model.apply(params, model.stats, x, train=True, key=jax.random.key(0))[0]
+
+    return apply, model.params
+
+
+def equinox_module():
+    net = eqx.nn.MLP(16, 3, 32, 1, key=jax.random.key(0))
+    params, static = eqx.partition(net, eqx.is_array)
+    return lambda params, x: jax.vmap(eqx.combine(params, static))(x), params
+
+
+@pytest.mark.parametrize("network", [hand_written, linen, nnx_module, equinox_module])
+def test_ten_lines(network):
+    names = {}
+    exec(block("python", "def find("), names)
+    apply, params = network()
+
+    def loss(params, batch):
+        outputs = apply(params, batch[0])
+        return optax.softmax_cross_entropy_with_integer_labels(outputs, batch[1]).mean()
+
+    scheme = names["find"](apply, loss, params, batches(), 0.5)
+    assert len(scheme) == 2
+    assert all(isinstance(nm, dj.NM) and nm.m == 4 for nm in scheme.values())
+    layers = dj.find_layers(apply, params, jnp.zeros((1, 16)), 4)
+    assert dj.total(layers, dj.weights, scheme) * 2 <= dj.total(layers, dj.weights)
+    sparse = dj.hard_mask(params, layers, dj.levels(scheme, layers))
+    kept = sum(int((leaf != 0).sum()) for leaf in jax.tree.leaves(sparse) if leaf.ndim > 1)
+    assert kept == dj.total(layers, dj.weights, scheme)
+
+
+def test_network_and_data_of_ones_own(tmp_path):
+    (tmp_path / "mine.py").write_text(block("python", "# mine.py"))
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "XLA_FLAGS": ""}
+    workdir = tmp_path / "run"
+    for line in block("bash", "mine:mlp").splitlines():
+        _, _, script, *arguments = line.split()
+        arguments[-1] = f"--workdir={workdir}"
+        command = [sys.executable, str(ROOT / script), *arguments]
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    results = json.loads((workdir / "results.json").read_text())
+    assert results["search"]["totals"]["cost"]["share"] <= 0.5
+    assert results["train"]["tuned"]["accuracy"] > 0.8
