@@ -318,7 +318,7 @@ def _inputs(layer: LayerSpec) -> int:
 
 
 def _no_multiple(inputs: int, m: int) -> str:
-    return f"{inputs} input weights is not a multiple of {m}"
+    return f"input size {inputs} is no multiple of {m}"
 
 
 def _nothing(layers: Sequence[LayerSpec], m: int) -> str:

@@ -213,13 +213,15 @@ def _scheme(movable: list[LayerSpec], n: Mapping[str, int]) -> dict[str, NM]:
 
 
 def _lowest_flattened(layers: tuple[LayerSpec, ...], cost: Cost) -> Number | None:
-    m = max(spec.m for spec in grouped(layers))
-    flat = flattened(layers, m)
+    """Adds up the lowest cost with the 'flatten' rule; None if it changes nothing."""
+    flat = layers
+    for candidates in dict.fromkeys(spec.candidates for spec in grouped(layers)):
+        flat = flattened(flat, candidates[-1], candidates)
     if flat == layers:
         return None
     try:
         return lowest(flat, cost)
-    except (KeyError, ValueError):  # a cost table knows nothing of layers it keeps dense
+    except KeyError:  # a cost table knows nothing of a layer that it was made without
         return None
 
 

@@ -20,7 +20,7 @@ STACKED = Axes((1,), (), (0,), (2,))  # I, slices, O
 
 FC = LayerSpec("fc", (8, 3), DENSE, 24, (1, 2, 4))
 CONV3 = LayerSpec("conv", (3, 3, 8, 2), CONV, 1440, (1, 2, 4))
-STEM = LayerSpec("stem", (3, 3, 3, 2), CONV, 540, (), "3 input weights is not a multiple of 4")
+STEM = LayerSpec("stem", (3, 3, 3, 2), CONV, 540, (), "input size 3 is no multiple of 4")
 TABLE = LayerSpec("embedding", (100, 8), None, 0, (), "only looked up")
 NET = (STEM, CONV3, FC, TABLE)
 DENSE_WEIGHTS = 54 + 144 + 24
@@ -126,7 +126,7 @@ def test_levels_take_a_dense_entry_of_a_layer_that_stays_dense():
     for entry in (NM(4, 4), NM(16, 16)):  # the published schemes name the stem so
         found = budget.levels(scheme | {"stem": entry}, NET)
         assert found == budget.levels(scheme, NET)
-    with pytest.raises(ValueError, match=r"stem: scheme has 2:4, but .* dense: 3 input weights"):
+    with pytest.raises(ValueError, match=r"stem: scheme has 2:4, but .* dense: input size 3"):
         budget.levels(scheme | {"stem": NM(2, 4)}, NET)
 
 

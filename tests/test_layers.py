@@ -62,7 +62,7 @@ IMAGES = floats(32, 224, 224, 3)
 def test_a_network_by_hand():
     assert find_layers(image_net, IMAGE_NET, IMAGES, 8) == (
         LayerSpec(
-            "stem", (7, 7, 3, 64), HWIO, 118_013_952, (), "3 input weights is not a multiple of 8"
+            "stem", (7, 7, 3, 64), HWIO, 118_013_952, (), "input size 3 is no multiple of 8"
         ),
         LayerSpec("deep", (3, 3, 1, 64), HWIO, 112 * 112 * 9 * 64, (), "depthwise"),
         LayerSpec("block/0/a", (3, 3, 64, 32), HWIO, 56 * 56 * 9 * 64 * 32, (1, 2, 4, 8)),
@@ -76,7 +76,7 @@ def test_properties_of_a_layer():
     assert (layer.path, layer.index, layer.size, layer.m) == ("block/0/a", None, 9 * 64 * 32, 8)
     slice_ = LayerSpec("a#b/c#3", (2, 5), STACKED, 10, (1, 2))
     assert (slice_.path, slice_.index, slice_.size, slice_.m) == ("a#b/c", 3, 10, 2)
-    with pytest.raises(ValueError, match=r"stem: has no groups \(3 input weights"):
+    with pytest.raises(ValueError, match=r"stem: has no groups \(input size 3"):
         _ = find_layers(image_net, IMAGE_NET, IMAGES, 8)[0].m
 
 
@@ -351,9 +351,9 @@ def test_a_rule_leaves_what_is_left_out():
         ([("fc", (4, 2))], r"has the value \(4, 2\)"),
         ([("fc", (0, 2))], r"has the value \(0, 2\)"),
         ([("fc", (1, 2.0))], r"has the value \(1, 2.0\)"),
-        ([("stem", (1, 4))], "'stem': stem: 3 input weights is not a multiple of 4"),
-        ([("fc", 16)], "'fc': fc/kernel: 8 input weights is not a multiple of 16"),
-        ([("deep", 2)], "'deep': deep: 1 input weights is not a multiple of 2"),
+        ([("stem", (1, 4))], "'stem': stem: input size 3 is no multiple of 4"),
+        ([("fc", 16)], "'fc': fc/kernel: input size 8 is no multiple of 16"),
+        ([("deep", 2)], "'deep': deep: input size 1 is no multiple of 2"),
     ],
 )
 def test_wrong_rules(rules, message):
@@ -374,7 +374,7 @@ def test_wrong_candidates(candidates):
 
 
 def test_no_layer_to_group():
-    with pytest.raises(ValueError, match=r"grouped by m=7: stem \(3 input weights is not a mul"):
+    with pytest.raises(ValueError, match=r"grouped by m=7: stem \(input size 3 is no mul"):
         found(m=7)
     with pytest.raises(ValueError, match="it has no parameter of rank 2 or more"):
         find_layers(lambda b, x: x + b[None], floats(3), floats(1, 3), 4)

@@ -40,7 +40,7 @@ def scheme(layers):
 
 def test_the_stem_alone_stays_dense(layers):
     assert {spec.name: spec.reason for spec in layers if spec.reason} == {
-        STEM: "3 input weights is not a multiple of 16"
+        STEM: "input size 3 is no multiple of 16"
     }
     assert len(layers) == 54
 

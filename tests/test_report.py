@@ -15,7 +15,7 @@ DENSE = Axes((), (), (0,), (1,))
 CONV = Axes((), (0, 1), (2,), (3,))
 RULE = "dense by rule 'head[a-z]?'"
 LAYERS = (
-    LayerSpec("stem/kernel", (3, 3, 3, 8), CONV, 21600, (), "3 input weights is not a multiple"),
+    LayerSpec("stem/kernel", (3, 3, 3, 8), CONV, 21600, (), "input size 3 is no multiple"),
     LayerSpec("conv/kernel", (3, 3, 8, 500), CONV, 3_600_000, (1, 2, 4)),
     LayerSpec("fc/kernel", (500, 10), DENSE, 5000, (1, 2, 4)),
     LayerSpec("head/kernel", (10, 10), DENSE, 100, (), RULE),
@@ -58,7 +58,7 @@ def test_rows():
     assert (rows["fc/kernel"]["nm"], rows["fc/kernel"]["density"]) == ("4:4", 1.0)
     stem = rows["stem/kernel"]
     assert (stem["nm"], stem["density"], stem["weights"]) == ("", 1.0, [216, 216])
-    assert stem["reason"].startswith("3 input weights")
+    assert stem["reason"].startswith("input size 3")
     assert (rows["table"]["macs"], rows["table"]["counted"]) == ([0, 0], False)
 
 

@@ -12,7 +12,7 @@ from domino_jax.stuck import layer_norms, why_stuck
 DENSE = Axes((), (), (0,), (1,))
 LAYERS = (
     LayerSpec("a", (8, 4), DENSE, 32, (2, 4)),
-    LayerSpec("stem", (3, 8), DENSE, 24, (), "3 input weights is not a multiple of 4"),
+    LayerSpec("stem", (3, 8), DENSE, 24, (), "input size 3 is no multiple of 4"),
     LayerSpec("b", (4, 2), DENSE, 8, (1, 4)),
     LayerSpec("table", (9, 4), None, 0, (), "not used"),
 )
