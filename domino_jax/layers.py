@@ -113,9 +113,8 @@ def find_layers(
     """
     chosen = _checked_candidates(m, candidates)
     matrices = {p: leaf for p, leaf in arrays_by_path(params).items() if len(leaf.shape) > 1}
+    require_rules(rules)
     named.require_used(rules, matrices)
-    for pattern, value in rules:
-        _check_value(pattern, value)
     uses: dict[str, list[tuple[int, Use]]] = {path: [] for path in matrices}
     for number, use in enumerate(find_uses(apply, params, inputs)):
         uses[use.view.path].append((number, use))
@@ -130,6 +129,17 @@ def find_layers(
     if not any(layer.candidates for layer in layers):
         raise ValueError(_nothing(layers, m))
     return layers
+
+
+def require_rules(rules: named.Rules) -> None:
+    """Refuses rules that `find_layers` would refuse for any network.
+
+    Raises:
+        ValueError: the regex of the first rule that is none, or whose value is not allowed.
+    """
+    for pattern, value in rules:
+        named.require_regex(pattern)
+        _check_value(pattern, value)
 
 
 def flattened(

@@ -58,6 +58,18 @@ def first_match(rules: Rules, path: str, default: Any = None) -> Any:
     return next((value for pattern, value in rules if re.search(pattern, path)), default)
 
 
+def require_regex(pattern: str) -> None:
+    """Refuses a pattern that is no regular expression.
+
+    Raises:
+        ValueError: the pattern, and what is wrong with it.
+    """
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"rule {pattern!r} is not a regular expression: {error}") from None
+
+
 def require_used(rules: Rules, paths: Iterable[str]) -> None:
     """Refuses rules that match none of the paths, and patterns that are no regex.
 
@@ -66,10 +78,7 @@ def require_used(rules: Rules, paths: Iterable[str]) -> None:
     """
     paths = list(paths)
     for pattern, _ in rules:
-        try:
-            compiled = re.compile(pattern)
-        except re.error as error:
-            raise ValueError(f"rule {pattern!r} is not a regular expression: {error}") from None
-        if not any(compiled.search(path) for path in paths):
+        require_regex(pattern)
+        if not any(re.search(pattern, path) for path in paths):
             shown = ", ".join(paths[:5]) + (", …" if len(paths) > 5 else "")
             raise ValueError(f"rule {pattern!r} matches no layer; the layers are {shown}")

@@ -8,12 +8,15 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from domino_jax.layers import require_rules
 from domino_jax.named import require_known
 from domino_jax.optim import METHODS, OPTIMIZERS, SCHEDULES
 
 SEARCH_METHODS = ("domino", "uniform")
 PACES = ("domino", "constant")
 STARTS = ("dense", "random")
+FACTORY_OPTIONS = ("model.", "data.")  # further keys of these go to the factories
+LARGEST_SEED = 2**32 - 1  # of which JAX uses the lower 32 bits
 
 
 def defaults() -> ConfigDict:
@@ -93,19 +96,39 @@ def check(config: ConfigDict) -> None:
     """
     known = dict(_flat(defaults()))
     given = dict(_flat(config))
-    free = ("model.", "data.")
-    require_known([key for key in given if not key.startswith(free)], list(known), what="setting")
-    for key, default in known.items():
+    for group in groups():
+        if group in given:
+            raise ValueError(f"{wanted(group)}, got {given[group]!r}")
+    own = [key for key in given if not key.startswith(FACTORY_OPTIONS)]
+    require_known(own, list(known), what="setting")
+    for key in known:
         if key not in given:
-            raise ValueError(f"setting {key} is missing; the default is {default!r}")
-        allowed, text = _RULES[key]
-        try:
-            fine = allowed(given[key])
-        except TypeError:
-            fine = False
-        if not fine:
-            raise ValueError(f"{key}: {text} is wanted, got {given[key]!r}")
+            raise ValueError(f"setting {key} is missing; start from domino_jax.settings.defaults()")
+        if not _allows(key, given[key]):
+            raise ValueError(f"{wanted(key)}, got {given[key]!r}")
     _require_final_candidate(given)
+    _require_pace(given)
+    for phase in ("dense", "train"):
+        _require_short_warmup(given, phase)
+    require_rules(given["search.rules"])
+
+
+def keys() -> tuple[str, ...]:
+    """Lists all settings, such as 'search.budget'."""
+    return tuple(_RULES)
+
+
+def groups() -> tuple[str, ...]:
+    """Lists the groups of settings, such as 'search'."""
+    return tuple(dict.fromkeys(key.partition(".")[0] for key in _RULES if "." in key))
+
+
+def wanted(key: str) -> str:
+    """Says what a setting, or a group of them, must be."""
+    if key in groups():
+        members = [known.partition(".")[2] for known in _RULES if known.startswith(f"{key}.")]
+        return f"{key}: a group of settings ({', '.join(members)}) is wanted"
+    return f"{key}: {_RULES[key][1]} is wanted"
 
 
 def _flat(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -117,10 +140,31 @@ def _flat(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + key, value
 
 
+def _allows(key: str, value: Any) -> bool:
+    try:
+        return bool(_RULES[key][0](value))
+    except (TypeError, OverflowError):  # not comparable, or too large for a float
+        return False
+
+
 def _require_final_candidate(given: dict[str, Any]) -> None:
     m, candidates = given["search.m"], given["search.candidates"]
     if candidates is not None and candidates[-1] != m:
         raise ValueError(f"search.candidates: must end in search.m = {m}, got {candidates}")
+
+
+def _require_pace(given: dict[str, Any]) -> None:
+    weights = ("search.macs_weight", "search.erk_weight")
+    if given["search.pace"] == "domino" and all(given[key] == 0 for key in weights):
+        raise ValueError(f"{' and '.join(weights)}: one must be above 0, or no layer ever decays")
+
+
+def _require_short_warmup(given: dict[str, Any], phase: str) -> None:
+    warmup, epochs = given[f"{phase}.warmup_epochs"], given[f"{phase}.epochs"]
+    if warmup > epochs:
+        raise ValueError(
+            f"{phase}.warmup_epochs: at most {phase}.epochs = {epochs:g} is wanted, got {warmup:g}"
+        )
 
 
 def _whole(low: int) -> tuple[Callable[[Any], bool], str]:
@@ -183,7 +227,10 @@ _OPTIMIZING = {
     "batch": _whole(1),
 }
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "seed": _whole(0),
+    "seed": (
+        lambda v: _is_int(v) and 0 <= v <= LARGEST_SEED,
+        f"a whole number from 0 to {LARGEST_SEED}",
+    ),
     "init": _TEXT,
     "scheme": _TEXT,
     "log_every": _whole(1),

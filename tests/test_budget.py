@@ -12,6 +12,8 @@ from domino_jax import budget
 from domino_jax.layers import LayerSpec, find_layers
 from domino_jax.masks import Axes, top_n
 from domino_jax.scheme import NM
+from domino_jax.search import domino
+from domino_jax.sparsify import make_masks
 
 DENSE = Axes((), (), (0,), (1,))  # IO
 CONV = Axes((), (0, 1), (2,), (3,))  # HWIO
@@ -128,6 +130,24 @@ def test_levels_take_a_dense_entry_of_a_layer_that_stays_dense():
         assert found == budget.levels(scheme, NET)
     with pytest.raises(ValueError, match=r"stem: scheme has 2:4, but .* dense: input size 3"):
         budget.levels(scheme | {"stem": NM(2, 4)}, NET)
+
+
+@pytest.mark.xfail(reason="kernels: leaves out the slices that stay dense", strict=True)
+def test_levels_of_a_stack_with_a_slice_that_is_not_used():
+    def apply(params, x):
+        return x @ params["w"][0] @ params["w"][2]
+
+    params = {"w": jnp.arange(48.0).reshape(3, 4, 4)}
+    layers = find_layers(apply, params, jnp.zeros((1, 4)), 4)
+    assert [spec.reason for spec in layers] == ["", "not used", ""]
+    assert budget.levels({"w#0": NM(1, 4), "w#2": NM(2, 4)}, layers)["w"].tolist() == [1, 4, 2]
+    search = domino(layers, 0.9)
+    state = search.init(params)
+    assert state.n["w"].tolist() == [4, 4, 4]
+    assert state.pace["w"][1] == 0
+    mask = make_masks(params, layers, {"w": jnp.array([1, 4, 2])})["w"]
+    assert mask.sum((1, 2)).tolist() == [4, 16, 8]
+    assert search.update(state, params).n["w"].shape == (3,)
 
 
 @pytest.mark.parametrize(

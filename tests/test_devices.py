@@ -54,12 +54,14 @@ def test_batches_that_do_not_divide(batch):
         devices.require_divides(batch, "train.batch")
 
 
-# Batch normalization over the whole batch: wrong if each device took its own half.
+# Batch normalization over the whole batch: wrong if each device took its own half. Left to
+# itself the compiler would leave `last`, a row for each example, split over the devices.
 def apply(params, stats, inputs, *, train, key):
     hidden = inputs @ params["a"]
     mean, var = hidden.mean(0), hidden.var(0)
     hidden = (hidden - mean[None]) * jax.lax.rsqrt(var + 1e-5)[None]
-    stats = {"mean": 0.9 * stats["mean"] + 0.1 * mean, "var": 0.9 * stats["var"] + 0.1 * var}
+    mean, var = (0.9 * stats[k] + 0.1 * v for k, v in (("mean", mean), ("var", var)))
+    stats = {"mean": mean, "var": var, "last": hidden}
     dropped = jax.random.bernoulli(key, 0.5, hidden.shape)
     return jnp.where(dropped, 0.0, jax.nn.relu(hidden)) @ params["b"], stats
 
@@ -68,7 +70,8 @@ def training():
     """Returns a search step, its state, its masks and paces, and batches whose halves differ."""
     rng = np.random.default_rng(0)
     params = {"a": np.float32(rng.normal(size=(8, 4))), "b": np.float32(rng.normal(size=(4, 2)))}
-    stats = {"mean": np.zeros(4, np.float32), "var": np.ones(4, np.float32)}
+    shapes = {"mean": (4,), "var": (4,), "last": (8, 4)}
+    stats = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
     key = jax.random.key(0)
     layers = find_layers(
         lambda p, x: apply(p, stats, x, train=True, key=key)[0], params, np.zeros((2, 8), "f"), 4

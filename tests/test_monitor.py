@@ -49,7 +49,7 @@ def test_the_rate_counts_the_steps_of_this_run_only(capsys, monkeypatch):
     with monitor.progress("search", 90, 40) as show:
         now[0] += 4.0
         show(60, "")
-    assert "5.0 steps/s" in capsys.readouterr().err
+    assert " 5.0 steps/s" in capsys.readouterr().err
 
 
 def read_events(folder):
