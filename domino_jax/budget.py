@@ -47,7 +47,7 @@ class Kernel(NamedTuple):
     Attributes:
         axes: parts that its axes play.
         m: group size.
-        slices: the layers in it, by slice.
+        slices: the layers in it, by slice, those that stay dense included.
     """
 
     axes: Axes
@@ -56,16 +56,15 @@ class Kernel(NamedTuple):
 
 
 def kernels(layers: Iterable[LayerSpec]) -> dict[str, Kernel]:
-    """Gathers the grouped layers by the parameter they lie in, in the order of first use."""
+    """Gathers the parameters that hold grouped layers, in the order of first use."""
+    layers = tuple(layers)
     found: dict[str, Kernel] = {}
     for spec in grouped(layers):
-        if spec.axes is not None:  # always so: grouped
-            before = found[spec.path].slices if spec.path in found else ()
-            found[spec.path] = Kernel(spec.axes, spec.m, (*before, spec))
-    return {
-        path: kernel._replace(slices=tuple(sorted(kernel.slices, key=lambda s: s.index or 0)))
-        for path, kernel in found.items()
-    }
+        if spec.axes is not None and spec.path not in found:  # grouped: its axes are never None
+            slices = [other for other in counted(layers) if other.path == spec.path]
+            slices.sort(key=lambda s: s.index or 0)
+            found[spec.path] = Kernel(spec.axes, spec.m, tuple(slices))
+    return found
 
 
 def inputs_of(spec: LayerSpec) -> int:
@@ -184,15 +183,16 @@ def levels(scheme: Scheme, layers: Iterable[LayerSpec]) -> dict[str, np.ndarray]
     require_known(scheme, [spec.name for spec in counted(layers)], what="layer in the scheme")
     for spec in counted(layers):
         _require_entry(spec, scheme.get(spec.name))
+    n = {spec.name: scheme[spec.name].n for spec in grouped(layers)}
     return {
-        path: stacked(kernel, {s.name: scheme[s.name].n for s in kernel.slices}).astype(np.int32)
+        path: stacked(kernel, n, kernel.m).astype(np.int32)
         for path, kernel in kernels(layers).items()
     }
 
 
-def stacked(kernel: Kernel, values: Mapping[str, float]) -> np.ndarray:
-    """Gathers one value for each layer of a kernel: [S], [] if the kernel is no stack."""
-    found = np.array([values[spec.name] for spec in kernel.slices])
+def stacked(kernel: Kernel, values: Mapping[str, float], dense: float) -> np.ndarray:
+    """Gathers one value for each layer of a kernel, `dense` for those that stay so: [S] or []."""
+    found = np.array([values.get(spec.name, dense) for spec in kernel.slices])
     return found if kernel.axes.stack else found.reshape(())
 
 

@@ -41,19 +41,18 @@ def main(work: Callable[[Any, Path, Callable[[], bool]], None]) -> None:
 
 
 def _parse(argv: list[str]) -> list[str]:
+    from domino_jax import flag_errors  # noqa: PLC0415 (JAX is not needed for --help)
+
+    logging.set_verbosity(logging.ERROR)  # ml_collections warns of what is refused here
     try:
         rest = flags.FLAGS(argv)
         asks_help = any(flags.FLAGS[name].value for name in ("help", "helpfull", "helpshort"))
-        if CONFIG.value is None and not asks_help:
-            _fail("--config=FILE is missing; the files are in configs/")
         if not asks_help:
-            CONFIG.value.keys()  # raises what went wrong when the file was loaded
-    except flags.Error as error:
-        _fail(str(error))
-    except AttributeError as error:  # ml_collections: a key that the config does not have
-        _fail("unknown setting: " + str(error).strip("\"'").replace("\\n", " "))
-    except Exception as error:  # whatever a config file does
-        _fail(f"{type(error).__name__}: {error}")
+            if flags.FLAGS["config"].present == 0:
+                _fail(flag_errors.NO_CONFIG)
+            flag_errors.require_config(CONFIG.value)
+    except Exception as error:  # of many types, also whatever a config file does
+        _fail(flag_errors.explain(argv, error))
     return rest
 
 

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from domino_jax import settings
 from domino_jax.named import require_known
 
+NO_CONFIG = "--config=FILE is missing; the files are in configs/"
 _OVERRIDE = re.compile(r"--?config\.([\w.]+)[^=]*=?(.*)", re.DOTALL)
 # How ml_collections names a key that is not there.
 _UNKNOWN_KEY = re.compile(r"""(?:Key )?\W*(\w+)\W*(?: does not exist.*|Did you mean.*|)""", re.DOTALL)
@@ -45,8 +46,8 @@ def explain(argv: Sequence[str], error: Exception) -> str:
     if isinstance(error, flags.UnrecognizedFlagError):
         return _unknown_flag(error.flagname)
     config = _config(argv)
-    if config is None:
-        return str(error)
+    if not config:
+        return str(error) if config is None else NO_CONFIG
     file = Path(config.partition(":")[0])
     if not file.is_file():
         return _no_file(file)

@@ -15,6 +15,7 @@ import optax
 
 from domino_jax.layers import LayerSpec
 from domino_jax.losses import Batch, Loss, totals
+from domino_jax.named import leaves_by_path
 from domino_jax.search import Search, SearchState
 from domino_jax.sparsify import Masks, apply_masks, make_masks
 
@@ -51,7 +52,7 @@ class Stopped(Exception):  # noqa: N818 (no error: the run was asked to stop, an
 
 
 class Stuck(ValueError):  # noqa: N818 (reads as a sentence: raise Stuck(why))
-    """A search will not reach its budget; its state is saved."""
+    """A search will not reach its budget; its state before the last vote is saved."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,7 @@ def run_train(
     """Trains from state.step up to `steps`; `control` is the second argument of the step.
 
     Raises:
-        FloatingPointError: the loss became NaN or infinite.
+        FloatingPointError: the loss or a weight became NaN or infinite; it was not saved.
         Stopped: the hooks asked for it; the state was saved.
     """
 
@@ -193,7 +194,7 @@ def run_train(
         state, loss = step(state, control, next(batches), key)
         return state, loss, i + 1 == steps
 
-    return _run(advance, state, int(state.step), steps, hooks)
+    return _run(advance, state, lambda state: state.params, int(state.step), steps, hooks)
 
 
 def run_search(
@@ -227,7 +228,7 @@ def run_search(
 
     Raises:
         Stuck: the search stands still or ran out of steps; the state was saved.
-        FloatingPointError: the loss became NaN or infinite.
+        FloatingPointError: the loss or a weight became NaN or infinite; it was not saved.
         Stopped: the hooks asked for it; the state was saved.
     """
 
@@ -239,13 +240,14 @@ def run_search(
                 return SearchRun(run.train, voted), None, True
             why = stuck(SearchRun(run.train, voted))
             if why:
-                hooks.save(i, run)
                 raise Stuck(why)
         control = {"n": run.search.n, "pace": run.search.pace}
         train, loss = step(run.train, control, next(batches), key)
         return SearchRun(train, voted), loss, False
 
-    run = _run(advance, run, int(run.train.step), max_steps, hooks)
+    if run.search.done:
+        return run
+    run = _run(advance, run, lambda run: run.train.params, int(run.train.step), max_steps, hooks)
     if not run.search.done:
         raise Stuck(f"the budget was not reached in {max_steps} steps")
     return run
@@ -254,22 +256,31 @@ def run_search(
 def _run(
     advance: Callable[[int, State], tuple[State, jax.Array | None, bool]],
     state: State,
+    params_of: Callable[[State], Any],
     first: int,
     last: int,
     hooks: Hooks,
 ) -> State:
     losses: list[jax.Array] = []
+
+    def save(i: int) -> None:
+        _require_finite(losses, i)
+        _require_finite_params(params_of(state), i)
+        hooks.save(i, state)
+
     i = first
     finished = i >= last
     while not finished:
-        if i > first and i % hooks.checkpoint_every == 0:
-            _require_finite(losses, i)
-            hooks.save(i, state)
-        if hooks.should_stop():
-            _require_finite(losses, i)
-            hooks.save(i, state)
+        stop = hooks.should_stop()
+        if stop or (i > first and i % hooks.checkpoint_every == 0):
+            save(i)
+        if stop:
             raise Stopped(f"stopped at step {i}")
-        state, loss, finished = advance(i, state)
+        try:
+            state, loss, finished = advance(i, state)
+        except Stuck:
+            save(i)
+            raise
         if loss is not None:
             losses.append(loss)
             i += 1
@@ -277,7 +288,8 @@ def _run(
         if losses and (i % hooks.log_every == 0 or finished):
             hooks.log(i, _require_finite(losses, i), state)
             losses = []
-    hooks.save(i, state)
+        if finished:
+            save(i)
     return state
 
 
@@ -288,6 +300,18 @@ def _require_finite(losses: list[jax.Array], step: int) -> float:
         if not math.isfinite(value):
             raise FloatingPointError(f"the loss became {value} at step {step - len(values) + back}")
     return sum(values) / max(len(values), 1)
+
+
+@jax.jit
+def _finite_leaves(params: Any) -> dict[str, jax.Array]:
+    return {path: jnp.isfinite(leaf).all() for path, leaf in leaves_by_path(params).items()}
+
+
+def _require_finite_params(params: Any, step: int) -> None:
+    """Refuses weights that an update spoiled although its loss was finite."""
+    for path, finite in jax.device_get(_finite_leaves(params)).items():
+        if not finite:
+            raise FloatingPointError(f"{path} became NaN or infinite before step {step}")
 
 
 def eval_step(apply: Apply) -> Callable[[Any, Any, Batch], dict[str, jax.Array]]:

@@ -194,7 +194,7 @@ def _thresholds(layers: tuple[LayerSpec, ...], params: Any) -> dict[str, jax.Arr
 
 def _to_arrays(layers: tuple[LayerSpec, ...], values: Mapping[str, int]) -> dict[str, jax.Array]:
     return {
-        path: jnp.asarray(stacked(kernel, values), jnp.int32)
+        path: jnp.asarray(stacked(kernel, values, kernel.m), jnp.int32)
         for path, kernel in kernels(layers).items()
     }
 
@@ -203,7 +203,7 @@ def _to_paces(
     layers: tuple[LayerSpec, ...], values: Mapping[str, float], threshold: Mapping[str, jax.Array]
 ) -> dict[str, jax.Array]:
     return {
-        path: jnp.asarray(stacked(kernel, values), threshold[path].dtype)
+        path: jnp.asarray(stacked(kernel, values, 0.0), threshold[path].dtype)
         for path, kernel in kernels(layers).items()
     }
 
