@@ -11,11 +11,13 @@ from domino_jax import cli
 flags.adopt_module_key_flags(cli)
 
 
-def work(config: Any, workdir: Path, should_stop: Callable[[], bool]) -> None:
+def work(config: Any, workdir: Path, should_stop: Callable[[], bool], anew: bool) -> None:
     """Searches with the settings of a config."""
     from domino_jax import experiment, find  # noqa: PLC0415 (JAX is not needed for --help)
 
-    find.find_scheme(experiment.build(config, workdir, should_stop))
+    if config.evaluate:
+        raise ValueError("evaluate: search.py has nothing to evaluate; train.py takes this setting")
+    find.find_scheme(experiment.build(config, workdir, should_stop), anew=anew)
 
 
 if __name__ == "__main__":

@@ -11,12 +11,17 @@ from domino_jax import cli
 flags.adopt_module_key_flags(cli)
 
 
-def work(config: Any, workdir: Path, should_stop: Callable[[], bool]) -> None:
+def work(config: Any, workdir: Path, should_stop: Callable[[], bool], anew: bool) -> None:
     """Fine-tunes, or only evaluates, with the settings of a config."""
     from domino_jax import experiment, tune  # noqa: PLC0415 (JAX is not needed for --help)
 
-    run = tune.evaluate_only if config.evaluate else tune.train_scheme
-    run(experiment.build(config, workdir, should_stop))
+    if config.evaluate and anew:
+        raise ValueError("--anew and --config.evaluate exclude each other")
+    exp = experiment.build(config, workdir, should_stop)
+    if config.evaluate:
+        tune.evaluate_only(exp)
+    else:
+        tune.train_scheme(exp, anew=anew)
 
 
 if __name__ == "__main__":

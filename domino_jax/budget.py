@@ -20,7 +20,7 @@ import numpy as np
 from domino_jax.layers import LayerSpec
 from domino_jax.masks import Axes
 from domino_jax.named import require_known
-from domino_jax.scheme import NM, Scheme, Signature
+from domino_jax.scheme import NM, Scheme, Signature, require_fits
 
 Number = int | Fraction
 Cost = Callable[[LayerSpec, int | None], Number]
@@ -115,6 +115,8 @@ def table_cost(table: Mapping[str, Any], layers: Iterable[LayerSpec]) -> Cost:
             costs[name] = {None: Fraction(0)}
         else:
             costs[name] = _entry(spec, table[name])
+    if not any(cost[None] for cost in costs.values()):
+        raise ValueError("cost table: the dense network costs 0, so no share of it can be kept")
     return lambda spec, n: costs[spec.name][None if spec.reason or n == spec.m else n]
 
 
@@ -180,9 +182,11 @@ def levels(scheme: Scheme, layers: Iterable[LayerSpec]) -> dict[str, np.ndarray]
             N < M, or the scheme names another layer.
     """
     layers = tuple(layers)
-    require_known(scheme, [spec.name for spec in counted(layers)], what="layer in the scheme")
+    must, may = ([spec.name for spec in part(layers)] for part in (grouped, counted))
+    require_fits(scheme, must, may)
     for spec in counted(layers):
-        _require_entry(spec, scheme.get(spec.name))
+        if spec.name in scheme:
+            _require_entry(spec, scheme[spec.name])
     n = {spec.name: scheme[spec.name].n for spec in grouped(layers)}
     return {
         path: stacked(kernel, n, kernel.m).astype(np.int32)
@@ -223,14 +227,14 @@ def _sizes(spec: LayerSpec, axes: Axes, part: tuple[int, ...]) -> tuple[int, ...
     return tuple(spec.shape[kept_axes.index(axis)] for axis in part)
 
 
-def _require_entry(spec: LayerSpec, nm: NM | None) -> None:
+def _require_entry(spec: LayerSpec, nm: NM) -> None:
     if spec.reason:
-        if nm is not None and nm.n < nm.m:
+        if nm.n < nm.m:
             raise ValueError(f"{spec.name}: scheme has {nm}, but it stays dense: {spec.reason}")
-    elif nm is None:
-        raise ValueError(f"scheme: no entry for {spec.name}")
     elif nm.m != spec.m:
-        raise ValueError(f"{spec.name}: scheme has M = {nm.m}, not {spec.m}")
+        raise ValueError(
+            f"{spec.name}: scheme has M = {nm.m}, not {spec.m} as the layer here (by m or a rule)"
+        )
 
 
 def _entry(spec: LayerSpec, given: Any) -> dict[int | None, Fraction]:

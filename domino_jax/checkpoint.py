@@ -54,6 +54,22 @@ def latest(folder: str | os.PathLike[str]) -> int | None:
     return max(steps(folder), default=None)
 
 
+def tidy(folder: str | os.PathLike[str]) -> None:
+    """Removes what a killed process left half-written or half-removed; no step is lost."""
+    folder = Path(folder)
+    found = list(folder.iterdir()) if folder.is_dir() else []
+    _remove(*(path for path in found if _LEFTOVER.fullmatch(path.name)))
+
+
+def forget(folder: str | os.PathLike[str]) -> None:
+    """Removes all steps that `save` wrote into a folder; other files and folders stay."""
+    folder = Path(folder)
+    tidy(folder)
+    for step in steps(folder):
+        if (folder / str(step) / _MANIFEST).is_file():
+            _remove_step(folder, step)
+
+
 def save(folder: str | os.PathLike[str], step: int, tree: Any, *, keep: int = 3) -> None:
     """Saves a pytree as one step and removes all but the last `keep` steps.
 
@@ -85,14 +101,13 @@ def save(folder: str | os.PathLike[str], step: int, tree: Any, *, keep: int = 3)
     whole = folder / f"{step}.new"
     if jax.process_index() == 0:
         folder.mkdir(parents=True, exist_ok=True)
-        _remove(*(path for path in folder.iterdir() if _LEFTOVER.fullmatch(path.name)))
+        tidy(folder)
     _write(whole, _to_host(full))
     if jax.process_index() == 0:
         _write_manifest(whole, specs)
         _commit(whole, folder / str(step))
         for old in steps(folder)[:-keep]:
-            # Renamed first: half of a removed step must not count as a step.
-            _remove((folder / str(old)).rename(folder / f"{old}.old"))
+            _remove_step(folder, old)
     multihost_utils.sync_global_devices(f"domino_jax checkpoint {step}")
 
 
@@ -130,12 +145,29 @@ def restore_parts(path: str | os.PathLike[str], template: Mapping[str, Any]) -> 
     Raises:
         ValueError: as `restore`.
     """
+    chosen, manifest = _parts(path, template)
+    return dict(_restore(chosen, dict(template), manifest))
+
+
+def require_fits(path: str | os.PathLike[str], template: Mapping[str, Any]) -> None:
+    """Refuses what `restore_parts` would refuse, without reading the arrays.
+
+    Raises:
+        ValueError: as `restore`, but for damaged arrays.
+    """
+    chosen, manifest = _parts(path, template)
+    specs = {leaf: _spec(leaf, like) for leaf, like in _leaves(dict(template)).items()}
+    _require_same(chosen, manifest.leaves, specs)
+
+
+def _parts(path: str | os.PathLike[str], template: Mapping[str, Any]) -> tuple[Path, _Manifest]:
+    """Chooses the last step; of its leaves those within the parts of the template."""
     path = Path(path).absolute()
     last = latest(path)
     chosen = path if last is None else path / str(last)
     manifest = _read_manifest(chosen)
     parts = {leaf: spec for leaf, spec in manifest.leaves.items() if leaf.split("/")[0] in template}
-    return dict(_restore(chosen, dict(template), manifest._replace(leaves=parts)))
+    return chosen, manifest._replace(leaves=parts)
 
 
 def _leaves(tree: Any) -> dict[str, Any]:
@@ -204,6 +236,11 @@ def _commit(whole: Path, place: Path) -> None:
         place.rename(old)
     whole.rename(place)
     _remove(old)
+
+
+def _remove_step(folder: Path, step: int) -> None:
+    # Renamed first: half of a removed step must not count as a step.
+    _remove((folder / str(step)).rename(folder / f"{step}.old"))
 
 
 def _remove(*folders: Path) -> None:

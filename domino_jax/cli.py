@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,49 +23,92 @@ CONFIG = config_flags.DEFINE_config_file(
 WORKDIR = flags.DEFINE_string(
     "workdir", "", "Where everything is written; default runs/<config name>."
 )
+ANEW = flags.DEFINE_bool(
+    "anew",
+    False,
+    "Forgets first what an earlier run left in the work directory: search.py everything, "
+    "train.py only its own part.",
+)
+
+Work = Callable[[Any, Path, Callable[[], bool], bool], None]
 
 
-def main(work: Callable[[Any, Path, Callable[[], bool]], None]) -> None:
-    """Runs a script: parses --config and --workdir, calls work(config, workdir, should_stop).
+def main(work: Work) -> None:
+    """Runs a script: parses the flags, calls work(config, workdir, should_stop, anew).
 
     Exits with 0 (done), 1 (wrong input or unreachable goal, one line on stderr) or 75 (stopped
-    by SIGTERM after saving).
+    by SIGTERM or Ctrl-C after saving; a second Ctrl-C ends at once).
     """
+    stop = _catch_signals()
 
     def run(argv: list[str]) -> None:
-        if argv[1:]:
-            _fail(f"unexpected argument {argv[1]!r}; settings are --config.key=value")
         name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
-        sys.exit(_guarded(work, CONFIG.value, Path(WORKDIR.value or f"runs/{name}")))
+        workdir = Path(WORKDIR.value or f"runs/{name}")
+        sys.exit(_guarded(lambda: _work(work, CONFIG.value, workdir, lambda: bool(stop))))
 
     app.run(run, flags_parser=_parse)
 
 
 def _parse(argv: list[str]) -> list[str]:
-    from domino_jax import flag_errors  # noqa: PLC0415 (JAX is not needed for --help)
-
     logging.set_verbosity(logging.ERROR)  # ml_collections warns of what is refused here
     try:
         rest = flags.FLAGS(argv)
-        asks_help = any(flags.FLAGS[name].value for name in ("help", "helpfull", "helpshort"))
-        if not asks_help:
-            if flags.FLAGS["config"].present == 0:
-                _fail(flag_errors.NO_CONFIG)
-            flag_errors.require_config(CONFIG.value)
+        if not any(flags.FLAGS[name].value for name in ("help", "helpfull", "helpshort")):
+            _require_config(rest)
     except Exception as error:  # of many types, also whatever a config file does
-        _fail(flag_errors.explain(argv, error))
+        from domino_jax.flag_errors import explain  # noqa: PLC0415 (JAX is not needed for --help)
+
+        _fail(explain(argv, error))
     return rest
 
 
-def _guarded(work: Callable[..., None], config: Any, workdir: Path) -> int:
+def _require_config(rest: list[str]) -> None:
+    from domino_jax import flag_errors  # noqa: PLC0415
+
+    if rest[1:]:
+        _fail(f"unexpected argument {rest[1]!r}; {flag_errors.USAGE}")
+    if not flags.FLAGS["config"].present:
+        _fail(flag_errors.NO_CONFIG)
+    flag_errors.require_config(CONFIG.value)
+
+
+def _catch_signals() -> list[int]:
+    """Returns a list to which SIGTERM and SIGINT are added as they come."""
+    caught: list[int] = []
+
+    def catch(number: int, frame: Any) -> None:
+        del frame
+        caught.append(number)
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            # Not print: it may be what was interrupted.
+            os.write(2, b"\nstopping as soon as all is saved; Ctrl-C again ends at once\n")
+
+    signal.signal(signal.SIGTERM, catch)
+    signal.signal(signal.SIGINT, catch)
+    return caught
+
+
+def _work(work: Work, config: Any, folder: Path, should_stop: Callable[[], bool]) -> None:
+    import jax  # noqa: PLC0415 (JAX is not needed for --help)
+
+    from domino_jax import settings, workdir  # noqa: PLC0415
+
+    settings.check(config)
+    workdir.prepare(folder)
+    # Asked in this order, the devices stay untouched until the directory is ours.
+    shared = jax.distributed.is_initialized() and jax.process_index() > 0
+    with nullcontext() if shared else workdir.locked(folder):
+        work(config, folder, should_stop, ANEW.value)
+
+
+def _guarded(work: Callable[[], None]) -> int:
     from domino_jax.loop import Stopped  # noqa: PLC0415 (JAX is not needed for --help)
 
     logging.set_verbosity(logging.WARNING)  # Orbax reports every save at INFO
     _keep_compiled()
-    stop: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, frame: stop.append(number))
     try:
-        work(config, workdir, lambda: bool(stop))
+        work()
     except Stopped as stopped:
         print(f"{stopped}; the same command goes on from there", file=sys.stderr)
         return STOPPED

@@ -1,6 +1,6 @@
 """From a config to the parts of a run: data, model, layers, cost, and the dense network."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,16 +9,27 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from domino_jax import __version__, budget, checkpoint, devices, loop, losses, optim
+from domino_jax import (
+    __version__,
+    budget,
+    checkpoint,
+    checks,
+    devices,
+    loop,
+    losses,
+    optim,
+    torch_import,
+    torch_layout,
+)
 from domino_jax import data as _data
 from domino_jax import models as _models
 from domino_jax.layers import LayerSpec, find_layers
 from domino_jax.phases import Phase, planned_steps, rate_of, resume, running
+from domino_jax.record import PHASES
 from domino_jax.settings import check
 from domino_jax.workdir import prepare
 
 OBJECTIVES: Mapping[str, budget.Cost] = {"params": budget.weights, "macs": budget.macs}
-PHASES = ("dense", "search", "train")
 
 
 @dataclass(frozen=True)
@@ -57,15 +68,21 @@ def build(config: ConfigDict, workdir: Path, should_stop: Callable[[], bool]) ->
     """
     check(config)
     prepare(workdir)
-    for part in PHASES:
-        devices.require_divides(config[part].batch, f"{part}.batch")
+    checks.require_usable(workdir)
+    _models.factory(config.model.name)  # before the data, which may take long to open
     options = {key: value for key, value in config.data.items() if key not in ("name", "dir")}
     data = _data.create(config.data.name, data_dir=config.data.dir, **options)
+    checks.require_batches(config, data)
     options = {key: value for key, value in config.model.items() if key != "name"}
     model = _models.create(
         config.model.name, example=data.example, classes=data.classes, seed=config.seed, **options
     )
+    checks.require_outputs(config.model.name, model, data)
     layers = layers_of(model, data.example, config.search)
+    if torch_import.is_torch_file(config.init):
+        _torch_weights(config, model, layers, data.example)  # refuses it before anything is done
+    else:
+        checks.require_init(config.init, _weights_of(model))
     objective = config.search.objective
     cost = OBJECTIVES.get(objective) or budget.read_table(objective, layers)
     return Experiment(config, workdir, data, model, layers, cost, should_stop)
@@ -73,31 +90,56 @@ def build(config: ConfigDict, workdir: Path, should_stop: Callable[[], bool]) ->
 
 def layers_of(model: _models.Model, example: Any, search: ConfigDict) -> tuple[LayerSpec, ...]:
     """Finds the layers of a model under the settings of a search."""
+    return find_layers(
+        _forward_of(model), model.params, example, search.m, search.rules, search.candidates
+    )
 
+
+def _forward_of(model: _models.Model) -> Callable[[Any, Any], Any]:
     def forward(params: Any, inputs: Any) -> Any:
         key = jax.random.key(0)  # drawn from by nothing in evaluation mode
         return model.apply(params, model.stats, inputs, train=False, key=key)[0]
 
-    return find_layers(forward, model.params, example, search.m, search.rules, search.candidates)
+    return forward
+
+
+def _torch_weights(
+    config: ConfigDict, model: _models.Model, layers: tuple[LayerSpec, ...], example: Any
+) -> tuple[Any, Any]:
+    """Reads the state dict that `init` names; without `init_head` the last layer stays fresh."""
+    axes = torch_layout.kernel_axes(_forward_of(model), model.params, example)
+    fresh = None if config.init_head else torch_import.head_of(layers)
+    return torch_import.restore(config.init, model.params, model.stats, axes, fresh=fresh)
 
 
 def dense_weights(exp: Experiment) -> tuple[Any, Any]:
-    """Returns the dense network's params and stats: of `init`, of the work directory, or trained.
+    """Returns the dense network's params and stats: of `init`, or of the work directory.
 
     Raises:
-        ValueError: the checkpoint does not fit the network.
+        ValueError: the checkpoint does not fit the network, or the training is not finished.
     """
-    template = jax.tree.map(np.asarray, {"params": exp.model.params, "stats": exp.model.stats})
-    if not exp.config.init:
-        _train_dense(exp)
-    found = checkpoint.restore_parts(exp.config.init or exp.workdir / "dense", template)
+    steps, made = planned_steps(exp.phase("dense")), checkpoint.latest(exp.workdir / "dense") or 0
+    if not exp.config.init and made < steps:
+        raise ValueError(
+            f"{exp.workdir / 'dense'}: the dense network is not trained yet, step {made} of "
+            f"{steps}: run search.py or train.py first"
+        )
+    if torch_import.is_torch_file(exp.config.init):
+        return _torch_weights(exp.config, exp.model, exp.layers, exp.data.example)
+    folder = exp.config.init or exp.workdir / "dense"
+    found = checkpoint.restore_parts(folder, _weights_of(exp.model))
     return found["params"], found["stats"]
 
 
-def _train_dense(exp: Experiment) -> None:
+def _weights_of(model: _models.Model) -> dict[str, Any]:
+    return jax.tree.map(np.asarray, {"params": model.params, "stats": model.stats})
+
+
+def train_dense(exp: Experiment) -> None:
+    """Trains the dense network in the work directory, unless `init` names one or it is done."""
     phase = exp.phase("dense")
     steps, settings, rate = planned_steps(phase), phase.settings, rate_of(phase)
-    if (checkpoint.latest(phase.folder) or 0) >= steps:
+    if exp.config.init or (checkpoint.latest(phase.folder) or 0) >= steps:
         return
     tx = optim.dense_optimizer(settings.optimizer, rate, settings.momentum, settings.weight_decay)
     loss = losses.cross_entropy(settings.label_smoothing)
@@ -115,12 +157,30 @@ def _train_dense(exp: Experiment) -> None:
         loop.run_train(step, state, None, batches, phase.key, steps=steps, hooks=hooks)
 
 
+def until_stopped(exp: Experiment, batches: Iterable[Any]) -> Iterator[Any]:
+    """Yields batches of an evaluation, after which nothing is to be saved.
+
+    Raises:
+        Stopped: the run was asked to stop.
+    """
+    for batch in batches:
+        if exp.should_stop():
+            raise loop.Stopped("stopped in an evaluation")
+        yield batch
+
+
+def _checked(exp: Experiment, test: Iterable[Any]) -> Iterator[Any]:
+    for number, batch in enumerate(until_stopped(exp, test)):
+        checks.require_labels(batch, exp.data.classes, f"test batch {number}")
+        yield batch
+
+
 def accuracy(exp: Experiment, params: Any, stats: Any) -> dict[str, float]:
     """Evaluates params and stats on the test set: 'accuracy' and 'loss'."""
     mesh = devices.make_mesh()
     part = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     test = exp.data.evaluate(exp.config.dense.batch, **part)
-    batches = (devices.split_batch(mesh, batch) for batch in test)
+    batches = (devices.split_batch(mesh, batch) for batch in _checked(exp, test))
     step = loop.eval_step(exp.model.apply)
     params, stats = devices.replicate(mesh, (params, stats))
     return loop.evaluate(step, params, stats, batches)

@@ -24,9 +24,7 @@ def call_factory(
         ValueError: an unknown name, a factory that cannot be imported or does not take the
             arguments, or a result of another type.
     """
-    if ":" not in name:
-        require_known([name], list(known), what=what)
-    factory = _load(known.get(name, name), what)
+    factory = find_factory(name, known, what=what)
     signature = inspect.signature(factory)
     try:
         signature.bind(**arguments)
@@ -41,6 +39,25 @@ def call_factory(
     return made
 
 
+def find_factory(name: str, known: Mapping[str, str], *, what: str) -> Callable[..., Any]:
+    """Finds the factory of a name; nothing is made.
+
+    Args:
+        name: as in `call_factory`.
+        known: as in `call_factory`.
+        what: as in `call_factory`.
+
+    Raises:
+        ValueError: an unknown name, or a factory that cannot be imported.
+    """
+    if ":" not in name:
+        try:
+            require_known([name], list(known), what=what)
+        except ValueError as error:
+            raise ValueError(f"{error}; one of your own is 'package.module:factory'") from None
+    return _load(known.get(name, name), what)
+
+
 def _load(target: str, what: str) -> Callable[..., Any]:
     module_name, _, attribute = target.partition(":")
     if not all(part.isidentifier() for part in [*module_name.split("."), attribute]):
@@ -49,6 +66,8 @@ def _load(target: str, what: str) -> Callable[..., Any]:
         module = importlib.import_module(module_name)
     except Exception as error:  # whatever a user's module does when imported
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        if isinstance(error, ModuleNotFoundError) and module_name.startswith(error.name or " "):
+            reason += "; is its folder in PYTHONPATH?"
         raise ValueError(f"{what} {target!r}: cannot import {module_name}: {reason}") from error
     functions = [key for key, value in vars(module).items() if callable(value)]
     require_known([attribute], functions, what=f"factory of {module_name}")

@@ -6,8 +6,20 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from domino_jax import budget, devices, loop, losses, monitor, optim, report, scheme, workdir
-from domino_jax.experiment import OBJECTIVES, Experiment, dense_weights, versions
+from domino_jax import (
+    budget,
+    checks,
+    devices,
+    loop,
+    losses,
+    monitor,
+    optim,
+    record,
+    report,
+    scheme,
+    workdir,
+)
+from domino_jax.experiment import OBJECTIVES, Experiment, dense_weights, train_dense, versions
 from domino_jax.pace import PaceRule, constant_pace, domino_pace
 from domino_jax.phases import resume, running
 from domino_jax.scheme import Scheme
@@ -16,19 +28,23 @@ from domino_jax.sparsify import survivor_decay, survivors
 from domino_jax.stuck import layer_norms, why_stuck
 from domino_jax.uniform import uniform_scheme
 
-CURVE = "votes.jsonl"
 
-
-def find_scheme(exp: Experiment) -> None:
+def find_scheme(exp: Experiment, *, anew: bool = False) -> None:
     """Finds a scheme by the method of the config, and writes and prints it.
 
+    Goes on from what the work directory holds, or forgets it first if `anew`.
+
     Raises:
-        ValueError: the budget is out of reach, or the search stands still.
+        ValueError: the budget is out of reach, the search stands still, or the work directory was
+            made with other settings.
     """
     settings = exp.config.search
     if settings.method == "uniform":
-        _write(exp, uniform_scheme(exp.layers, settings.budget, cost=exp.cost), steps=0)
+        found = uniform_scheme(exp.layers, settings.budget, cost=exp.cost)
+        record.begin_search(exp.workdir, exp.config, anew=anew)
+        _write(exp, found, steps=0)
         return
+    checks.require_votes(settings, exp.layers, exp.cost)
     search = domino(
         exp.layers,
         settings.budget,
@@ -36,8 +52,12 @@ def find_scheme(exp: Experiment) -> None:
         vote_ratio=settings.vote_ratio,
         pace=_pace(exp),
     )
+    record.begin_search(exp.workdir, exp.config, anew=anew)
+    train_dense(exp)
     run = _search(exp, search, *dense_weights(exp))
-    _write(exp, scheme_of(exp.layers, run.search), steps=int(run.train.step))
+    found, steps = scheme_of(exp.layers, run.search), int(run.train.step)
+    _end_curve(exp, found, steps)
+    _write(exp, found, steps=steps)
 
 
 def _pace(exp: Experiment) -> PaceRule:
@@ -83,7 +103,9 @@ def _search(exp: Experiment, search: Search, params: Any, stats: Any) -> loop.Se
         loop.SearchRun(loop.init_state(params, stats, tx), search.init(_on_device(params))),
     )
     start = int(run.train.step)
-    curve = phase.folder / CURVE
+    if run.search.done:
+        return run
+    curve = phase.folder / workdir.CURVE
     phase.folder.mkdir(exist_ok=True)
     workdir.resume_curve(curve, start)
 
@@ -107,7 +129,7 @@ def _search(exp: Experiment, search: Search, params: Any, stats: Any) -> loop.Se
         batches,
         hooks,
     ):
-        run = loop.run_search(
+        return loop.run_search(
             step,
             search,
             run,
@@ -118,8 +140,14 @@ def _search(exp: Experiment, search: Search, params: Any, stats: Any) -> loop.Se
             stuck=stuck,
             hooks=hooks,
         )
-    workdir.append_point(curve, {"step": int(run.train.step), "share": share(run)})
-    return run
+
+
+def _end_curve(exp: Experiment, found: Scheme, steps: int) -> None:
+    """Makes the scheme's cost the last point, also where the run was killed after writing it."""
+    curve = exp.workdir / "search" / workdir.CURVE
+    kept = budget.total(exp.layers, exp.cost, found) / budget.total(exp.layers, exp.cost)
+    workdir.resume_curve(curve, steps - 1)
+    workdir.append_point(curve, {"step": steps, "share": float(kept)})
 
 
 def _on_device(params: Any) -> Any:
@@ -144,7 +172,7 @@ def _write(exp: Experiment, found: Scheme, *, steps: int) -> None:
     report.plot(
         exp.workdir / "report.png",
         numbers,
-        workdir.read_curve(exp.workdir / "search" / CURVE),
+        workdir.read_curve(exp.workdir / "search" / workdir.CURVE),
         f"{exp.config.model.name} on {exp.config.data.name}: N of M = {settings.m} under "
         f"{settings.budget:.2%} of {settings.objective}",
         settings.budget,

@@ -16,10 +16,15 @@ from ml_collections import ConfigDict
 from domino_jax import settings
 from domino_jax.named import require_known
 
+USAGE = "the config is --config=FILE, settings are --config.key=value"
 NO_CONFIG = "--config=FILE is missing; the files are in configs/"
-_OVERRIDE = re.compile(r"--?config\.([\w.]+)[^=]*=?(.*)", re.DOTALL)
+_OVERRIDE = re.compile(r"--?config\.([\w.]*)[^=]*=?(.*)", re.DOTALL)
+_PART = re.compile(r"--?(config\.[\w.]+)\[.*", re.DOTALL)
+_NO_BOOL = re.compile(r"flag --(\w+)=(.*): .*Non-boolean argument.*", re.DOTALL)
 # How ml_collections names a key that is not there.
-_UNKNOWN_KEY = re.compile(r"""(?:Key )?\W*(\w+)\W*(?: does not exist.*|Did you mean.*|)""", re.DOTALL)
+_UNKNOWN_KEY = re.compile(
+    r"""\W*(?:Key "(\w+)" does not exist.*|(\w+)\W*|(\w+)\W.*Did you mean.*)""", re.DOTALL
+)
 
 
 def require_config(value: Any) -> None:
@@ -31,8 +36,8 @@ def require_config(value: Any) -> None:
     """
     if not hasattr(value, "keys") or not isinstance(value, ConfigDict):
         raise ValueError(
-            "get_config() must return a ConfigDict, as domino_jax.settings.defaults() does, "
-            f"got {'nothing' if value is None else type(value).__name__}"
+            f"get_config() must return a ConfigDict, as {settings.START} does, got "
+            f"{'nothing' if value is None else type(value).__name__}"
         )
 
 
@@ -57,7 +62,8 @@ def explain(argv: Sequence[str], error: Exception) -> str:
         _in_file(file, error)
         or next(filter(None, (_wrong_key(*pair, file, first) for pair in overrides)), "")
         or _wrong_value(overrides, error)
-        or (str(error) if isinstance(error, flags.Error) and first is error else "")
+        or next((_whole(match[1]) for match in map(_PART.fullmatch, argv) if match), "")
+        or (_flag_text(error) if isinstance(error, flags.Error) else "")
         or f"config file {file}: {_text(first)}"
     )
 
@@ -79,26 +85,21 @@ def _overrides(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def _unknown_flag(name: str) -> str:
-    ends = {key.rpartition(".")[2]: key for key in reversed(settings.keys())}
-    near = [f"--config.{ends[end]}" for end in difflib.get_close_matches(name, ends, n=2)]
-    near = difflib.get_close_matches(f"--{name}", ["--config", "--workdir"], n=1) + near
-    return (
-        f"unknown flag --{name}; nearest: {', '.join(near)}"
-        if near
-        else f"unknown flag --{name}; there are --config=FILE, --workdir=FOLDER and --config.key=value"
-    )
+    ends = {key.rpartition(".")[2]: key for key in reversed(settings.names())}
+    near = difflib.get_close_matches(f"--{name}", ("--config", "--workdir", "--anew"), n=1) or [
+        f"--config.{ends[end]}" for end in difflib.get_close_matches(name, ends, n=2)
+    ]
+    all_flags = "there are --config, --workdir, --anew and --help"
+    known = f"nearest: {', '.join(near)}" if near else all_flags
+    return f"unknown flag --{name}; {known}; {USAGE}"
 
 
 def _no_file(file: Path) -> str:
-    if file.is_dir():
-        folder, what = file, "is a folder"
-    else:
-        folder, what = file.parent, "does not exist"
-    if not folder.is_dir() or not sorted(folder.glob("*.py")):
-        folder = Path("configs")
-    there = [str(path) for path in sorted(folder.glob("*.py"))]
-    near = difflib.get_close_matches(f"{folder / file.stem}.py", there, cutoff=0.4) or there[:5]
-    return f"config file '{file}' {what}; nearest: {', '.join(near) or 'none'}"
+    folders = dict.fromkeys([file if file.is_dir() else file.parent, Path("configs")])
+    there = {path.stem: str(path) for folder in folders for path in sorted(folder.glob("*.py"))}
+    near = difflib.get_close_matches(file.stem, there, cutoff=0.4) or sorted(there)[:5]
+    fault = "is a folder" if file.is_dir() else "does not exist"
+    return f"config file '{file}' {fault}; nearest: {', '.join(there[n] for n in near) or 'none'}"
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -125,37 +126,57 @@ def _in_file(file: Path, error: Exception) -> str:
 
 def _text(error: BaseException) -> str:
     """Says what an error is; one of an unknown key with the nearest settings."""
-    text = str(error).replace("\\n", " ").replace("\\'", "'")
-    if isinstance(error, KeyError | AttributeError) and (key := _UNKNOWN_KEY.fullmatch(text)):
-        ends = [name.rpartition(".")[2] for name in settings.keys()] + list(settings.groups())
-        near = difflib.get_close_matches(key[1], ends, cutoff=0.4)
-        names = [
-            name
-            for end in dict.fromkeys(near)
-            for name in (*settings.groups(), *settings.keys())
-            if name.rpartition(".")[2] == end
-        ]
-        return f"unknown setting {key[1]!r}; nearest: {', '.join(names[:5]) or 'none'}"
+    key = _unknown_key(error)
+    if key == "get_config":
+        return "it has no function get_config()"
+    if key:
+        by_end: dict[str, list[str]] = {}
+        for name in (*settings.groups(), *settings.names()):
+            by_end.setdefault(name.rpartition(".")[2], []).append(name)
+        ends = difflib.get_close_matches(key, by_end, cutoff=0.4)
+        near = [name for end in ends for name in by_end[end]][:5]
+        return f"unknown setting {key!r}; nearest: {', '.join(near) or 'none'}"
     first = next(iter(str(error).splitlines()), "")
-    return f"{type(error).__name__}: {first}"
+    return first if type(error) is ValueError else f"{type(error).__name__}: {first}"
+
+
+def _unknown_key(error: BaseException) -> str:
+    if not isinstance(error, KeyError | AttributeError):
+        return ""
+    text = str(error).replace("\\n", " ").replace("\\'", "'")
+    if "has no attribute 'get_config'" in text:
+        return "get_config"
+    found = _UNKNOWN_KEY.fullmatch(text)
+    return next(filter(None, found.groups()), "") if found else ""
 
 
 def _wrong_key(key: str, value: str, file: Path, error: BaseException) -> str:
     if key in settings.groups():
         return f"{settings.wanted(key)}, got {value!r}; one is set by --config.{key}.key=value"
-    last = key.rpartition(".")[2]
-    absent = isinstance(error, KeyError | AttributeError) and re.search(rf"\b{last}\b", str(error))
-    if key.startswith(settings.FACTORY_OPTIONS) and key not in settings.keys():
+    absent = isinstance(error, KeyError | AttributeError) and any(
+        re.search(rf"\b{part}\b", str(error)) for part in key.split(".")
+    )
+    if key.startswith(settings.FACTORY_OPTIONS) and key not in settings.names():
         return (
             f"{key}: {file} has no such option; add it there, under `with config.unlocked():`"
             if absent
             else ""
         )
     try:
-        require_known([key], settings.keys(), what="setting")
+        require_known([key], settings.names(), what="setting")
     except ValueError as unknown:
         return str(unknown)
-    return f"setting {key}: {file} lacks it; start from settings.defaults()" if absent else ""
+    return f"setting {key}: {file} lacks it; start from {settings.START}" if absent else ""
+
+
+def _whole(name: str) -> str:
+    return f"--{name}[...]: a part of a setting cannot be set, only the whole: --{name}=value"
+
+
+def _flag_text(error: flags.Error) -> str:
+    if match := _NO_BOOL.fullmatch(str(error)):
+        return f"--{match[1]}: True or False is wanted, got {match[2]!r}"
+    return "" if "Traceback" in str(error) else str(error)
 
 
 def _wrong_value(overrides: Sequence[tuple[str, str]], error: Exception) -> str:
@@ -163,6 +184,6 @@ def _wrong_value(overrides: Sequence[tuple[str, str]], error: Exception) -> str:
         return ""
     wrong = re.match(r"flag --config\.([\w.]+)[^=]*=", str(error))
     given = dict(overrides)
-    if wrong is None or wrong[1] not in settings.keys() or wrong[1] not in given:
+    if wrong is None or wrong[1] not in settings.names() or wrong[1] not in given:
         return ""
     return f"{settings.wanted(wrong[1])}, got {given[wrong[1]]!r}"

@@ -51,6 +51,14 @@ class Stopped(Exception):  # noqa: N818 (no error: the run was asked to stop, an
     """The run was asked to stop; its state is saved."""
 
 
+class Diverged(FloatingPointError):  # noqa: N818 (reads as a sentence)
+    """The loss or a weight became NaN or infinite at a step; that state is not saved."""
+
+    def __init__(self, fault: str, step: int) -> None:
+        super().__init__(f"{fault} at step {step}")
+        self.step = step
+
+
 class Stuck(ValueError):  # noqa: N818 (reads as a sentence: raise Stuck(why))
     """A search will not reach its budget; its state before the last vote is saved."""
 
@@ -186,7 +194,7 @@ def run_train(
     """Trains from state.step up to `steps`; `control` is the second argument of the step.
 
     Raises:
-        FloatingPointError: the loss or a weight became NaN or infinite; it was not saved.
+        Diverged: the loss or a weight became NaN or infinite; it was not saved.
         Stopped: the hooks asked for it; the state was saved.
     """
 
@@ -228,7 +236,7 @@ def run_search(
 
     Raises:
         Stuck: the search stands still or ran out of steps; the state was saved.
-        FloatingPointError: the loss or a weight became NaN or infinite; it was not saved.
+        Diverged: the loss or a weight became NaN or infinite; it was not saved.
         Stopped: the hooks asked for it; the state was saved.
     """
 
@@ -298,7 +306,7 @@ def _require_finite(losses: list[jax.Array], step: int) -> float:
     values = [float(loss) for loss in jax.device_get(losses)]
     for back, value in enumerate(values):
         if not math.isfinite(value):
-            raise FloatingPointError(f"the loss became {value} at step {step - len(values) + back}")
+            raise Diverged(f"the loss became {value}", step - len(values) + back)
     return sum(values) / max(len(values), 1)
 
 
@@ -311,7 +319,7 @@ def _require_finite_params(params: Any, step: int) -> None:
     """Refuses weights that an update spoiled although its loss was finite."""
     for path, finite in jax.device_get(_finite_leaves(params)).items():
         if not finite:
-            raise FloatingPointError(f"{path} became NaN or infinite before step {step}")
+            raise Diverged(f"{path} became NaN or infinite", step - 1)
 
 
 def eval_step(apply: Apply) -> Callable[[Any, Any, Batch], dict[str, jax.Array]]:

@@ -18,7 +18,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-_OPPONENTS = 16  # a longer sum is no longer unrolled by XLA on CPU: four times slower at M = 32
+# Set by benchmarks/masks.py on CPU. Longer groups no longer fit the registers, and XLA no longer
+# unrolls longer sums.
+_SHORT = 8
+_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def top_n(w: jax.Array, n: jax.typing.ArrayLike, m: int, axes: Axes) -> jax.Arra
     grouped = _groups(_magnitude(w), m, axes)
     rank = _rank(grouped)
     keep = rank < _per_slice(n, w.shape, axes).astype(rank.dtype)
-    return _ungroup(keep, w.shape, axes)
+    return _ungroup(_through_bits(keep) if m <= _SHORT else keep, w.shape, axes)
 
 
 def thresholds(w: jax.Array, m: int, axes: Axes) -> jax.Array:
@@ -164,16 +167,36 @@ def _per_slice(n: jax.typing.ArrayLike, shape: tuple[int, ...], axes: Axes) -> j
 def _rank(magnitude: jax.Array) -> jax.Array:
     """Counts for each weight of [S, W, G, M, O] the weights of its group that beat it.
 
-    Every weight meets every other, in one fused loop: no sort, no gather. The bits of magnitudes
-    are ordered as they are, so that a tie is broken by asking one less of the lower index.
+    Every weight meets every other, in one fused loop: no sort, no gather. Magnitudes are ordered
+    as their bits are, so a tie is broken by asking one less of the lower index.
+
+    Returns:
+        integers, the shape of magnitude; int8 for long groups, whose ranks XLA keeps in memory.
     """
     m = magnitude.shape[3]
     keys = jax.lax.bitcast_convert_type(magnitude, f"int{8 * magnitude.dtype.itemsize}")
-    earlier = np.tri(m, k=-1, dtype=keys.dtype)[None, None, None, :, :, None]
-    rank = jnp.zeros(keys.shape, jnp.int32)
-    for start in range(0, m, _OPPONENTS):
-        part = slice(start, start + _OPPONENTS)
-        to_beat = keys[:, :, :, :, None] - earlier[:, :, :, :, part]
-        beats = keys[:, :, :, None, part] > to_beat
-        rank += jnp.sum(beats, axis=4, dtype=jnp.int32)
+    own_index = jax.lax.broadcasted_iota(jnp.int32, (1, 1, 1, m, 1), 3)
+
+    def beats(other: jax.Array, index: jax.Array | int) -> jax.Array:
+        return other > keys - (index < own_index).astype(keys.dtype)
+
+    rank = jnp.zeros(keys.shape, jnp.int32 if m <= _SHORT else jnp.int8)
+    if m <= _SHORT:
+        for index in range(m):
+            rank += beats(keys[:, :, :, index : index + 1], index).astype(rank.dtype)
+        return rank
+    for start in range(0, m, _AT_ONCE):
+        others = keys[:, :, :, start : start + _AT_ONCE, None]
+        indices = start + jnp.arange(others.shape[3], dtype=jnp.int32)
+        rank += jnp.sum(jax.vmap(beats, (3, 0))(others, indices), axis=0, dtype=rank.dtype)
     return rank
+
+
+def _through_bits(keep: jax.Array) -> jax.Array:
+    """Packs the marks of each short group [S, W, G, M, O] into one byte, and unpacks them.
+
+    The sum makes XLA rank a whole group at once, in registers; else it starts anew for each mark.
+    """
+    bit = (1 << np.arange(keep.shape[3])).astype(np.uint8)[None, None, None, :, None]
+    packed = jnp.sum(jnp.where(keep, bit, np.uint8(0)), axis=3, keepdims=True, dtype=np.uint8)
+    return (packed & bit) != 0

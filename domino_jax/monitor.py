@@ -37,15 +37,24 @@ def progress(title: str, steps: int, start: int) -> Iterator[Callable[[int, str]
             rate = (step - start) / max(time.perf_counter() - began, 1e-9)
             bar.update(task, completed=step, text=text, rate=f"{rate:.1f} steps/s")
 
-        yield show
+        try:
+            yield show
+        except BaseException:
+            # What went wrong is all that stays; rich ends a bar in a pipe with a line of its own.
+            bar.live.transient = True
+            bar.console.quiet = not bar.console.is_terminal
+            raise
 
 
 @contextmanager
-def events(folder: Path) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
-    """Opens TensorBoard events in a folder; yields write(step, scalars)."""
+def events(folder: Path, start: int = 0) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
+    """Opens TensorBoard events in a folder; yields write(step, scalars).
+
+    TensorBoard then hides what a killed run wrote there about steps after `start`.
+    """
     from tensorboardX import SummaryWriter  # noqa: PLC0415 (0.3 s to import)
 
-    with SummaryWriter(str(folder), flush_secs=10) as writer:
+    with SummaryWriter(str(folder), flush_secs=10, purge_step=start + 1) as writer:
 
         def write(step: int, scalars: Mapping[str, float]) -> None:
             for name, value in scalars.items():

@@ -1,7 +1,8 @@
 """One phase of a run (dense training, search, sparse training): resume, log, save, time."""
 
+import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from domino_jax import checkpoint, devices, loop, monitor, optim, workdir
+from domino_jax import checkpoint, checks, devices, loop, monitor, optim, workdir
 from domino_jax.data import Batches, Data, stream
 from domino_jax.losses import Batch
 
@@ -60,8 +61,10 @@ def planned_steps(phase: Phase) -> int:
 
 
 def rate_of(phase: Phase) -> Callable[[Any], Any]:
-    """Makes the learning-rate schedule of a training phase, in steps."""
+    """Makes the learning-rate schedule of a phase, in steps; that of a search is constant."""
     settings = phase.settings
+    if "schedule" not in settings:
+        return lambda step: settings.lr
     warmup = round(settings.warmup_epochs * phase.data.train_size / settings.batch)
     return optim.learning_rate(settings.schedule, settings.lr, planned_steps(phase), warmup)
 
@@ -103,54 +106,71 @@ def running(
         describe: (step, state) -> text for the bar and scalars for TensorBoard.
 
     Yields:
-        The batches and the hooks for the loop. When the phase is over its times are written.
+        The batches and the hooks for the loop; times are written with every checkpoint.
     """
     mesh = devices.make_mesh()
     waited = [0.0]
     dataset = train_batches(phase)
 
     def batches(source: Iterator[Any]) -> Iterator[Batch]:
-        while True:
+        for step in itertools.count(start):
             asked = time.perf_counter()
             batch = next(source)
             waited[0] += time.perf_counter() - asked
+            checks.require_labels(batch, phase.data.classes, f"training batch {step}")
             yield devices.split_batch(mesh, batch)
 
     with (
+        checks.explained(phase.folder, title, rate_of(phase), dataset),
         monitor.progress(title, steps, start) as show,
-        monitor.events(phase.folder) as write,
+        monitor.events(phase.folder, start) as write,
         closing(stream(dataset, start, workers=phase.data.workers)) as source,
     ):
-        last = [start]
 
         def log(step: int, loss: float, state: Any) -> None:
             text, scalars = describe(step, state)
             show(step, f"loss {loss:.4f}  {text}")
             write(step, {"loss": loss, **scalars})
-            last[0] = step
 
-        began = time.perf_counter()
+        add_times = _timer(phase, start, waited)
+
+        def save(step: int, state: Any) -> None:
+            checkpoint.save(phase.folder, step, state)
+            add_times(step)
+
         yield (
             batches(source),
             loop.Hooks(
                 log=log,
-                save=lambda step, state: checkpoint.save(phase.folder, step, state),
+                save=save,
                 should_stop=phase.should_stop,
                 log_every=phase.config.log_every,
                 checkpoint_every=phase.config.checkpoint_every,
             ),
         )
-        seconds = time.perf_counter() - began
-    steps_made = last[0] - start
-    if steps_made:
-        workdir.update_json(
-            phase.workdir / "timing.json",
-            **{
-                phase.name: {
-                    "seconds": seconds,
-                    "steps": steps_made,
-                    "steps_per_second": steps_made / seconds,
-                    "share_waiting_for_data": waited[0] / seconds,
-                }
-            },
-        )
+
+
+def _timer(phase: Phase, start: int, waited: Sequence[float]) -> Callable[[int], None]:
+    """Makes write(step): the times of the phase, those before it was resumed included.
+
+    Written with every checkpoint: the time of steps that a killed process lost does not count.
+    """
+    path = phase.workdir / "timing.json"
+    before = workdir.read_json(path).get(phase.name, {}) if start else {}
+    seconds, steps = before.get("seconds", 0.0), before.get("steps", 0)
+    waiting = seconds * before.get("share_waiting_for_data", 0.0)
+    began = time.perf_counter()
+
+    def write(step: int) -> None:
+        if step == start:
+            return
+        spent, made = seconds + time.perf_counter() - began, steps + step - start
+        times = {
+            "seconds": spent,
+            "steps": made,
+            "steps_per_second": made / spent,
+            "share_waiting_for_data": (waiting + waited[0]) / spent,
+        }
+        workdir.update_json(path, **{phase.name: times})
+
+    return write

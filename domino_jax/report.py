@@ -1,5 +1,6 @@
 """What a person sees of a scheme: the table in the terminal and the picture on disk."""
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -140,7 +141,9 @@ def plot(
     top.set(xlabel="search step", ylabel="% of the dense cost", ylim=(0, 105))
     top.legend(frameon=False)
     _bars(bottom, rows)
-    figure.savefig(path, dpi=120)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    figure.savefig(partial, dpi=120, format=path.suffix[1:])
+    partial.replace(path)
 
 
 def _bars(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:

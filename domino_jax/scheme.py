@@ -75,14 +75,19 @@ class Published(NamedTuple):
     nm: NM
 
 
-def require_fits(scheme: Scheme, names: Iterable[str]) -> None:
+def require_fits(scheme: Scheme, names: Iterable[str], optional: Iterable[str] = ()) -> None:
     """Refuses a scheme whose layers are not exactly the given ones, in any order.
+
+    Args:
+        scheme: the layers.
+        names: those it must have.
+        optional: those it may have besides.
 
     Raises:
         ValueError: the first layer that the scheme lacks and the first that the network lacks.
     """
     names = list(names)
-    known = set(names)
+    known = {*names, *optional}
     missing = [name for name in names if name not in scheme]
     extra = [name for name in scheme if name not in known]
     faults = [f"it lacks {missing[0]!r} ({len(missing)} in all)"] if missing else []

@@ -21,6 +21,7 @@ from domino_jax import masks
 from domino_jax.budget import (
     Cost,
     Number,
+    counted,
     exact,
     group_count,
     grouped,
@@ -172,6 +173,31 @@ def require_reachable(layers: Iterable[LayerSpec], budget: float, cost: Cost) ->
             f"budget {budget} is out of reach: the candidates allow {_share(floor, dense)} of the "
             f"dense cost at the least{with_flat}"
         )
+
+
+def fewest_votes(layers: Iterable[LayerSpec], budget: float, cost: Cost) -> int:
+    """Counts the votes that a search needs if every layer takes n - 1 in each of them.
+
+    Raises:
+        ValueError: as `require_reachable`.
+    """
+    layers = tuple(layers)
+    require_reachable(layers, budget, cost)
+    allowed = exact(budget) * total(layers, cost)
+    votes = 0
+    while _lowest_after(layers, cost, votes) > allowed:
+        votes += 1
+    return votes
+
+
+def _lowest_after(layers: tuple[LayerSpec, ...], cost: Cost, votes: int) -> Number:
+    least = {spec.name: spec.m - votes for spec in grouped(layers)}
+    return sum(
+        min(cost(spec, n) for n in spec.candidates if n >= least[spec.name])
+        if spec.name in least
+        else cost(spec, None)
+        for spec in counted(layers)
+    )
 
 
 def _counts(layers: tuple[LayerSpec, ...], params: Any, n: Any, threshold: Any) -> jax.Array:

@@ -11,10 +11,12 @@ from ml_collections.config_dict import placeholder
 from domino_jax.layers import require_rules
 from domino_jax.named import require_known
 from domino_jax.optim import METHODS, OPTIMIZERS, SCHEDULES
+from domino_jax.torch_import import SUFFIXES, is_torch_file
 
 SEARCH_METHODS = ("domino", "uniform")
 PACES = ("domino", "constant")
 STARTS = ("dense", "random")
+START = "domino_jax.settings.defaults()"
 FACTORY_OPTIONS = ("model.", "data.")  # further keys of these go to the factories
 LARGEST_SEED = 2**32 - 1  # of which JAX uses the lower 32 bits
 
@@ -23,7 +25,8 @@ def defaults() -> ConfigDict:
     """Returns the paper's ResNet-50 on ImageNet, 80 % of the weights removed; locked."""
     config = ConfigDict()
     config.seed = 0
-    config.init = ""  # checkpoint of the dense network; '' trains it first
+    config.init = ""  # dense network: a checkpoint, a .pth or .safetensors file; '' trains it
+    config.init_head = True  # False: the last layer of such a file is left out (other classes)
     config.scheme = ""  # scheme file for train.py; '' takes the work directory's
     config.log_every = 50  # steps
     config.checkpoint_every = 1000  # steps
@@ -103,17 +106,18 @@ def check(config: ConfigDict) -> None:
     require_known(own, list(known), what="setting")
     for key in known:
         if key not in given:
-            raise ValueError(f"setting {key} is missing; start from domino_jax.settings.defaults()")
+            raise ValueError(f"setting {key} is missing; start from {START}")
         if not _allows(key, given[key]):
             raise ValueError(f"{wanted(key)}, got {given[key]!r}")
     _require_final_candidate(given)
     _require_pace(given)
     for phase in ("dense", "train"):
         _require_short_warmup(given, phase)
+    _require_torch_init(given)
     require_rules(given["search.rules"])
 
 
-def keys() -> tuple[str, ...]:
+def names() -> tuple[str, ...]:
     """Lists all settings, such as 'search.budget'."""
     return tuple(_RULES)
 
@@ -157,6 +161,14 @@ def _require_pace(given: dict[str, Any]) -> None:
     weights = ("search.macs_weight", "search.erk_weight")
     if given["search.pace"] == "domino" and all(given[key] == 0 for key in weights):
         raise ValueError(f"{' and '.join(weights)}: one must be above 0, or no layer ever decays")
+
+
+def _require_torch_init(given: dict[str, Any]) -> None:
+    if not given["init_head"] and not is_torch_file(given["init"]):
+        raise ValueError(
+            f"init_head: False needs an init that ends in {' or '.join(SUFFIXES)}, "
+            f"got {given['init']!r}"
+        )
 
 
 def _require_short_warmup(given: dict[str, Any], phase: str) -> None:
@@ -215,7 +227,10 @@ _TEXT = (lambda v: isinstance(v, str), "text")
 _NAME = (lambda v: isinstance(v, str) and bool(v), "a name")
 _SHARE = (lambda v: _is_number(v) and 0 < v < 1, "a share above 0 and below 1")
 _SMOOTHING = (lambda v: _is_number(v) and 0 <= v < 1, "a number from 0 to below 1")
-_WEIGHT = (lambda v: v is None or (_is_number(v) and v >= 0), "None or a number of 0 or more")
+_WEIGHT = (
+    lambda v: v is None or (_is_number(v) and v >= 0),
+    "a number of 0 or more, or None (the default),",
+)
 _OPTIMIZING = {
     "schedule": _one_of(SCHEDULES),
     "warmup_epochs": _number(0),
@@ -232,6 +247,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         f"a whole number from 0 to {LARGEST_SEED}",
     ),
     "init": _TEXT,
+    "init_head": (lambda v: isinstance(v, bool), "True or False"),
     "scheme": _TEXT,
     "log_every": _whole(1),
     "checkpoint_every": _whole(1),
@@ -246,7 +262,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "search.m": (lambda v: _is_int(v) and 2 <= v <= 64, "a whole number from 2 to 64"),
     "search.candidates": (
         lambda v: v is None or _is_increasing(v),
-        "None or increasing whole numbers of 1 or more",
+        "None or a rising tuple of whole numbers of 1 or more",
     ),
     "search.objective": _NAME,
     "search.budget": _SHARE,

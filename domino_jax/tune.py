@@ -1,19 +1,38 @@
 """What train.py does: scheme and dense weights in, fine-tuned sparse weights and accuracies out."""
 
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from rich.table import Table
 
-from domino_jax import budget, checkpoint, devices, loop, losses, monitor, optim, scheme, workdir
-from domino_jax.experiment import Experiment, accuracy, dense_weights
+from domino_jax import (
+    budget,
+    checkpoint,
+    devices,
+    loop,
+    losses,
+    monitor,
+    optim,
+    record,
+    scheme,
+    workdir,
+)
+from domino_jax.experiment import (
+    Experiment,
+    accuracy,
+    dense_weights,
+    train_dense,
+    until_stopped,
+)
 from domino_jax.phases import planned_steps, rate_of, resume, running, train_batches
 from domino_jax.scheme import Scheme
 from domino_jax.sparsify import apply_masks, make_masks
 
 # PyTorch-style running averages forget all but 0.9**100 of what they start from.
 RECALIBRATION_BATCHES = 100
+SPARSE = "train/sparse"  # final weights, zeros in place
 
 LINES = {
     "dense": "dense",
@@ -23,38 +42,68 @@ LINES = {
 }
 
 
-def train_scheme(exp: Experiment) -> None:
+def train_scheme(exp: Experiment, *, anew: bool = False) -> None:
     """Trains the network under the scheme, and writes and prints the accuracies.
 
+    Goes on from what the work directory holds, or forgets its training first if `anew`.
+
     Raises:
-        ValueError: the scheme is missing or belongs to another network.
+        ValueError: the scheme is missing or belongs to another network, or the work directory was
+            made with other settings.
     """
-    found = scheme.load(exp.config.scheme or exp.workdir / "scheme.json")
-    n = budget.levels(found, exp.layers)
+    found = _scheme(exp)
+    record.require_train(exp.workdir, exp.config, found, anew=anew)
+    n = _levels(exp, found)
+    record.begin_train(exp.workdir, exp.config, found, anew=anew)
+    train_dense(exp)
     params, stats = dense_weights(exp)
-    results = _before(exp, params, stats, n)
     if exp.config.train.start == "random":
         params, stats = exp.model.params, exp.model.stats
     state = _train(exp, params, stats, n)
-    sparse = masked(exp, state.params, n)
-    checkpoint.save(
-        exp.workdir / "train" / "sparse", int(state.step), {"params": sparse, "stats": state.stats}
-    )
-    results["tuned"] = accuracy(exp, sparse, state.stats)
-    _write(exp, found, results)
+    sparse = {"params": masked(exp, state.params, n), "stats": state.stats}
+    folder = exp.workdir / SPARSE
+    if checkpoint.latest(folder) != int(state.step):
+        checkpoint.save(folder, int(state.step), sparse)
+    _evaluate(exp, found)
 
 
 def evaluate_only(exp: Experiment) -> None:
     """Evaluates the dense network and whatever the work directory holds, and prints it.
 
     Raises:
-        ValueError: there is no dense checkpoint, or no scheme.
+        ValueError: the dense network is not trained, there is no scheme, or the work directory
+            was made with other settings.
     """
-    found = scheme.load(exp.config.scheme or exp.workdir / "scheme.json")
-    n = budget.levels(found, exp.layers)
-    params, stats = dense_weights(exp)
-    results = _before(exp, params, stats, n)
-    folder = exp.workdir / "train" / "sparse"
+    found = _scheme(exp)
+    record.begin_evaluation(exp.workdir, exp.config, found)
+    _evaluate(exp, found)
+
+
+def _path(exp: Experiment) -> Path:
+    return Path(exp.config.scheme or exp.workdir / "scheme.json")
+
+
+def _scheme(exp: Experiment) -> Scheme:
+    path = _path(exp)
+    if not path.exists():
+        raise ValueError(
+            f"{path}: there is no scheme; run search.py first with the same --config and "
+            "--workdir, or name another one by --config.scheme=FILE"
+        )
+    return scheme.load(path)
+
+
+def _levels(exp: Experiment, found: Scheme) -> Any:
+    try:
+        return budget.levels(found, exp.layers)
+    except ValueError as error:
+        raise ValueError(f"{_path(exp)}: {error}") from None
+
+
+def _evaluate(exp: Experiment, found: Scheme) -> None:
+    n = _levels(exp, found)
+    results = _before(exp, *dense_weights(exp), n)
+    folder = exp.workdir / SPARSE
     if checkpoint.latest(folder) is not None:
         template = jax.tree.map(np.asarray, {"params": exp.model.params, "stats": exp.model.stats})
         saved = checkpoint.restore_parts(folder, template)
@@ -70,7 +119,8 @@ def masked(exp: Experiment, params: Any, n: Any) -> Any:
 def _before(exp: Experiment, params: Any, stats: Any, n: Any) -> dict[str, dict[str, float]]:
     sparse = masked(exp, params, n)
     mesh, dataset = devices.make_mesh(), train_batches(exp.phase("train"))
-    batches = (devices.split_batch(mesh, dataset[step]) for step in range(RECALIBRATION_BATCHES))
+    steps = until_stopped(exp, range(RECALIBRATION_BATCHES))
+    batches = (devices.split_batch(mesh, dataset[step]) for step in steps)
     weights, old = devices.replicate(mesh, (sparse, stats))
     fresh = loop.recalibrate(exp.model.apply, weights, old, batches)
     return {
@@ -104,6 +154,8 @@ def _train(exp: Experiment, params: Any, stats: Any, n: Any) -> loop.TrainState:
             exp.model.apply, loss, tx, exp.layers, sharding=devices.replicated(devices.make_mesh())
         )
     state = resume(phase, loop.init_state(params, stats, tx))
+    if int(state.step) >= steps:
+        return state
     with running(
         phase,
         "fine-tuning",

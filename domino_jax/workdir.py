@@ -1,11 +1,16 @@
-"""Files of a work directory: JSON that appears whole or not at all, and the curve of a search."""
+"""Files of a work directory: its lock, JSON that appears whole or not at all, a search's curve."""
 
+import fcntl
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+LOCK = ".lock"
+CURVE = "votes.jsonl"
 
 
 def prepare(workdir: Path) -> None:
@@ -19,7 +24,37 @@ def prepare(workdir: Path) -> None:
         with tempfile.TemporaryFile(dir=workdir):
             pass
     except OSError as error:
-        raise ValueError(f"workdir {workdir}: cannot be written ({error.strerror})") from None
+        reason = "it is a file" if workdir.is_file() else error.strerror
+        raise ValueError(f"workdir {workdir}: cannot be written ({reason})") from None
+
+
+@contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+    """Keeps other processes off a work directory, until the end of the context or the process.
+
+    Raises:
+        ValueError: another process works there, or the file system has no locks.
+    """
+    try:
+        file = (workdir / LOCK).open("a+")
+    except OSError as error:
+        raise ValueError(f"workdir {workdir}: cannot be locked ({error.strerror})") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            owner = f"process {number}" if (number := file.read().strip()) else "another process"
+            raise ValueError(
+                f"workdir {workdir}: {owner} is at work there; wait for it, or choose another"
+            ) from None
+        except OSError as error:
+            raise ValueError(f"workdir {workdir}: cannot be locked ({error.strerror})") from None
+        # Not removed afterwards: another process may hold the old file and a third lock a new one.
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
 
 
 def write_text(path: Path, text: str) -> None:
@@ -49,10 +84,24 @@ def read_json(path: Path) -> dict[str, Any]:
     return document
 
 
-def update_json(path: Path, **entries: Mapping[str, Any]) -> None:
+def update_json(path: Path, **entries: Any) -> None:
     """Replaces entries of a JSON object on disk, the others stay."""
     document = read_json(path) | entries
     write_text(path, json.dumps(document, indent=1, sort_keys=True) + "\n")
+
+
+def drop_json(path: Path, entry: str) -> None:
+    """Removes an entry of a JSON object on disk, if it is there."""
+    document = read_json(path)
+    if entry in document:
+        del document[entry]
+        write_text(path, json.dumps(document, indent=1, sort_keys=True) + "\n")
+
+
+def remove(*files: Path) -> None:
+    """Removes files, those that are there."""
+    for file in files:
+        file.unlink(missing_ok=True)
 
 
 def resume_curve(path: Path, start: int) -> None:

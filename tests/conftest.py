@@ -1,13 +1,20 @@
-"""Strict settings for every test: two virtual devices, no silent promotion of types or ranks."""
+"""Strict settings for every test: two virtual devices, no silent promotion of types or ranks.
+
+Compiled programs go to a folder of the session, which processes that a test starts share.
+"""
 
 import os
+import tempfile
 
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
 ).strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+_compiled = tempfile.TemporaryDirectory(prefix="domino_jax_")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
-import jax
+import jax  # noqa: E402 (reads the environment)
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

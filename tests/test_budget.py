@@ -152,10 +152,10 @@ def test_levels_of_a_stack_with_a_slice_that_is_not_used():
 @pytest.mark.parametrize(
     ("scheme", "message"),
     [
-        ({"fc": NM(1, 4)}, "no entry for conv"),
+        ({"fc": NM(1, 4)}, r"it lacks 'conv' \(1 in all\)$"),
         ({"fc": NM(1, 4), "conv": NM(2, 8)}, "conv: scheme has M = 8, not 4"),
-        ({"fc": NM(1, 4), "conw": NM(2, 4)}, "unknown layer in the scheme 'conw'; nearest: conv"),
-        ({"fc": NM(1, 4), "conv": NM(1, 4), "embedding": NM(4, 4)}, "unknown .* 'embedding'"),
+        ({"fc": NM(1, 4), "conw": NM(2, 4)}, "lacks 'conv' .* has no 'conw'"),
+        ({"fc": NM(1, 4), "conv": NM(1, 4), "embedding": NM(4, 4)}, "has no 'embedding'"),
     ],
 )
 def test_levels_of_another_network_are_refused(scheme, message):
@@ -209,6 +209,7 @@ def test_table_of_a_dense_layer_takes_its_largest_n():
         ({"fc": 1, "conv": float("inf")}, "conv: .*got inf"),
         ({"fc": 1, "conv": {"1": "1", "2": 1, "4": 1}}, "conv: .*got '1'"),
         ({"fc": 1, "conv": {"1": 1, "2": None, "4": 1}}, "conv: .*got None"),
+        ({"fc": 0, "conv": 0}, "the dense network costs 0"),
         ({"fc": 1, "conv": {"1": 1, "2": 1, "dense": 1}}, "conv: .*got n = 'dense'"),
     ],
 )

@@ -20,8 +20,22 @@ FLOORS = (
     {"sparsify", "pace"},
     {"search", "stuck", "uniform"},
     {"losses", "optim", "devices", "workdir", "report", "monitor"},
+    {"semi_structured", "torch_layout", "torch_import", "exported", "fold"},
     {"loop"},
-    {"settings", "phases", "experiment", "find", "tune", "cli"},
+    {
+        *(
+            "settings",
+            "flag_errors",
+            "checks",
+            "record",
+            "phases",
+            "experiment",
+            "find",
+            "tune",
+            "cli",
+        ),
+        *("export_document", "export_writer", "onnx_file", "export"),
+    },
 )
 CORE, TOP = set().union(*FLOORS[:4]), FLOORS[-1]
 # Side rooms know these modules and themselves; only the top floor (and the package) knows them.
@@ -29,7 +43,13 @@ SIDE_ROOMS = {
     "models": {"named", "factories"},
     "data": {"named", "factories"},
     "checkpoint": {"named"},
+    # PyTorch alone, no JAX: these files are copied next to a deployment.
+    "torch_models": set(),
+    "torch_attention": set(),
+    "torch_runtime": {"torch_attention", "torch_models", "torch_tune"},
+    "torch_tune": {"torch_runtime"},
 }
+PYTORCH = {room for room in SIDE_ROOMS if room.startswith("torch_")}
 WITH_OPTAX = {"sparsify", "losses", "optim", "loop", *TOP}
 LIBRARIES = {
     "jax": {"*"},
@@ -47,7 +67,12 @@ LIBRARIES = {
     "absl": {"data", *TOP},
 }
 STANDARD_LIBRARY_ONLY = {"scheme", "erk", "factories"}
-INSIDE_FUNCTIONS_ONLY = {"torch": {"export"}}
+INSIDE_FUNCTIONS_ONLY = {
+    "torch": {"torch_import", "export_writer", "onnx_file"},
+    "safetensors": {"torch_import", "exported", "export_writer", "onnx_file"},
+    "onnx": {"onnx_file"},
+    "onnxruntime": {"onnx_file"},
+}
 
 
 def modules():
@@ -103,6 +128,8 @@ def may_use(room, library, inside):
     """Says whether a room may import a library; None if the library has no room."""
     if library in sys.stdlib_module_names:
         return True
+    if room in PYTORCH:
+        return library in {"torch", "safetensors"}
     if library in INSIDE_FUNCTIONS_ONLY:
         return inside and room in INSIDE_FUNCTIONS_ONLY[library]
     if library not in LIBRARIES:
@@ -172,6 +199,10 @@ def test_every_module_is_found_and_every_floor_is_lived_on():
         ("scheme", "import numpy as np", "scheme: may not import numpy here"),
         ("loop", "def f():\n  import torch", "loop: may not import torch"),
         ("masks", "import pandas", "masks: pandas has no room"),
+        ("export_writer", "import torch", "export_writer: may not import torch here"),
+        ("torch_runtime", "import jax", "torch_runtime: may not import jax here"),
+        ("torch_tune", "from domino_jax import named", "torch_tune: arrow upward to named"),
+        ("torch_import", "from domino_jax import export", "torch_import: arrow upward to export"),
         ("novelty", "", "novelty: give it a floor"),
     ],
 )

@@ -14,8 +14,8 @@ from domino_jax import budget, loop, losses
 from domino_jax.layers import find_layers
 from domino_jax.pace import domino_pace
 from domino_jax.scheme import NM
-from domino_jax.search import domino, require_reachable, scheme_of
-from domino_jax.sparsify import survivor_decay, survivors
+from domino_jax.search import domino, fewest_votes, require_reachable, scheme_of
+from domino_jax.sparsify import make_masks, survivor_decay, survivors
 
 
 def dense_apply(params, x):
@@ -92,6 +92,37 @@ def test_the_floor_names_the_flatten_rule():
         require_reachable(layers, 0.2, budget.weights)
 
 
+@pytest.mark.parametrize(
+    ("share", "options", "votes"),
+    [
+        (0.99, {}, 2),  # 4:4 to 2:4, by way of 3
+        (0.5, {}, 2),
+        (0.49, {}, 3),
+        (0.25, {}, 3),
+        (0.99, {"candidates": (3, 4)}, 1),
+        (0.75, {"candidates": (1, 4)}, 3),
+        (0.6, {"rules": [("b", "dense")]}, 2),
+        (0.59, {"rules": [("b", "dense")]}, 3),
+    ],
+)
+def test_fewest_votes(share, options, votes):
+    params, layers = two_layers(**options)
+    assert fewest_votes(layers, share, budget.weights) == votes
+    # Nothing is above the mean of equal weights: everything always agrees.
+    params = jax.tree.map(jnp.ones_like, params)
+    search = domino(layers, share)
+    state = search.init(params)
+    while not state.done:
+        state = search.update(state, params)
+    assert int(state.count) == votes
+
+
+def test_fewest_votes_of_a_budget_out_of_reach():
+    _, layers = two_layers()
+    with pytest.raises(ValueError, match=r"budget 0\.2 is out of reach"):
+        fewest_votes(layers, 0.2, budget.weights)
+
+
 def test_pace_is_zero_of_erk_when_reached():
     _, layers = two_layers()
     rule = domino_pace(layers, 0.5, macs_weight=0.0, erk_weight=1.0)
@@ -156,8 +187,6 @@ def test_reference_search_number_for_number():
             jax.tree.leaves(run.train.params), jax.tree.leaves(final), strict=True
         ):
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9)
-        from domino_jax.sparsify import make_masks
-
         kept = make_masks(run.train.params, layers, run.search.committed)
         for path, name in zip(paths, meta["names"], strict=True):
             theirs = arrays[f"final_mask/{name}"].astype(bool)

@@ -20,8 +20,10 @@ def from_arrays(train: Arrays, test: Arrays, *, classes: int) -> Data:
         classes: number of labels, 0 to classes - 1.
 
     Raises:
-        ValueError: inputs and labels are not equally many, or a label is out of range.
+        ValueError: inputs and labels are not equally many, a label is no integer or out of
+            range, or the inputs of both parts differ in shape or dtype.
     """
+    _require_alike(train[0], test[0])
     return Data(
         train=partial(train_batches, _records("train", train, classes)),
         evaluate=partial(evaluate_batches, _records("test", test, classes)),
@@ -36,6 +38,8 @@ def _records(split: str, arrays: Arrays, classes: int) -> list[Record]:
     inputs, labels = np.asarray(arrays[0]), np.asarray(arrays[1])
     if len(inputs) != len(labels) or not len(inputs):
         raise ValueError(f"{split}: {len(inputs)} inputs and {len(labels)} labels")
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"{split}: labels are integers, got {labels.dtype}")
     if labels.min() < 0 or labels.max() >= classes:
         raise ValueError(
             f"{split}: labels are 0 to {classes - 1}, got {labels.min()} to {labels.max()}"
@@ -43,3 +47,9 @@ def _records(split: str, arrays: Arrays, classes: int) -> list[Record]:
     return [
         {"inputs": x, "labels": y} for x, y in zip(inputs, labels.astype(np.int32), strict=True)
     ]
+
+
+def _require_alike(train: np.ndarray, test: np.ndarray) -> None:
+    kinds = [f"{part.dtype}{list(part.shape[1:])}" for part in (train, test)]
+    if kinds[0] != kinds[1]:
+        raise ValueError(f"inputs: train has {kinds[0]} for each example, test {kinds[1]}")

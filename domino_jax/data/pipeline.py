@@ -8,7 +8,10 @@ are random access, so that a training run resumes at a step without any iterator
 """
 
 import atexit
+import multiprocessing
+import os
 import signal
+import threading
 import weakref
 from collections.abc import Callable, Generator, Mapping
 from typing import Any, Protocol
@@ -159,7 +162,7 @@ def stream(
     if workers:
         _require_parsed_flags()
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
-        dataset = dataset.mp_prefetch(options, worker_init_fn=_ignore_interrupts)
+        dataset = dataset.mp_prefetch(options, worker_init_fn=_obey_the_main_process)
     running = _drain(iter(dataset), shared=workers > 0)
     _close_at_exit(running)
     return running
@@ -213,7 +216,17 @@ def _require_parsed_flags() -> None:
         flags.FLAGS.mark_as_parsed()
 
 
-def _ignore_interrupts(worker: int, workers: int) -> None:
-    """Leaves Ctrl-C to the main process, which stops the workers."""
+def _obey_the_main_process(worker: int, workers: int) -> None:
+    """Leaves Ctrl-C and SIGTERM to the main process, which stops the workers, and dies with it."""
     del worker, workers
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A scheduler may send SIGTERM to all processes: the main one still has to save.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    # A killed parent cannot stop its workers, and they would wait for it without end.
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)

@@ -8,7 +8,7 @@ function; Flax is imported only when one of its networks is asked for.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from domino_jax.factories import call_factory
+from domino_jax.factories import call_factory, find_factory
 
 _RESNETS = (
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
@@ -73,6 +73,15 @@ def from_nnx(module: Any) -> Model:
 def names() -> tuple[str, ...]:
     """Lists the networks that `create` knows by name."""
     return tuple(_KNOWN)
+
+
+def factory(name: str) -> Callable[..., Model]:
+    """Finds the factory of a network; nothing is made.
+
+    Raises:
+        ValueError: an unknown name, or a factory that cannot be imported.
+    """
+    return find_factory(name, _KNOWN, what="model")
 
 
 def create(name: str, *, example: Any, classes: int, seed: int, **options: Any) -> Model:

@@ -1,0 +1,204 @@
+"""A finished run for PyTorch: python -m domino_jax.export --workdir=runs/digits --out=digits_2to4.
+
+Reads the sparse weights, the scheme and the settings of a work directory, and writes a folder that
+`domino_jax/torch_runtime.py` runs; `domino_jax.exported` describes it.
+"""
+
+import argparse
+import importlib
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jax
+import numpy as np
+from absl import logging
+from ml_collections import ConfigDict
+
+from domino_jax import (
+    checkpoint,
+    data,
+    experiment,
+    export_writer,
+    models,
+    scheme,
+    semi_structured,
+    settings,
+)
+from domino_jax.export_document import Network
+from domino_jax.scheme import Scheme
+from domino_jax.workdir import read_json
+
+FORMATS = ("folder", "onnx")
+SAMPLES = 64
+
+
+def network_of(workdir: Path, *, data_dir: str | None = None) -> Network:
+    """Reads the finished run of a work directory.
+
+    Args:
+        workdir: where search.py and train.py wrote.
+        data_dir: folder of the data sets, instead of the run's.
+
+    Raises:
+        ValueError: a part of it is missing or does not fit.
+    """
+    if not workdir.is_dir():
+        raise ValueError(f"workdir {workdir}: there is no such folder")
+    sparse = workdir / "train" / "sparse"
+    if checkpoint.latest(sparse) is None:
+        raise ValueError(f"workdir {workdir}: train.py has not finished: no weights in {sparse}")
+    flat, found = _record(workdir)
+    found = scheme.load(workdir / "scheme.json") if found is None else found
+    if data_dir is not None:
+        flat["data.dir"] = data_dir
+    known = ":" not in flat.get("model.name", "")
+    if known:
+        flat.pop("model.dtype", None)  # the logits are those of float32
+    config = _config(flat, found)
+    settings.check(config)
+    options = {key: value for key, value in config.data.items() if key not in ("name", "dir")}
+    held = data.create(config.data.name, data_dir=config.data.dir, **options)
+    options = {key: value for key, value in config.model.items() if key != "name"}
+    model = models.create(
+        config.model.name, example=held.example, classes=held.classes, seed=config.seed, **options
+    )
+    template = jax.tree.map(np.asarray, {"params": model.params, "stats": model.stats})
+    saved = checkpoint.restore_parts(sparse, template)
+    batch = next(iter(held.evaluate(SAMPLES)))
+    return Network(
+        name=config.model.name,
+        options=options,
+        model=model._replace(params=saved["params"], stats=saved["stats"]),
+        layers=experiment.layers_of(model, held.example, config.search),
+        scheme=found,
+        inputs=np.asarray(batch["inputs"])[np.asarray(batch["weight"]) > 0],
+        known=known,
+    )
+
+
+def _record(workdir: Path) -> tuple[dict[str, Any], Scheme | None]:
+    """Reads settings (key -> value) and, where the run has recorded it, the scheme it trained."""
+    path = workdir / "scheme.json"
+    flat = _flat(scheme.load_document(path).get("config", {})) if path.exists() else {}
+    record = read_json(workdir / "config.json")
+    for part in ("common", "search", "train"):
+        flat |= record.get(part, {})
+    trained = flat.pop("scheme", None)
+    if not flat:
+        raise ValueError(
+            f"workdir {workdir}: neither scheme.json nor config.json tells its settings"
+        )
+    if not isinstance(trained, Mapping):
+        return flat, None
+    return flat, {name: scheme.NM.parse(nm) for name, nm in trained.items()}
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        nested = isinstance(value, Mapping)
+        found |= _flat(value, f"{prefix}{key}.") if nested else {prefix + key: value}
+    return found
+
+
+def _config(flat: Mapping[str, Any], found: Scheme) -> ConfigDict:
+    """Builds the settings of the run, as far as the network, its layers and its data need them."""
+    config = settings.defaults().unlock()
+    sizes = Counter(nm.m for nm in found.values())
+    config.search.m = sizes.most_common(1)[0][0] if sizes else config.search.m
+    for key, value in flat.items():
+        group, _, name = key.rpartition(".")
+        if group in ("model", "data"):
+            config[group][name] = value
+        elif key in ("seed", "search.m", "search.candidates", "search.rules"):
+            owner = config[group] if group else config
+            owner[name] = tuple(value) if isinstance(value, list) else value
+    return config
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit code: 0, or 1 after one line on stderr."""
+    given = _parser().parse_args(arguments)
+    try:
+        _run(given)
+    except (ValueError, OSError) as error:
+        print(" ".join(str(error).split()), file=sys.stderr)
+        return 1
+    return 0
+
+
+def _run(given: argparse.Namespace) -> None:
+    logging.set_verbosity(logging.WARNING)  # Orbax reports what it reads at INFO
+    out = Path(given.out)
+    export_writer.require_free(out)
+    network = network_of(Path(given.workdir), data_dir=given.data_dir)
+    document = export_writer.export(
+        network,
+        out,
+        dtype=given.dtype,
+        fold_norms=given.fold,
+        onnx=given.format == "onnx",
+        backend=given.backend,
+        names=_function(given.names) if given.names else None,
+    )
+    _print(document, out)
+
+
+def _function(name: str) -> Callable[[str], str]:
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # whatever a user's module does when imported
+        raise ValueError(
+            f"--names {name!r}: 'package.module:function' is wanted; {type(error).__name__}: "
+            f"{error}"
+        ) from None
+    if not callable(found):
+        raise ValueError(f"--names {name!r}: is no function")
+    return found
+
+
+def _print(document: Mapping[str, Any], out: Path) -> None:
+    layers = document["layers"]
+    runs = sum(entry["sparse24"] for entry in layers.values())
+    print(f"{out}: {len(layers)} layers, {runs} can run sparse ({document['dtype']})")
+    for name, entry in layers.items():
+        if not entry["sparse24"]:
+            why = "all weights kept" if entry["why"] == "dense" else entry["why"]
+            print(f"  {name} runs dense: {entry.get('reason', why)}")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Prints one line and exits, as the scripts do."""
+        print(" ".join(message.split()), file=sys.stderr)
+        sys.exit(1)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m domino_jax.export", description=__doc__.splitlines()[0])
+    parser.add_argument("--workdir", required=True, help="of search.py and train.py")
+    parser.add_argument("--out", required=True, help="folder to make")
+    parser.add_argument(
+        "--dtype", default="float16", choices=semi_structured.DTYPES, help="of the weights"
+    )
+    parser.add_argument(
+        "--fold", action="store_true", help="put batch norms into the convolutions before them"
+    )
+    parser.add_argument("--format", default="folder", choices=FORMATS, help="onnx: model.onnx too")
+    parser.add_argument(
+        "--backend",
+        default=None,
+        choices=semi_structured.BACKENDS,
+        help="whose shape multiples count; cusparselt unless float32, which only cutlass has",
+    )
+    parser.add_argument("--names", default="", help="package.module:function, path -> name")
+    parser.add_argument("--data_dir", default=None, help="of the data sets, instead of the run's")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

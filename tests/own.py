@@ -1,0 +1,145 @@
+"""A small network, data and config of one's own; and all that can be wrong with such.
+
+As a config file: --config=tests/own.py. READ counts what was read of the data.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from domino_jax.data.arrays import from_arrays
+from domino_jax.models import Model, plain
+from domino_jax.settings import defaults
+
+READ = []
+SPOILED = 3  # in no phase among the first batch of 16
+
+
+def get_config():
+    config = defaults()
+    config.log_every = 5
+    config.model.name = "own:network"
+    config.data.name = "own:data"
+    config.dense.update(epochs=2.0, warmup_epochs=0.0, batch=16)
+    config.search.update(
+        m=4,
+        budget=0.6,
+        rules=(("stem", "flatten"),),
+        vote_every=2,
+        penalty=10.0,
+        penalty_doubles_at=(),
+        batch=16,
+    )
+    config.train.update(epochs=2.0, warmup_epochs=1.0, lr=0.05, batch=16)
+    return config
+
+
+def network(*, example, classes, seed, features=8):
+    """Has a stem of 3 channels, no multiple of M = 4: it is dense without the rule 'flatten'."""
+    shapes = {"stem": (3, 3, 3, 8), "hidden": (8, features), "head": (features, classes)}
+    keys = jax.random.split(jax.random.key(seed), 3)
+    params = {
+        name: {"kernel": jax.random.normal(key, shape) * np.prod(shape[:-1]) ** -0.5}
+        for key, (name, shape) in zip(keys, shapes.items(), strict=True)
+    }
+
+    def apply(params, x):
+        kernels = {name: layer["kernel"] for name, layer in params.items()}
+        numbers = ("NHWC", "HWIO", "NHWC")
+        x = jax.lax.conv_general_dilated(
+            x, kernels["stem"], (1, 1), "SAME", dimension_numbers=numbers
+        )
+        x = jax.nn.relu(x).mean((1, 2))
+        return jax.nn.relu(x @ kernels["hidden"]) @ kernels["head"]
+
+    assert example.shape == (1, 4, 4, 3)
+    return plain(apply, params)
+
+
+def data(*, data_dir, workers, labels=3):
+    rng = np.random.default_rng(0)
+    answers = rng.integers(0, labels, 80)
+    images = rng.normal(size=(80, 4, 4, 3)) + answers[:, None, None, None]
+    images = images.astype(np.float32)
+    made = from_arrays((images[:64], answers[:64]), (images[64:], answers[64:]), classes=labels)
+
+    def train(*arguments, **options):
+        READ.append("train")
+        return made.train(*arguments, **options)
+
+    def evaluate(*arguments, **options):
+        READ.append("evaluate")
+        return made.evaluate(*arguments, **options)
+
+    return made._replace(train=train, evaluate=evaluate)
+
+
+def wider(*, example, classes, seed):
+    return network(example=example, classes=classes, seed=seed, features=16)
+
+
+def renamed(*, example, classes, seed):
+    model = network(example=example, classes=classes, seed=seed)
+
+    def apply(params, *arguments, **options):
+        return model.apply({**params, "hidden": params["middle"]}, *arguments, **options)
+
+    params = {**model.params, "middle": model.params["hidden"]}
+    del params["hidden"]
+    return Model(apply, params, {})
+
+
+def narrow(*, example, classes, seed):
+    return network(example=example, classes=classes - 1, seed=seed)
+
+
+def no_pair(*, example, classes, seed):
+    model = network(example=example, classes=classes, seed=seed)
+    return model._replace(apply=lambda *a, **options: model.apply(*a, **options)[0])
+
+
+def other_stats(*, example, classes, seed):
+    model = network(example=example, classes=classes, seed=seed)
+
+    def apply(params, stats, x, *, train, key):
+        return model.apply(params, {}, x, train=train, key=key)[0], {"mean": jnp.zeros(3)}
+
+    return Model(apply, model.params, {"mean": jnp.zeros(2)})
+
+
+def number(*, example, classes, seed):
+    return 3
+
+
+def seedless(*, example, classes):
+    return network(example=example, classes=classes, seed=0)
+
+
+def with_bug(*, example, classes, seed):
+    return None + 1
+
+
+def float_labels(*, data_dir, workers):
+    made = data(data_dir=data_dir, workers=workers)
+    images = np.zeros((8, 4, 4, 3), np.float32)
+    from_arrays((images, np.zeros(8)), (images, np.zeros(8)), classes=3)
+    return made
+
+
+def fewer_classes(*, data_dir, workers):
+    """Says that there are two classes, but gives labels of three."""
+    return data(data_dir=data_dir, workers=workers)._replace(classes=2)
+
+
+def high_labels(*, data_dir, workers):
+    images = np.zeros((8, 4, 4, 3), np.float32)
+    return from_arrays((images, np.arange(8)), (images, np.arange(8)), classes=3)
+
+
+def one_nan(*, data_dir, workers):
+    """Has one spoiled image in 64."""
+    images = np.random.default_rng(0).normal(size=(64, 4, 4, 3)).astype(np.float32)
+    labels = np.arange(64) % 3
+    spoiled = images.copy()
+    spoiled[SPOILED] = np.nan
+    return from_arrays((spoiled, labels), (images, labels), classes=3)

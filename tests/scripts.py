@@ -1,0 +1,115 @@
+"""Runs search.py and train.py, as processes and in this one, for tests of what they leave."""
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+from absl import flags
+from ml_collections import config_flags
+
+from domino_jax import checkpoint, experiment, find, tune, workdir
+
+ROOT = Path(__file__).parents[1]
+TINY = ROOT / "tests" / "tiny.py"
+
+
+def command(script, folder, *arguments, config=TINY):
+    return [
+        sys.executable,
+        str(ROOT / f"{script}.py"),
+        f"--config={config}",
+        f"--workdir={folder}",
+        *arguments,
+    ]
+
+
+# One device for processes, and our modules.
+ENVIRONMENT = {"XLA_FLAGS": "", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+
+
+def start(script, folder, *arguments, config=TINY):
+    """Starts a script as a process of a session of its own."""
+    return subprocess.Popen(
+        command(script, folder, *arguments, config=config),
+        cwd=ROOT,
+        env={**os.environ, **ENVIRONMENT},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def end(process):
+    """Waits for a process; returns its exit code and what it printed."""
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def settings(*overrides, config=TINY):
+    """Reads a config with overrides 'key=value' as the command line does."""
+    argv = ["test", f"--config={config}", *(f"--config.{override}" for override in overrides)]
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values)
+    # ml_collections reads the overrides there, and loads the file in a way that Python drops.
+    with mock.patch.object(sys, "argv", argv), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        values(argv)
+    return values["config"].value
+
+
+def search(folder, *overrides, anew=False, should_stop=lambda: False):
+    """Does in this process what search.py does."""
+    exp = _build(folder, overrides, should_stop)
+    with workdir.locked(folder):
+        find.find_scheme(exp, anew=anew)
+
+
+def train(folder, *overrides, anew=False, should_stop=lambda: False):
+    """Does in this process what train.py does."""
+    exp = _build(folder, overrides, should_stop)
+    with workdir.locked(folder):
+        if exp.config.evaluate:
+            tune.evaluate_only(exp)
+        else:
+            tune.train_scheme(exp, anew=anew)
+
+
+def _build(folder, overrides, should_stop):
+    return experiment.build(settings(*overrides), folder, should_stop)
+
+
+def files(folder):
+    """Lists what is in a work directory, inside of checkpoints and numbers of events left out."""
+    found = set()
+    for path in folder.rglob("*"):
+        parts = path.relative_to(folder).parts
+        inside = next((i for i, part in enumerate(parts) if part.isdecimal()), len(parts))
+        name = "/".join(parts[: inside + 1])
+        found.add("/".join([*name.split("/")[:-1], "events"]) if "tfevents" in name else name)
+    return found
+
+
+def arrays(folder, step=None):
+    """Reads all leaves of a checkpoint, the last one by default."""
+    step = checkpoint.latest(folder) if step is None else step
+    leaves = json.loads((folder / str(step) / "leaves.json").read_text())["leaves"]
+    template = {path: np.empty(shape, dtype) for path, (dtype, shape) in leaves.items()}
+    return checkpoint.restore(folder, template, step)
+
+
+def require_same_arrays(one, other):
+    assert checkpoint.latest(one) == checkpoint.latest(other)
+    ours, theirs = arrays(one), arrays(other)
+    assert list(ours) == list(theirs)
+    for path in ours:
+        assert ours[path].tobytes() == theirs[path].tobytes(), path
+
+
+def results(folder):
+    return json.loads((folder / "results.json").read_text())

@@ -1,0 +1,410 @@
+"""Work directories: one process at a time, one set of settings, and the same end after any stop."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import struct
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scripts
+from tensorboardX.proto.event_pb2 import Event
+
+from domino_jax import checkpoint, loop, record, scheme, workdir
+
+PHASES = ("dense", "search", "train")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A work directory that was searched and trained in without a stop."""
+    folder = tmp_path_factory.mktemp("made") / "run"
+    scripts.search(folder)
+    scripts.train(folder)
+    return folder
+
+
+@pytest.fixture
+def copy(made, tmp_path):
+    return shutil.copytree(made, tmp_path / "run")
+
+
+def contents(folder):
+    """Reads all files, but for TensorBoard's events and the number in the lock."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in files
+        if "tfevents" not in path.name and path.name != workdir.LOCK
+    }
+
+
+def require_same_end(one, other):
+    for phase in (*PHASES, "train/sparse"):
+        scripts.require_same_arrays(one / phase, other / phase)
+    for name in ("scheme.json", "results.json", "search/votes.jsonl", "report.png"):
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+    times = json.loads((other / "timing.json").read_text())
+    assert set(times) == set(PHASES)
+    assert all(value > 0 for phase in times.values() for value in phase.values())
+
+
+def stopping_after(questions):
+    left = iter(range(questions))
+    return lambda: next(left, None) is None
+
+
+def test_stopped_again_and_again_ends_the_same(made, tmp_path):
+    for run in (scripts.search, scripts.train):
+        # Three times after 15 steps, or batches of an evaluation.
+        for _ in range(3):
+            with pytest.raises(loop.Stopped, match=r"^stopped (at step \d+|in an evaluation)$"):
+                run(tmp_path, should_stop=stopping_after(15))
+        run(tmp_path)
+    require_same_end(made, tmp_path)
+    times = json.loads((tmp_path / "timing.json").read_text())
+    for phase in PHASES:
+        assert times[phase]["steps"] == checkpoint.latest(tmp_path / phase)
+
+
+def test_a_finished_run_started_again_changes_nothing(made, copy, capsys):
+    scripts.search(copy)
+    first = capsys.readouterr().out
+    scripts.train(copy)
+    assert "fine-tuned" in capsys.readouterr().out
+    assert contents(copy) == contents(made)
+    events = [len(list((folder / p).glob("*tfevents*"))) for folder in (copy, made) for p in PHASES]
+    assert set(events) == {1}
+    scripts.search(copy, "log_every=1", "checkpoint_every=1", "data.dir=/elsewhere")
+    again = capsys.readouterr()
+    assert again.out == first
+    assert "steps/s" not in again.err
+
+
+def test_killed_between_the_last_step_and_the_results(made, copy):
+    for name in ("scheme.json", "results.json", "report.png"):
+        (copy / name).unlink()
+    with (copy / "search" / workdir.CURVE).open("a") as file:
+        file.write('{"step": 99')
+    shutil.rmtree(copy / "train" / "sparse")
+    scripts.search(copy)
+    scripts.train(copy)
+    require_same_end(made, copy)
+
+
+def test_a_later_search_or_training_step_is_made_again(made, copy):
+    for phase in PHASES:
+        shutil.rmtree(copy / phase / str(checkpoint.latest(copy / phase)))
+        if not checkpoint.steps(copy / phase):
+            shutil.rmtree(copy / phase)
+    shutil.rmtree(copy / "train", ignore_errors=True)
+    scripts.search(copy)
+    scripts.train(copy)
+    require_same_end(made, copy)
+
+
+def test_what_a_killed_process_was_writing_goes_away(made, copy):
+    for name in (
+        ".scheme.json.77.new",
+        ".results.json.77",
+        ".report.png.77",
+        "search/.votes.jsonl.77",
+    ):
+        (copy / name).write_text("half")
+    for name in ("dense/40.new", "train/20.old", "train/sparse/30.new.orbax-checkpoint-tmp-7"):
+        (copy / name).mkdir()
+    scripts.search(copy)
+    scripts.train(copy)
+    assert contents(copy) == contents(made)
+    assert not list(copy.rglob("*.new*")) + list(copy.rglob("*.old"))
+
+
+def events(path):
+    """Reads the events of one of TensorBoard's files."""
+    data, found = path.read_bytes(), []
+    while data:
+        (length,) = struct.unpack("<Q", data[:8])
+        found.append(Event.FromString(data[12 : 12 + length]))
+        data = data[16 + length :]
+    return found
+
+
+def test_tensorboard_hides_what_was_lost(tmp_path):
+    """What a killed process wrote after its last checkpoint has steps above the next start."""
+    with pytest.raises(loop.Stopped, match="stopped at step 17"):
+        scripts.search(tmp_path, should_stop=stopping_after(17))
+    time.sleep(1.1)  # the files are named by the second
+    with pytest.raises(loop.Stopped):
+        scripts.search(tmp_path, should_stop=stopping_after(3))
+    first, second = (events(path) for path in sorted((tmp_path / "dense").glob("*tfevents*")))
+    starts = [
+        event.step for file in (first, second) for event in file if event.HasField("session_log")
+    ]
+    assert starts == [1, 18]
+
+
+@pytest.mark.parametrize(
+    ("every", "error", "saved"),
+    [
+        (1, "body/kernel became NaN or infinite at step 1, ", [1]),
+        (50, "the loss became nan at step 2, ", []),
+    ],
+)
+def test_weights_that_overflow_are_not_saved(made, tmp_path, every, error, saved):
+    """Their last loss was finite."""
+    foreign = (f"init={made / 'dense'}", f"scheme={made / 'scheme.json'}")
+    settings = [*foreign, f"checkpoint_every={every}", "train.lr=1e38", "train.sr_ste=1e9"]
+    with pytest.raises(FloatingPointError, match=error):
+        scripts.train(tmp_path, *settings)
+    assert checkpoint.steps(tmp_path / "train") == saved
+
+
+def test_a_second_process_is_refused(made, copy):
+    before = contents(copy)
+    with workdir.locked(copy):
+        code, out, err = scripts.end(scripts.start("search", copy, "--anew"))
+    assert (code, out) == (1, "")
+    assert err == (
+        f"workdir {copy}: process {os.getpid()} is at work there; wait for it, or choose another\n"
+    )
+    assert contents(copy) == before
+    scripts.search(copy)  # as soon as the first has ended
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said", "remedy"),
+    [
+        (["search.budget=0.25"], "search.budget 0.5 there, 0.25 here", "init"),
+        (
+            ["search.m=8", "search.candidates=(2,8)"],
+            "search.candidates None there, [2, 8] here; search.m 4 there, 8 here",
+            "init",
+        ),
+        (["seed=3"], "seed 0 there, 3 here", ""),
+        (["dense.lr=0.5", "search.lr=0.5"], "dense.lr 0.1 there, 0.5 here; search.lr 0.01", ""),
+        (["init=/elsewhere"], "init '' there, '/elsewhere' here", ""),
+        (["model.name=mine:net"], "model.name 'tiny:network' there, 'mine:net' here", ""),
+    ],
+)
+def test_other_settings_are_refused_by_both(made, overrides, said, remedy, monkeypatch):
+    before = contents(made)
+    config = scripts.settings(*overrides)
+    keeping = f" (with --config.init={made / 'dense'})" if remedy else ""
+    for script, forgetting in (("search", "--anew"), ("train", "search.py --anew")):
+        with pytest.raises(ValueError) as caught:
+            require(script, made, config)
+        assert str(caught.value).startswith(f"workdir {made} was made with other settings: {said}")
+        assert str(caught.value).endswith(
+            f"; choose another --workdir{keeping}, or start anew with {forgetting}"
+        )
+    assert contents(made) == before
+
+
+def require(script, folder, config):
+    if script == "search":
+        record.begin_search(folder, config, anew=False)
+    else:
+        record.require_train(folder, config, scheme.load(folder / "scheme.json"))
+
+
+def test_settings_of_the_training_concern_train_only(made, copy):
+    other = "train.lr=0.01"
+    scripts.search(copy, other)
+    with pytest.raises(
+        ValueError, match=r"settings: train\.lr 0\.05 there, 0\.01 here; choose"
+    ) as e:
+        scripts.train(copy, other)
+    assert f"(with --config.init={copy / 'dense'} --config.scheme={copy / 'scheme.json'})" in str(
+        e.value
+    )
+    assert str(e.value).endswith("or start anew with --anew")
+    with pytest.raises(ValueError, match=r"train\.lr 0\.05 there"):
+        scripts.train(copy, other, "evaluate=True")
+
+
+def test_settings_of_the_search_do_not_concern_a_foreign_scheme(made, tmp_path):
+    foreign = [f"init={made / 'dense'}", f"scheme={made / 'scheme.json'}"]
+    scripts.train(tmp_path, *foreign)
+    scripts.train(tmp_path, *foreign, "search.budget=0.25", "search.penalty=3.0")
+    with pytest.raises(ValueError, match=r"search\.rules \[\] there, \[\['fc', 'dense'\]\] here"):
+        scripts.train(tmp_path, *foreign, "search.rules=(('fc','dense'),)")
+
+
+def test_another_scheme_in_the_same_file_is_refused(made, tmp_path):
+    path = shutil.copy(made / "scheme.json", tmp_path)
+    foreign = [f"init={made / 'dense'}", f"scheme={path}"]
+    scripts.train(tmp_path / "run", *foreign)
+    document = json.loads(Path(path).read_text())
+    n = document["layers"]["body/kernel"]["n"]
+    document["layers"]["body/kernel"]["n"] = 3 - n
+    Path(path).write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=rf"scheme of body/kernel {n}:4 there, {3 - n}:4 here;"):
+        scripts.train(tmp_path / "run", *foreign)
+
+
+def test_settings_that_are_no_json_are_refused_before_anything_runs(tmp_path):
+    config = scripts.settings()
+    with config.unlocked():
+        config.model.activation = np.tanh
+    with pytest.raises(ValueError, match=r"^model\.activation: numbers, text, None .* got <ufunc"):
+        require("search", tmp_path, config)
+    assert list(tmp_path.iterdir()) == []
+
+
+def put_own_files(folder, *names):
+    """Puts files of a user next to ours; returns their contents."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("mine")
+    return dict.fromkeys(names, b"mine")
+
+
+def test_search_anew_forgets_what_the_scripts_wrote(copy):
+    mine = put_own_files(copy, "notes.txt", "dense/notes.txt", "train/0/image.png", "models/a.bin")
+    scripts.search(copy, "seed=5", "search.method=uniform", anew=True)
+    left = contents(copy)
+    assert left == left | mine
+    assert set(left) - set(mine) == {"config.json", "scheme.json", "report.png", "results.json"}
+    assert set(scripts.results(copy)) == {"search"}
+    assert {path.name for path in copy.iterdir() if path.is_dir()} == {"dense", "train", "models"}
+
+
+def test_train_anew_forgets_the_training_only(made, copy):
+    mine = put_own_files(copy, "notes.txt", "train/notes.txt", "train/sparse/notes.txt")
+    before, shorter = contents(copy), "train.epochs=1.0"
+    scripts.train(copy, shorter, anew=True)
+    left = contents(copy)
+    assert left == left | mine
+    others = {name for name in before if not name.startswith("train/")}
+    assert {name for name in others if left.get(name) != before[name]} == {
+        *("config.json", "results.json", "timing.json")
+    }
+    assert checkpoint.steps(copy / "train" / "sparse") == [15]
+    assert checkpoint.steps(copy / "train") == [10, 15]
+    assert scripts.results(copy)["search"] == scripts.results(made)["search"]
+    scripts.train(copy, shorter)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        (["search.budget=0.01"], "out of reach"),
+        (["model.name=nowhere:net"], "nowhere"),
+        (["init={}/dense"], "--anew would remove it"),
+        (["init={}/dense/30"], "--anew would remove it"),
+    ],
+)
+def test_a_refused_start_forgets_nothing(made, copy, settings, error):
+    before = contents(copy)
+    with pytest.raises(ValueError, match=error):
+        scripts.search(copy, *(setting.format(copy) for setting in settings), anew=True)
+    assert contents(copy) == before
+
+
+@pytest.mark.parametrize("anew", [False, True])
+@pytest.mark.parametrize(
+    ("name", "text", "error"),
+    [
+        ("config.json", '{"hidden_size": 768}', r"config\.json is no record of this program"),
+        ("results.json", "{}", r"holds results\.json but no config\.json that tells"),
+        ("train/0/image.png", "x", r"holds train but no config\.json that tells"),
+    ],
+)
+def test_directories_of_others_are_left_alone(tmp_path, name, text, error, anew):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=error):
+        scripts.search(tmp_path, anew=anew)
+    assert contents(tmp_path) == {name: text.encode()}
+
+
+DIGITS = [
+    f"--config.{setting}"
+    for setting in (
+        *("log_every=5", "checkpoint_every=10", "dense.epochs=1.0", "dense.warmup_epochs=0.0"),
+        *("search.budget=0.6", "search.penalty=10.0", "search.vote_every=5"),
+        *("train.epochs=2.0", "train.warmup_epochs=0.0"),
+    )
+]
+
+
+def start_digits(script, folder, *arguments):
+    config = scripts.ROOT / "configs" / "digits.py"
+    return scripts.start(script, folder, *DIGITS, *arguments, config=config)
+
+
+def progress(folder, phases):
+    return sum(checkpoint.latest(folder / phase) or 0 for phase in phases)
+
+
+def stop_at(process, folder, phases, steps, delay, number):
+    """Sends a signal some time after a process has saved so many steps; returns its exit code."""
+    until = time.monotonic() + 240
+    while progress(folder, phases) < steps and process.poll() is None:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    time.sleep(delay)
+    assert process.poll() is None, process.communicate()
+    process.send_signal(number)
+    return scripts.end(process)
+
+
+def require_stopped(number, code, err):
+    if number == signal.SIGKILL:
+        assert code == -9, err
+    else:  # after its last step a process may end as if nothing had come
+        assert code == 0 or (code, "goes on from there" in err) == (75, True), err
+
+
+def require_gone(group):
+    """Waits for the end of all processes of a group, such as workers."""
+    command = ["ps", "-o", "stat=,args=", "-g", str(group)]
+    until = time.monotonic() + 30
+    while True:
+        lines = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+        alive = [line for line in lines.splitlines() if not line.startswith("Z")]
+        if not alive:
+            return
+        assert time.monotonic() < until, alive
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_it_ends_the_same(tmp_path):
+    """Five moments in search.py and five in train.py: start-up, steps, saving, the end."""
+    one, other = tmp_path / "undisturbed", tmp_path / "killed"
+    seed = random.randrange(1 << 32)
+    print("seed", seed)
+    draw = random.Random(seed)
+    for script, phases in (("search", PHASES[:2]), ("train", PHASES[2:])):
+        began = time.monotonic()
+        code, printed, err = scripts.end(start_digits(script, one))
+        assert code == 0, err
+        print(script, f"{time.monotonic() - began:.1f} s")
+        total = progress(one, phases)
+        inside = sorted(draw.uniform(0, total) for _ in range(3))
+        signals = [signal.SIGTERM, signal.SIGKILL]
+        draw.shuffle(signals)
+        numbers = [signal.SIGTERM, signal.SIGKILL, draw.choice((signal.SIGTERM, signal.SIGKILL))]
+        draw.shuffle(numbers)
+        moments = [
+            (0.0, draw.uniform(0, 4), signal.SIGKILL),  # Python itself may not be there yet
+            *zip(inside, [draw.uniform(0, 0.3) for _ in inside], numbers, strict=True),
+            (total, draw.uniform(0, 0.3), draw.choice(numbers)),
+        ]
+        for steps, delay, number in moments:
+            workers = int(steps == inside[1])
+            what = f"{number.name} {delay:.2f} s after step {steps:.0f}, {workers} workers"
+            process = start_digits(script, other, f"--config.data.workers={workers}")
+            code, _, err = stop_at(process, other, phases, steps, delay, number)
+            print(what, code)
+            require_stopped(number, code, err)
+            require_gone(process.pid)
+        code, again, err = scripts.end(start_digits(script, other))
+        assert (code, again) == (0, printed), err
+    require_same_end(one, other)

@@ -1,0 +1,158 @@
+"""PyTorch residual networks: torchvision names and numbers, ours in JAX, folded and CIFAR forms.
+
+`data/resnet_torch.npz` is torchvision's own forward pass; its recipe is in test_resnet.py. DIGESTS
+are `_digest(torchvision.models.get_model(name).state_dict())` of torchvision 0.28.0.
+"""
+
+import hashlib
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from domino_jax import models, named, torch_models
+
+GOLDEN = Path(__file__).parent / "data" / "resnet_torch.npz"
+SOURCE = Path(torch_models.__file__)
+DIGESTS = {
+    "resnet18": "5191d63ec3989592",
+    "resnet34": "f8de2a1812ef85e4",
+    "resnet50": "a87e91cd6bd1f939",
+    "resnet101": "dbc3ca74fffafc72",
+    "resnet152": "7d486dbdc941506e",
+}
+
+
+def _digest(state):
+    lines = sorted(f"{name} {tuple(tensor.shape)}" for name, tensor in state.items())
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def _value(name, shape):
+    """As the golden file's script drew the tensors."""
+    draw = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape)
+    if draw.ndim > 1:
+        return draw * np.sqrt(2 * shape[1] / draw.size) if draw.ndim == 4 else draw
+    return (1 if name.endswith(("weight", "running_var")) else 0) + 0.1 * draw
+
+
+def _fill(model):
+    state = model.state_dict()
+    values = {
+        name: torch.from_numpy(np.asarray(_value(name, tuple(tensor.shape))))
+        for name, tensor in state.items()
+        if tensor.is_floating_point()
+    }
+    model.load_state_dict(values, strict=False)
+    return model
+
+
+def _jax_tree(tree, model):
+    """Fills params or stats with the values of a PyTorch model."""
+    leaf_names = {"scale": "weight", "kernel": "weight", "mean": "running_mean"}
+    state, values = model.state_dict(), {}
+    for path, leaf in named.leaves_by_path(tree).items():
+        *owner, last = path.split("/")
+        name = ".".join([*owner, (leaf_names | {"var": "running_var"}).get(last, last)])
+        value = state[name].numpy()
+        order = {4: (2, 3, 1, 0), 2: (1, 0)}.get(value.ndim, (0,))
+        assert value.transpose(order).shape == leaf.shape
+        values[path] = jnp.asarray(value.transpose(order))
+    return named.replace_leaves(tree, values)
+
+
+@pytest.mark.parametrize("name", DIGESTS)
+def test_names_and_shapes_are_torchvisions(name):
+    with torch.device("meta"):
+        model = torch_models.create(name, classes=1000)
+    assert _digest(model.state_dict()) == DIGESTS[name]
+
+
+def test_outputs_are_torchvisions():
+    golden = np.load(GOLDEN)
+    model = _fill(torch_models.create("resnet18", classes=5).double())
+    inputs = torch.from_numpy(np.random.default_rng(0).standard_normal((3, 3, 37, 31)))
+    with torch.no_grad():
+        train = model.train()(inputs)
+        moved = model.eval()(inputs)
+    np.testing.assert_allclose(train.numpy(), golden["resnet18/train"], rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(moved.numpy(), golden["resnet18/eval"], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("resnet20", {}),
+        ("resnet20", {"shortcut": "projection"}),
+        ("resnet20", {"stem": "imagenet"}),
+        ("resnet18", {"stem": "cifar", "shortcut": "pad"}),
+        ("resnet56_bottleneck", {"shortcut": "pad"}),
+    ],
+)
+def test_logits_are_those_of_the_network_in_jax(name, options):
+    size, channels, classes = 19, 1, 7
+    example = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
+    ours = models.create(name, example=example, classes=classes, seed=0, **options)
+    theirs = _fill(
+        torch_models.create(name, classes=classes, in_channels=channels, **options)
+    ).eval()
+    inputs = np.random.default_rng(1).standard_normal((2, channels, size, size)).astype("float32")
+    params, stats = (_jax_tree(tree, theirs) for tree in (ours.params, ours.stats))
+    apply = jax.jit(lambda p, s, x: ours.apply(p, s, x, train=False, key=None)[0])
+    found = np.asarray(apply(params, stats, jnp.asarray(inputs.transpose(0, 2, 3, 1))))
+    with torch.no_grad():
+        wanted = theirs(torch.from_numpy(inputs)).numpy()
+    assert np.abs(found - wanted).max() <= 1e-4 * np.abs(wanted).max()
+    leaves = [*jax.tree.leaves(ours.params), *jax.tree.leaves(ours.stats)]
+    counters = sum(tensor.ndim == 0 for tensor in theirs.state_dict().values())
+    assert len(leaves) == len(theirs.state_dict()) - counters
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_every_network_of_ours_is_here(name):
+    with torch.device("meta"):
+        assert torch_models.create(name, classes=3).fc.out_features == 3
+
+
+def test_folded_networks_have_biases_and_no_batch_norms():
+    plain = _fill(torch_models.create("resnet20", classes=4)).eval()
+    folded = torch_models.create("resnet20", classes=4, folded=True).eval()
+    state = {}
+    for name, module in plain.named_modules():
+        if isinstance(module, torch.nn.Conv2d):
+            norm = plain.get_submodule(name.replace("conv", "bn"))
+            factor = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+            state[f"{name}.weight"] = module.weight * factor[:, None, None, None]
+            state[f"{name}.bias"] = norm.bias - norm.running_mean * factor
+    state |= {"fc.weight": plain.fc.weight, "fc.bias": plain.fc.bias}
+    folded.load_state_dict(state, strict=True)
+    inputs = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(folded(inputs), plain(inputs), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("resnet19", {}, "model 'resnet19': one of resnet18, "),
+        ("resnet18", {"stem": "big"}, "stem 'big': one of imagenet, cifar is wanted"),
+        ("resnet18", {"shortcut": "none"}, "shortcut 'none'"),
+        ("resnet18", {"in_channels": 0}, "in_channels are 1 or more, got 2 and 0"),
+    ],
+)
+def test_wrong_options(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        torch_models.create(name, classes=2, **options)
+
+
+def test_the_file_alone_needs_neither_jax_nor_the_package(tmp_path):
+    (tmp_path / "torch_models.py").write_text(SOURCE.read_text())
+    code = "import sys, torch_models as t; t.create('resnet20', classes=2);"
+    code += "assert not {'jax', 'domino_jax'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=120)
