@@ -2,8 +2,8 @@
 
     python -m benchmarks.start
 
-Each start is a new process. Cold: its folder of compiled programs is empty; warm: the run before
-filled it. The end of a dense phase of one step (its checkpoint included) and the first line of
+Each start is a new process. Cold: its home directory has no compiled programs; warm: the run before
+left them. The end of a dense phase of one step (its checkpoint included) and the first line of
 the search's curve mark the first steps. Three minutes on two cores.
 """
 
@@ -31,14 +31,17 @@ def seconds_of_help(script: str) -> float:
     return time.perf_counter() - start
 
 
-def seconds_to(marker: Path, arguments: list[str], cache: Path) -> float:
+def seconds_to(marker: Path, arguments: list[str], home: Path) -> float:
     """Starts search.py, waits until it has written something to `marker`, and ends it.
+
+    Compiled programs are kept where they are by default, below the home directory.
 
     Raises:
         RuntimeError: the script ended before.
     """
     command = [sys.executable, "search.py", *CONFIG, *arguments]
-    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache)}
+    environment = os.environ | {"HOME": str(home)}
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
     start = time.perf_counter()
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -58,13 +61,12 @@ def starts(folder: Path, number: int, dense: Path) -> dict[str, float]:
     """Times one cold and one warm start of dense training and of the search."""
     found = {}
     for state in ("cold", "warm"):
-        work, cache = folder / f"{state}{number}", folder / f"cache{number}"
+        work, home = folder / f"{state}{number}", folder / f"home{number}"
         arguments = [f"--workdir={work}/dense", *ONE_STEP]
-        found[f"dense, {state}"] = seconds_to(work / "dense/timing.json", arguments, cache)
+        found[f"dense, {state}"] = seconds_to(work / "dense/timing.json", arguments, home / "dense")
         arguments = [f"--workdir={work}/search", f"--config.init={dense}"]
-        found[f"search, {state}"] = seconds_to(
-            work / "search/search/votes.jsonl", arguments, folder / f"search_cache{number}"
-        )
+        curve = work / "search/search/votes.jsonl"
+        found[f"search, {state}"] = seconds_to(curve, arguments, home / "search")
     return found
 
 
@@ -83,7 +85,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         arguments = [f"--workdir={folder}/first", *ONE_STEP]
-        seconds_to(folder / "first/timing.json", arguments, folder / "first_cache")
+        seconds_to(folder / "first/timing.json", arguments, folder / "first_home")
         all_starts = [starts(folder, i, folder / "first/dense") for i in range(rounds)]
     first = {what: np.array([found[what] for found in all_starts]) for what in all_starts[0]}
     print(f"\ns: median (quartiles) of {rounds} starts\n")

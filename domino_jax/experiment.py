@@ -112,11 +112,11 @@ def _torch_weights(
     return torch_import.restore(config.init, model.params, model.stats, axes, fresh=fresh)
 
 
-def dense_weights(exp: Experiment) -> tuple[Any, Any]:
-    """Returns the dense network's params and stats: of `init`, or of the work directory.
+def require_trained(exp: Experiment) -> None:
+    """Refuses a work directory whose dense network is needed and not trained to its end.
 
     Raises:
-        ValueError: the checkpoint does not fit the network, or the training is not finished.
+        ValueError: how far it is.
     """
     steps, made = planned_steps(exp.phase("dense")), checkpoint.latest(exp.workdir / "dense") or 0
     if not exp.config.init and made < steps:
@@ -124,6 +124,15 @@ def dense_weights(exp: Experiment) -> tuple[Any, Any]:
             f"{exp.workdir / 'dense'}: the dense network is not trained yet, step {made} of "
             f"{steps}: run search.py or train.py first"
         )
+
+
+def dense_weights(exp: Experiment) -> tuple[Any, Any]:
+    """Returns the dense network's params and stats: of `init`, or of the work directory.
+
+    Raises:
+        ValueError: the checkpoint does not fit the network, or the training is not finished.
+    """
+    require_trained(exp)
     if torch_import.is_torch_file(exp.config.init):
         return _torch_weights(exp.config, exp.model, exp.layers, exp.data.example)
     folder = exp.config.init or exp.workdir / "dense"

@@ -56,15 +56,14 @@ def train_scheme(exp: Experiment, *, anew: bool = False) -> None:
     n = _levels(exp, found)
     record.begin_train(exp.workdir, exp.config, found, anew=anew)
     train_dense(exp)
-    params, stats = dense_weights(exp)
-    if exp.config.train.start == "random":
-        params, stats = exp.model.params, exp.model.stats
-    state = _train(exp, params, stats, n)
+    dense = dense_weights(exp)
+    fresh = exp.model.params, exp.model.stats
+    state = _train(exp, *(fresh if exp.config.train.start == "random" else dense), n)
     sparse = {"params": masked(exp, state.params, n), "stats": state.stats}
     folder = exp.workdir / SPARSE
     if checkpoint.latest(folder) != int(state.step):
         checkpoint.save(folder, int(state.step), sparse)
-    _evaluate(exp, found)
+    _evaluate(exp, found, dense)
 
 
 def evaluate_only(exp: Experiment) -> None:
@@ -75,8 +74,11 @@ def evaluate_only(exp: Experiment) -> None:
             was made with other settings.
     """
     found = _scheme(exp)
+    record.require_train(exp.workdir, exp.config, found)
+    _levels(exp, found)
+    dense = dense_weights(exp)
     record.begin_evaluation(exp.workdir, exp.config, found)
-    _evaluate(exp, found)
+    _evaluate(exp, found, dense)
 
 
 def _path(exp: Experiment) -> Path:
@@ -100,9 +102,9 @@ def _levels(exp: Experiment, found: Scheme) -> Any:
         raise ValueError(f"{_path(exp)}: {error}") from None
 
 
-def _evaluate(exp: Experiment, found: Scheme) -> None:
+def _evaluate(exp: Experiment, found: Scheme, dense: tuple[Any, Any]) -> None:
     n = _levels(exp, found)
-    results = _before(exp, *dense_weights(exp), n)
+    results = _before(exp, *dense, n)
     folder = exp.workdir / SPARSE
     if checkpoint.latest(folder) is not None:
         template = jax.tree.map(np.asarray, {"params": exp.model.params, "stats": exp.model.stats})

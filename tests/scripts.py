@@ -32,12 +32,12 @@ def command(script, folder, *arguments, config=TINY):
 ENVIRONMENT = {"XLA_FLAGS": "", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
 
 
-def start(script, folder, *arguments, config=TINY):
-    """Starts a script as a process of a session of its own."""
+def start(script, folder, *arguments, config=TINY, **environment):
+    """Starts a script as the first process of a group."""
     return subprocess.Popen(
         command(script, folder, *arguments, config=config),
         cwd=ROOT,
-        env={**os.environ, **ENVIRONMENT},
+        env={**os.environ, **ENVIRONMENT, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

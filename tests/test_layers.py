@@ -61,9 +61,7 @@ IMAGES = floats(32, 224, 224, 3)
 
 def test_a_network_by_hand():
     assert find_layers(image_net, IMAGE_NET, IMAGES, 8) == (
-        LayerSpec(
-            "stem", (7, 7, 3, 64), HWIO, 118_013_952, (), "input size 3 is no multiple of 8"
-        ),
+        LayerSpec("stem", (7, 7, 3, 64), HWIO, 118_013_952, (), "input size 3 is no multiple of 8"),
         LayerSpec("deep", (3, 3, 1, 64), HWIO, 112 * 112 * 9 * 64, (), "depthwise"),
         LayerSpec("block/0/a", (3, 3, 64, 32), HWIO, 56 * 56 * 9 * 64 * 32, (1, 2, 4, 8)),
         LayerSpec("block/0/b", (1, 1, 32, 8), HWIO, 56 * 56 * 32 * 8, (1, 2, 4, 8)),
