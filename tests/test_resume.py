@@ -2,11 +2,8 @@
 
 import json
 import os
-import random
 import shutil
-import signal
 import struct
-import subprocess
 import time
 from pathlib import Path
 
@@ -16,8 +13,6 @@ import scripts
 from tensorboardX.proto.event_pb2 import Event
 
 from domino_jax import checkpoint, loop, record, scheme, workdir
-
-PHASES = ("dense", "search", "train")
 
 
 @pytest.fixture(scope="module")
@@ -44,16 +39,6 @@ def contents(folder):
     }
 
 
-def require_same_end(one, other):
-    for phase in (*PHASES, "train/sparse"):
-        scripts.require_same_arrays(one / phase, other / phase)
-    for name in ("scheme.json", "results.json", "search/votes.jsonl", "report.png"):
-        assert (one / name).read_bytes() == (other / name).read_bytes(), name
-    times = json.loads((other / "timing.json").read_text())
-    assert set(times) == set(PHASES)
-    assert all(value > 0 for phase in times.values() for value in phase.values())
-
-
 def stopping_after(questions):
     left = iter(range(questions))
     return lambda: next(left, None) is None
@@ -66,9 +51,9 @@ def test_stopped_again_and_again_ends_the_same(made, tmp_path):
             with pytest.raises(loop.Stopped, match=r"^stopped (at step \d+|in an evaluation)$"):
                 run(tmp_path, should_stop=stopping_after(15))
         run(tmp_path)
-    require_same_end(made, tmp_path)
+    scripts.require_same_end(made, tmp_path)
     times = json.loads((tmp_path / "timing.json").read_text())
-    for phase in PHASES:
+    for phase in scripts.PHASES:
         assert times[phase]["steps"] == checkpoint.latest(tmp_path / phase)
 
 
@@ -78,7 +63,11 @@ def test_a_finished_run_started_again_changes_nothing(made, copy, capsys):
     scripts.train(copy)
     assert "fine-tuned" in capsys.readouterr().out
     assert contents(copy) == contents(made)
-    events = [len(list((folder / p).glob("*tfevents*"))) for folder in (copy, made) for p in PHASES]
+    events = [
+        len(list((folder / p).glob("*tfevents*")))
+        for folder in (copy, made)
+        for p in scripts.PHASES
+    ]
     assert set(events) == {1}
     scripts.search(copy, "log_every=1", "checkpoint_every=1", "data.dir=/elsewhere")
     again = capsys.readouterr()
@@ -94,18 +83,18 @@ def test_killed_between_the_last_step_and_the_results(made, copy):
     shutil.rmtree(copy / "train" / "sparse")
     scripts.search(copy)
     scripts.train(copy)
-    require_same_end(made, copy)
+    scripts.require_same_end(made, copy)
 
 
 def test_a_later_search_or_training_step_is_made_again(made, copy):
-    for phase in PHASES:
+    for phase in scripts.PHASES:
         shutil.rmtree(copy / phase / str(checkpoint.latest(copy / phase)))
         if not checkpoint.steps(copy / phase):
             shutil.rmtree(copy / phase)
     shutil.rmtree(copy / "train", ignore_errors=True)
     scripts.search(copy)
     scripts.train(copy)
-    require_same_end(made, copy)
+    scripts.require_same_end(made, copy)
 
 
 def test_what_a_killed_process_was_writing_goes_away(made, copy):
@@ -321,92 +310,3 @@ def test_directories_of_others_are_left_alone(tmp_path, name, text, error, anew)
     with pytest.raises(ValueError, match=error):
         scripts.search(tmp_path, anew=anew)
     assert contents(tmp_path) == {name: text.encode()}
-
-
-DIGITS = [
-    f"--config.{setting}"
-    for setting in (
-        *("log_every=5", "checkpoint_every=10", "dense.epochs=1.0", "dense.warmup_epochs=0.0"),
-        *("search.budget=0.6", "search.penalty=10.0", "search.vote_every=5"),
-        *("train.epochs=2.0", "train.warmup_epochs=0.0"),
-    )
-]
-
-
-def start_digits(script, folder, *arguments):
-    config = scripts.ROOT / "configs" / "digits.py"
-    # Its own cache: a killed process may leave half of a program there, which JAX warns of.
-    cache = str(folder.parent / "compiled")
-    return scripts.start(
-        script, folder, *DIGITS, *arguments, config=config, JAX_COMPILATION_CACHE_DIR=cache
-    )
-
-
-def progress(folder, phases):
-    return sum(checkpoint.latest(folder / phase) or 0 for phase in phases)
-
-
-def stop_at(process, folder, phases, steps, delay, number):
-    """Sends a signal some time after a process has saved so many steps; returns its exit code."""
-    until = time.monotonic() + 240
-    while progress(folder, phases) < steps and process.poll() is None:
-        assert time.monotonic() < until
-        time.sleep(0.01)
-    time.sleep(delay)
-    assert process.poll() is None, process.communicate()
-    process.send_signal(number)
-    return scripts.end(process)
-
-
-def require_stopped(number, code, err):
-    if number == signal.SIGKILL:
-        assert code == -9, err
-    else:  # after its last step a process may end as if nothing had come
-        assert code == 0 or (code, "goes on from there" in err) == (75, True), err
-
-
-def require_gone(group):
-    """Waits for the end of all processes of a group, such as workers."""
-    command = ["ps", "-o", "stat=,args=", "-g", str(group)]
-    until = time.monotonic() + 30
-    while True:
-        lines = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-        alive = [line for line in lines.splitlines() if not line.startswith("Z")]
-        if not alive:
-            return
-        assert time.monotonic() < until, alive
-        time.sleep(0.1)
-
-
-@pytest.mark.slow
-def test_killed_at_random_moments_it_ends_the_same(tmp_path):
-    """Five moments in search.py and five in train.py: start-up, steps, saving, the end."""
-    one, other = tmp_path / "undisturbed", tmp_path / "killed"
-    seed = random.randrange(1 << 32)
-    print("seed", seed)
-    draw = random.Random(seed)
-    for script, phases in (("search", PHASES[:2]), ("train", PHASES[2:])):
-        began = time.monotonic()
-        code, printed, err = scripts.end(start_digits(script, one))
-        assert code == 0, err
-        print(script, f"{time.monotonic() - began:.1f} s")
-        total = progress(one, phases)
-        inside = sorted(draw.uniform(0, 0.9 * total) for _ in range(3))
-        numbers = [signal.SIGTERM, signal.SIGKILL, draw.choice((signal.SIGTERM, signal.SIGKILL))]
-        draw.shuffle(numbers)
-        moments = [
-            (0.0, draw.uniform(0, 2), signal.SIGKILL),  # Python itself may not be there yet
-            *zip(inside, [draw.uniform(0, 0.2) for _ in inside], numbers, strict=True),
-            (total, draw.uniform(0, 0.2), draw.choice(numbers)),  # before the results are written
-        ]
-        for steps, delay, number in moments:
-            workers = int(steps == inside[1])
-            what = f"{number.name} {delay:.2f} s after step {steps:.0f}, {workers} workers"
-            process = start_digits(script, other, f"--config.data.workers={workers}")
-            code, _, err = stop_at(process, other, phases, steps, delay, number)
-            print(what, code)
-            require_stopped(number, code, err)
-            require_gone(process.pid)
-        code, again, err = scripts.end(start_digits(script, other))
-        assert (code, again) == (0, printed), err
-    require_same_end(one, other)
