@@ -128,7 +128,7 @@ def domino(
                 if done:
                     break
         votes = state.count + 1
-        return SearchState(
+        voted = SearchState(
             count=votes,
             n=_to_arrays(layers, n),
             committed=_to_arrays(layers, committed),
@@ -137,6 +137,7 @@ def domino(
             done=jnp.asarray(done),
             last_change=votes if n != before else state.last_change,
         )
+        return jax.tree.map(_put_like, voted, state)
 
     return Search(init, update)
 
@@ -232,6 +233,11 @@ def _to_paces(
         path: jnp.asarray(stacked(kernel, values, 0.0), threshold[path].dtype)
         for path, kernel in kernels(layers).items()
     }
+
+
+def _put_like(value: jax.Array, before: Any) -> jax.Array:
+    """Puts an array where the one before was put: a jitted step would compile anew for another."""
+    return jax.device_put(value, before.sharding) if getattr(before, "committed", False) else value
 
 
 def _scheme(movable: list[LayerSpec], n: Mapping[str, int]) -> dict[str, NM]:

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from domino_jax import budget, loop, losses
+from domino_jax import budget, devices, loop, losses
 from domino_jax.layers import find_layers
 from domino_jax.pace import domino_pace
 from domino_jax.scheme import NM
@@ -49,6 +49,26 @@ def test_votes_lower_n_and_commit_at_candidates():
     assert int(state.count) == 3
     assert scheme_of(layers, state) == {"a": NM(1, 4), "b": NM(2, 4)}
     assert search.update(state, params) is state
+
+
+def test_a_vote_does_not_make_the_step_compile_anew():
+    params, layers = two_layers()
+    search = domino(layers, 0.3, vote_ratio=0.5)
+    everywhere = devices.replicated(devices.make_mesh())
+    state = jax.device_put(search.init(params), everywhere)
+    traces = []
+
+    @jax.jit
+    def step(n, pace):
+        traces.append(n)
+        return n, pace
+
+    step(state.n, state.pace)
+    voted = search.update(state, {k: jnp.zeros_like(v) for k, v in params.items()})
+    assert int(voted.n["a"]) == 3
+    assert voted.n["a"].sharding == everywhere
+    step(voted.n, voted.pace)
+    assert len(traces) == 1
 
 
 def test_votes_need_their_share_of_groups():
