@@ -2,9 +2,10 @@
 
     python -m benchmarks.start
 
-Each start is a new process. Cold: its home directory has no compiled programs; warm: the run before
-left them. The end of a dense phase of one step (its checkpoint included) and the first line of
-the search's curve mark the first steps. Three minutes on two cores.
+Each start is a new process. Cold: its home directory has no compiled programs; warm: the run
+before left them. A phase opens its TensorBoard events with what it logs after its first step.
+Where PyTorch is installed TensorBoard's writer imports it, a second of each of these starts: take
+an environment of requirements.txt alone. Three minutes on two cores.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from benchmarks.clock import machine, print_table, spread
 
 CONFIG = ["--config=configs/digits.py", "--config.log_every=1"]
 ONE_STEP = ["--config.dense.epochs=0.02", "--config.dense.warmup_epochs=0"]
+EVENTS = "events.out.*"
 ROOT = Path(__file__).parent.parent
 
 
@@ -31,8 +33,8 @@ def seconds_of_help(script: str) -> float:
     return time.perf_counter() - start
 
 
-def seconds_to(marker: Path, arguments: list[str], home: Path) -> float:
-    """Starts search.py, waits until it has written something to `marker`, and ends it.
+def seconds_to(folder: Path, pattern: str, arguments: list[str], home: Path) -> float:
+    """Starts search.py, waits for a file in `folder` that fits the pattern, and ends it.
 
     Compiled programs are kept where they are by default, below the home directory.
 
@@ -47,7 +49,7 @@ def seconds_to(marker: Path, arguments: list[str], home: Path) -> float:
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     ) as process:
         try:
-            while not (marker.exists() and marker.stat().st_size):
+            while not any(folder.glob(pattern)):
                 if process.poll() is not None:
                     said = process.stdout.read().decode() if process.stdout else ""
                     raise RuntimeError(f"{' '.join(command)} ended: {said}")
@@ -63,10 +65,12 @@ def starts(folder: Path, number: int, dense: Path) -> dict[str, float]:
     for state in ("cold", "warm"):
         work, home = folder / f"{state}{number}", folder / f"home{number}"
         arguments = [f"--workdir={work}/dense", *ONE_STEP]
-        found[f"dense, {state}"] = seconds_to(work / "dense/timing.json", arguments, home / "dense")
+        found[f"dense, {state}"] = seconds_to(
+            work / "dense/dense", EVENTS, arguments, home / "dense"
+        )
         arguments = [f"--workdir={work}/search", f"--config.init={dense}"]
-        curve = work / "search/search/votes.jsonl"
-        found[f"search, {state}"] = seconds_to(curve, arguments, home / "search")
+        started = work / "search/search"
+        found[f"search, {state}"] = seconds_to(started, EVENTS, arguments, home / "search")
     return found
 
 
@@ -85,7 +89,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         arguments = [f"--workdir={folder}/first", *ONE_STEP]
-        seconds_to(folder / "first/timing.json", arguments, folder / "first_home")
+        seconds_to(folder / "first", "timing.json", arguments, folder / "first_home")
         all_starts = [starts(folder, i, folder / "first/dense") for i in range(rounds)]
     first = {what: np.array([found[what] for found in all_starts]) for what in all_starts[0]}
     print(f"\ns: median (quartiles) of {rounds} starts\n")

@@ -95,6 +95,11 @@ def _work(work: Work, config: Any, folder: Path, should_stop: Callable[[], bool]
     from domino_jax import settings, workdir  # noqa: PLC0415
 
     settings.check(config)
+    if config.dry_run:
+        from domino_jax import dry_run  # noqa: PLC0415
+
+        dry_run.rehearse(config)
+        return
     workdir.prepare(folder)
     # Asked in this order, the devices stay untouched until the directory is ours.
     shared = jax.distributed.is_initialized() and jax.process_index() > 0
@@ -123,6 +128,8 @@ def _keep_compiled() -> None:
 
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(Path(COMPILED).expanduser()))
+        # By default only what took a second is kept; the many small programs make half a start.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def _fail(message: str) -> NoReturn:

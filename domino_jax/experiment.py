@@ -12,19 +12,16 @@ from ml_collections import ConfigDict
 from domino_jax import (
     __version__,
     budget,
-    checkpoint,
     checks,
     devices,
     loop,
-    losses,
-    optim,
     torch_import,
     torch_layout,
 )
 from domino_jax import data as _data
 from domino_jax import models as _models
 from domino_jax.layers import LayerSpec, find_layers
-from domino_jax.phases import Phase, planned_steps, rate_of, resume, running
+from domino_jax.phases import Phase
 from domino_jax.record import PHASES
 from domino_jax.settings import check
 from domino_jax.workdir import prepare
@@ -70,8 +67,23 @@ def build(config: ConfigDict, workdir: Path, should_stop: Callable[[], bool]) ->
     prepare(workdir)
     checks.require_usable(workdir)
     _models.factory(config.model.name)  # before the data, which may take long to open
-    options = {key: value for key, value in config.data.items() if key not in ("name", "dir")}
-    data = _data.create(config.data.name, data_dir=config.data.dir, **options)
+    data = _data.create(config.data.name, data_dir=config.data.dir, **data_options(config))
+    return assemble(config, workdir, data, should_stop)
+
+
+def data_options(config: ConfigDict) -> dict[str, Any]:
+    """Returns what of the config goes to the data set besides its folder."""
+    return {key: value for key, value in config.data.items() if key not in ("name", "dir")}
+
+
+def assemble(
+    config: ConfigDict, workdir: Path, data: _data.Data, should_stop: Callable[[], bool]
+) -> Experiment:
+    """Makes the parts of a run on opened data; writes nothing.
+
+    Raises:
+        ValueError: a setting is wrong.
+    """
     checks.require_batches(config, data)
     options = {key: value for key, value in config.model.items() if key != "name"}
     model = _models.create(
@@ -80,9 +92,9 @@ def build(config: ConfigDict, workdir: Path, should_stop: Callable[[], bool]) ->
     checks.require_outputs(config.model.name, model, data)
     layers = layers_of(model, data.example, config.search)
     if torch_import.is_torch_file(config.init):
-        _torch_weights(config, model, layers, data.example)  # refuses it before anything is done
+        torch_weights(config, model, layers, data.example)  # refuses it before anything is done
     else:
-        checks.require_init(config.init, _weights_of(model))
+        checks.require_init(config.init, weights_of(model))
     objective = config.search.objective
     cost = OBJECTIVES.get(objective) or budget.read_table(objective, layers)
     return Experiment(config, workdir, data, model, layers, cost, should_stop)
@@ -90,8 +102,9 @@ def build(config: ConfigDict, workdir: Path, should_stop: Callable[[], bool]) ->
 
 def layers_of(model: _models.Model, example: Any, search: ConfigDict) -> tuple[LayerSpec, ...]:
     """Finds the layers of a model under the settings of a search."""
+    rules = (*search.rules, ("", "shrink")) if search.shrink_m else search.rules
     return find_layers(
-        _forward_of(model), model.params, example, search.m, search.rules, search.candidates
+        _forward_of(model), model.params, example, search.m, rules, search.candidates
     )
 
 
@@ -103,67 +116,22 @@ def _forward_of(model: _models.Model) -> Callable[[Any, Any], Any]:
     return forward
 
 
-def _torch_weights(
+def torch_weights(
     config: ConfigDict, model: _models.Model, layers: tuple[LayerSpec, ...], example: Any
 ) -> tuple[Any, Any]:
-    """Reads the state dict that `init` names; without `init_head` the last layer stays fresh."""
+    """Reads the state dict that `init` names; without `init_head` the last layer stays fresh.
+
+    Raises:
+        ValueError: the file is broken or of another network.
+    """
     axes = torch_layout.kernel_axes(_forward_of(model), model.params, example)
     fresh = None if config.init_head else torch_import.head_of(layers)
     return torch_import.restore(config.init, model.params, model.stats, axes, fresh=fresh)
 
 
-def require_trained(exp: Experiment) -> None:
-    """Refuses a work directory whose dense network is needed and not trained to its end.
-
-    Raises:
-        ValueError: how far it is.
-    """
-    steps, made = planned_steps(exp.phase("dense")), checkpoint.latest(exp.workdir / "dense") or 0
-    if not exp.config.init and made < steps:
-        raise ValueError(
-            f"{exp.workdir / 'dense'}: the dense network is not trained yet, step {made} of "
-            f"{steps}: run search.py or train.py first"
-        )
-
-
-def dense_weights(exp: Experiment) -> tuple[Any, Any]:
-    """Returns the dense network's params and stats: of `init`, or of the work directory.
-
-    Raises:
-        ValueError: the checkpoint does not fit the network, or the training is not finished.
-    """
-    require_trained(exp)
-    if torch_import.is_torch_file(exp.config.init):
-        return _torch_weights(exp.config, exp.model, exp.layers, exp.data.example)
-    folder = exp.config.init or exp.workdir / "dense"
-    found = checkpoint.restore_parts(folder, _weights_of(exp.model))
-    return found["params"], found["stats"]
-
-
-def _weights_of(model: _models.Model) -> dict[str, Any]:
+def weights_of(model: _models.Model) -> dict[str, Any]:
+    """Returns what a checkpoint of a network holds, as NumPy arrays: a template to restore it."""
     return jax.tree.map(np.asarray, {"params": model.params, "stats": model.stats})
-
-
-def train_dense(exp: Experiment) -> None:
-    """Trains the dense network in the work directory, unless `init` names one or it is done."""
-    phase = exp.phase("dense")
-    steps, settings, rate = planned_steps(phase), phase.settings, rate_of(phase)
-    if exp.config.init or (checkpoint.latest(phase.folder) or 0) >= steps:
-        return
-    tx = optim.dense_optimizer(settings.optimizer, rate, settings.momentum, settings.weight_decay)
-    loss = losses.cross_entropy(settings.label_smoothing)
-    state = resume(phase, loop.init_state(exp.model.params, exp.model.stats, tx))
-    with running(
-        phase,
-        "dense training",
-        start=int(state.step),
-        steps=steps,
-        describe=lambda step, _: ("", {"learning_rate": float(rate(step - 1))}),
-    ) as (batches, hooks):
-        step = loop.dense_step(
-            exp.model.apply, loss, tx, sharding=devices.replicated(devices.make_mesh())
-        )
-        loop.run_train(step, state, None, batches, phase.key, steps=steps, hooks=hooks)
 
 
 def until_stopped(exp: Experiment, batches: Iterable[Any]) -> Iterator[Any]:

@@ -113,7 +113,7 @@ def _config(flat: Mapping[str, Any], found: Scheme) -> ConfigDict:
         group, _, name = key.rpartition(".")
         if group in ("model", "data"):
             config[group][name] = value
-        elif key in ("seed", "search.m", "search.candidates", "search.rules"):
+        elif key in ("seed", *(f"search.{of}" for of in ("m", "candidates", "rules", "shrink_m"))):
             owner = config[group] if group else config
             owner[name] = tuple(value) if isinstance(value, list) else value
     return config

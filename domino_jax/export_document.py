@@ -92,6 +92,7 @@ def describe(
         "model_options": dict(network.options),
         "classes": shape[-1],
         "in_channels": network.inputs.shape[-1],
+        "image": list(network.inputs.shape[1:3]) if network.inputs.ndim == 4 else None,
         "dtype": dtype,
         "backend": backend,
         "names": "pytorch" if by_torch else "jax",

@@ -160,7 +160,13 @@ def _folded(
     axes: Mapping[str, Any],
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, str]]:
     before = _logits(network, params, stats)
-    folded = fold.fold(params, stats, axes)
+
+    def evaluated(stats: Any, inputs: Any) -> Any:
+        key = jax.random.key(0)  # drawn from by nothing in evaluation mode
+        return network.model.apply(network.model.params, stats, inputs, train=False, key=key)[0]
+
+    epsilons = fold.epsilons(evaluated, network.model.stats, network.inputs[:1])
+    folded = fold.fold(params, stats, axes, epsilons)
     apart = relative_difference(_logits(network, folded.params, folded.stats), before)
     if not apart <= FOLD_TOLERANCE:
         raise ValueError(

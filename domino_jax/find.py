@@ -1,32 +1,38 @@
 """What search.py does: dense weights in, scheme.json, report.png and the table out."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from domino_jax import (
     budget,
     checks,
-    devices,
     loop,
-    losses,
     monitor,
-    optim,
     record,
     report,
     scheme,
     workdir,
 )
-from domino_jax.experiment import OBJECTIVES, Experiment, dense_weights, train_dense, versions
+from domino_jax.dense import dense_weights, train_dense
+from domino_jax.erk_scheme import erk_scheme
+from domino_jax.experiment import OBJECTIVES, Experiment, versions
 from domino_jax.pace import PaceRule, constant_pace, domino_pace
 from domino_jax.phases import resume, running
 from domino_jax.scheme import Scheme
 from domino_jax.search import Search, by_layer, domino, scheme_of
-from domino_jax.sparsify import survivor_decay, survivors
+from domino_jax.steps import search_parts
 from domino_jax.stuck import layer_norms, why_stuck
-from domino_jax.uniform import uniform_scheme
+from domino_jax.uniform import dense_scheme, uniform_scheme
+
+# Methods that need no training: (layers, budget, cost=) -> scheme.
+AT_ONCE: Mapping[str, Callable[..., Scheme]] = {
+    "dense": lambda layers, budget, cost: dense_scheme(layers),
+    "uniform": uniform_scheme,
+    "erk": erk_scheme,
+}
 
 
 def find_scheme(exp: Experiment, *, anew: bool = False) -> None:
@@ -39,8 +45,8 @@ def find_scheme(exp: Experiment, *, anew: bool = False) -> None:
             made with other settings.
     """
     settings = exp.config.search
-    if settings.method == "uniform":
-        found = uniform_scheme(exp.layers, settings.budget, cost=exp.cost)
+    if settings.method in AT_ONCE:
+        found = AT_ONCE[settings.method](exp.layers, settings.budget, cost=exp.cost)
         record.begin_search(exp.workdir, exp.config, anew=anew)
         _write(exp, found, steps=0)
         return
@@ -84,20 +90,7 @@ def _search(exp: Experiment, search: Search, params: Any, stats: Any) -> loop.Se
     dense_cost = budget.total(exp.layers, exp.cost)
     norms = layer_norms(exp.layers)
     start_norms = norms(jax.tree.map(jnp.asarray, params))
-    doubles = settings.penalty_doubles_at
-    penalty = optim.doubling(settings.penalty, *doubles) if doubles else settings.penalty
-    tx = optax.chain(
-        survivors(),
-        survivor_decay(exp.layers, penalty, settings.penalty_every),
-        optax.sgd(settings.lr),
-    )
-    step = loop.search_step(
-        exp.model.apply,
-        losses.cross_entropy(),
-        tx,
-        exp.layers,
-        sharding=devices.replicated(devices.make_mesh()),
-    )
+    tx, step = search_parts(exp)
     run = resume(
         phase,
         loop.SearchRun(loop.init_state(params, stats, tx), search.init(_on_device(params))),
@@ -173,8 +166,13 @@ def _write(exp: Experiment, found: Scheme, *, steps: int) -> None:
         exp.workdir / "report.png",
         numbers,
         workdir.read_curve(exp.workdir / "search" / workdir.CURVE),
-        f"{exp.config.model.name} on {exp.config.data.name}: N of M = {settings.m} under "
+        f"{exp.config.model.name} on {exp.config.data.name}: N of M = {_sizes(found)} under "
         f"{settings.budget:.2%} of {settings.objective}",
         settings.budget,
     )
     report.print_table(numbers, settings.objective, settings.budget, monitor.console())
+
+
+def _sizes(found: Scheme) -> str:
+    """Lists the group sizes of a scheme: rules may give layers their own."""
+    return ", ".join(map(str, sorted({nm.m for nm in found.values()}, reverse=True)))

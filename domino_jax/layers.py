@@ -20,6 +20,7 @@ from domino_jax.trace import arrays_by_path, find_uses
 from domino_jax.views import positions
 
 LARGEST_M = 64
+NAMED_RULES = ("dense", "flatten", "shrink")
 NOT_USED = "not used"
 
 
@@ -92,8 +93,11 @@ def find_layers(
     """Finds the layers of a network by tracing it; nothing is executed.
 
     Groups of M weights run along the input axes. A rule's value is 'dense', the candidates of the
-    layers (the last is their M), an int (their M), or 'flatten': groups run along the flattened
-    window and inputs of one output, padded to a multiple of M.
+    layers (the last is their M), an int (their M), 'flatten' or 'shrink'. 'flatten': groups run
+    along the flattened window and inputs of one output, padded to a multiple of M. 'shrink': a
+    layer whose inputs (of one group of a grouped convolution) are no multiple of M takes
+    M' = gcd(M, inputs) and, besides M' itself, the candidates below it; it stays dense if there
+    are none.
 
     Args:
         apply: `apply(params, inputs)`.
@@ -158,7 +162,7 @@ def flattened(
     chosen = _checked_candidates(m, candidates)
     return tuple(
         replace(layer, axes=_flat(layer.axes), candidates=chosen, reason="")
-        if layer.axes and layer.reason == _no_multiple(_inputs(layer), m)
+        if layer.axes and layer.reason.partition(" (")[0] == _no_multiple(_inputs(layer), m)
         else layer
         for layer in layers
     )
@@ -195,10 +199,11 @@ def _are_candidates(values: Any) -> bool:
 
 def _check_value(pattern: str, value: Any) -> None:
     last = value[-1] if _are_candidates(value) else value
-    if value not in ("dense", "flatten") and not (_is_int(last) and 2 <= last <= LARGEST_M):
+    if value not in NAMED_RULES and not (_is_int(last) and 2 <= last <= LARGEST_M):
         raise ValueError(
-            f"rule {pattern!r} has the value {value!r}; allowed are 'dense', 'flatten', an M from "
-            f"2 to {LARGEST_M}, or rising candidates that end in such an M"
+            f"rule {pattern!r} has the value {value!r}; allowed are "
+            f"{', '.join(map(repr, NAMED_RULES))}, an M from 2 to {LARGEST_M}, or rising "
+            "candidates that end in such an M"
         )
 
 
@@ -307,13 +312,30 @@ def _ruled(layer: LayerSpec, candidates: tuple[int, ...], pattern: str, value: A
         return replace(layer, reason=f"dense by rule '{pattern}'")
     if value == "flatten":
         return replace(layer, axes=_flat(layer.axes), candidates=candidates, reason="")
+    if value == "shrink":
+        return _grouped(layer, candidates, _shrunk(candidates, _inputs(layer)))
     if value is not None:
         candidates = _default_candidates(value) if _is_int(value) else tuple(value)
     inputs, m = _inputs(layer), candidates[-1]
     if inputs % m and value is not None:
         raise ValueError(f"rule {pattern!r}: {layer.name}: {_no_multiple(inputs, m)}")
-    reason = layer.reason or (_no_multiple(inputs, m) if inputs % m else "")
-    return replace(layer, candidates=() if reason else candidates, reason=reason)
+    return _grouped(layer, candidates, () if inputs % m else candidates)
+
+
+def _grouped(layer: LayerSpec, wanted: tuple[int, ...], candidates: tuple[int, ...]) -> LayerSpec:
+    """Gives a layer its candidates; without any, or if depthwise, it stays dense."""
+    if candidates and not layer.reason:
+        return replace(layer, candidates=candidates)
+    return replace(layer, reason=layer.reason or _misfit(_inputs(layer), wanted))
+
+
+def _shrunk(candidates: tuple[int, ...], inputs: int) -> tuple[int, ...]:
+    """Returns the candidates for the largest M that divides M and the inputs; () if N = M alone."""
+    m = math.gcd(candidates[-1], inputs)
+    if m == candidates[-1]:
+        return candidates
+    below = tuple(n for n in candidates if n < m)
+    return (*below, m) if below else ()
 
 
 def _flat(axes: Axes | None) -> Axes | None:
@@ -329,6 +351,13 @@ def _inputs(layer: LayerSpec) -> int:
 
 def _no_multiple(inputs: int, m: int) -> str:
     return f"input size {inputs} is no multiple of {m}"
+
+
+def _misfit(inputs: int, candidates: tuple[int, ...]) -> str:
+    """Says why a layer has no groups of M, and with which rule it would."""
+    smaller = _shrunk(candidates, inputs)
+    hint = f" (M = {smaller[-1]} by the rule 'shrink')" if smaller else ""
+    return _no_multiple(inputs, candidates[-1]) + hint
 
 
 def _nothing(layers: Sequence[LayerSpec], m: int) -> str:

@@ -5,6 +5,7 @@ Everything here works on plain functions and pytrees; what a run logs, saves and
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
@@ -340,14 +341,15 @@ def evaluate(
     stats: Any,
     batches: Iterable[Batch],
 ) -> dict[str, float]:
-    """Returns accuracy and mean loss over all examples, each counted once."""
-    sums = {"correct": 0.0, "loss": 0.0, "weight": 0.0}
+    """Returns accuracy, mean loss and, of more than ten classes, the accuracy 'top5'.
+
+    Over all examples, each counted once.
+    """
+    sums: Counter[str] = Counter()
     for batch in batches:
-        for name, value in jax.device_get(step(params, stats, batch)).items():
-            sums[name] += float(value)
-    return {name: sums[name] / sums["weight"] for name in ("loss",)} | {
-        "accuracy": sums["correct"] / sums["weight"]
-    }
+        sums.update({k: float(v) for k, v in jax.device_get(step(params, stats, batch)).items()})
+    means = {name: value / sums["weight"] for name, value in sums.items() if name != "weight"}
+    return {"loss": means.pop("loss"), "accuracy": means.pop("correct"), **means}
 
 
 def recalibrate(apply: Apply, params: Any, stats: Any, batches: Iterable[Batch]) -> Any:

@@ -43,15 +43,32 @@ def totals(outputs: jax.Array, batch: Batch) -> dict[str, jax.Array]:
         batch: labels [B, ...] and weight [B], 0 for rows that only fill the batch.
 
     Returns:
-        'correct', 'loss' and 'weight', float32 sums over rows and positions.
+        'correct', 'loss' and 'weight', float32 sums over rows and positions; of more than ten
+        classes also 'top5', where the label is among the five largest outputs. Of equal outputs the
+        lower class is the larger one, as for the argmax.
     """
     labels = batch["labels"]
     extra = tuple(range(1, labels.ndim))
     weight = jnp.broadcast_to(jnp.expand_dims(batch["weight"], extra), labels.shape)
     each = optax.softmax_cross_entropy_with_integer_labels(outputs.astype(jnp.float32), labels)
     hits = (jnp.argmax(outputs, axis=-1) == labels).astype(jnp.float32)
-    return {
+    sums = {
         "correct": jnp.sum(weight * hits),
         "loss": jnp.sum(weight * each),
         "weight": jnp.sum(weight),
     }
+    if outputs.shape[-1] > 10:
+        sums["top5"] = jnp.sum(weight * _among_largest(outputs, labels, 5))
+    return sums
+
+
+def _among_largest(outputs: jax.Array, labels: jax.Array, count: int) -> jax.Array:
+    """Returns 1 where the label is among the `count` largest outputs, else 0; float32 [B, ...].
+
+    Counts what beats it: far less work than sorting. NaN beats everything.
+    """
+    own = jnp.take_along_axis(outputs, labels[..., None], axis=-1)
+    classes = jax.lax.broadcasted_iota(labels.dtype, outputs.shape, outputs.ndim - 1)
+    ties = (outputs == own) & (classes < labels[..., None])
+    beaten_by = jnp.sum(~(outputs <= own) | ties, axis=-1)
+    return (beaten_by < count).astype(jnp.float32)

@@ -2,8 +2,10 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -52,12 +54,18 @@ def events(folder: Path, start: int = 0) -> Iterator[Callable[[int, Mapping[str,
 
     TensorBoard then hides what a killed run wrote there about steps after `start`.
     """
-    from tensorboardX import SummaryWriter  # noqa: PLC0415 (0.3 s to import)
+    with ExitStack() as stack:
 
-    with SummaryWriter(str(folder), flush_secs=10, purge_step=start + 1) as writer:
+        @cache
+        def writer() -> Any:
+            # Imported with the first values: it takes 0.3 s, or 1.3 where it finds PyTorch.
+            from tensorboardX import SummaryWriter  # noqa: PLC0415
+
+            opened = SummaryWriter(str(folder), flush_secs=10, purge_step=start + 1)
+            return stack.enter_context(opened)
 
         def write(step: int, scalars: Mapping[str, float]) -> None:
             for name, value in scalars.items():
-                writer.add_scalar(name, value, step)
+                writer().add_scalar(name, value, step)
 
         yield write

@@ -51,13 +51,7 @@ def _torch_model(folder: Path, document: dict[str, Any]) -> Any:
 
     from domino_jax import torch_models  # noqa: PLC0415
 
-    model = torch_models.create(
-        document["model"],
-        classes=document["classes"],
-        in_channels=document["in_channels"],
-        folded=document["folded"],
-        **document["model_options"],
-    )
+    model = torch_models.of_export(document)
     model.load_state_dict(load_file(folder / exported.WEIGHTS), strict=True)
     return model.eval()
 
@@ -72,7 +66,7 @@ def _convert(torch: Any, model: Any, example: Any, path: Path) -> None:
             path,
             input_names=["inputs"],
             output_names=["logits"],
-            dynamic_shapes={"inputs": {0: torch.export.Dim("batch", min=1)}},
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
             dynamo=True,
             external_data=False,
             optimize=False,  # it would fold batch norms behind our back

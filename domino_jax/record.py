@@ -99,7 +99,8 @@ def _of_search(config: ConfigDict) -> dict[str, Part]:
 def _of_train(config: ConfigDict, found: Scheme) -> dict[str, Part]:
     # By what it says, not by its path: a file may change. The rules say along which axes it groups.
     scheme = {"scheme": {name: str(nm) for name, nm in found.items()}}
-    rules = {"search.rules": _settings(config, ("search",))["search.rules"]}
+    search = _settings(config, ("search",))
+    rules = {key: search[key] for key in ("search.rules", "search.shrink_m")}
     train = {**_settings(config, ("train",)), **rules, **scheme}
     return {"common": _settings(config, COMMON), "train": train}
 

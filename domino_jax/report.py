@@ -1,6 +1,5 @@
 """What a person sees of a scheme: the table in the terminal and the picture on disk."""
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from rich.table import Table
 
 from domino_jax import budget as _budget
 from domino_jax.budget import Cost, Number, exact
+from domino_jax.files import replacing
 from domino_jax.layers import LayerSpec
 from domino_jax.scheme import Scheme
 
@@ -141,9 +141,8 @@ def plot(
     top.set(xlabel="search step", ylabel="% of the dense cost", ylim=(0, 105))
     top.legend(frameon=False)
     _bars(bottom, rows)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    figure.savefig(partial, dpi=120, format=path.suffix[1:])
-    partial.replace(path)
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=120, format=path.suffix[1:])
 
 
 def _bars(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from domino_jax.files import write_text
+
 FORMAT = 1
 _KEYS = ("format", "order", "layers")
 _PUBLISHED_KEY = re.compile(r"(SparseConv|Linear)(\d+)_(\d+)-(\d+)(?:-(\(\d+(?:, \d+)*,?\)))?")
@@ -119,21 +121,9 @@ def save(path: str | os.PathLike[str], scheme: Scheme, /, **extra: Any) -> None:
     lines.append(f'"order": {json.dumps(list(scheme))}')
     rows = [f'{json.dumps(name)}: {{"n": {nm.n}, "m": {nm.m}}}' for name, nm in scheme.items()]
     lines.append('"layers": {\n    ' + ",\n    ".join(rows) + "\n  }" if rows else '"layers": {}')
-    _write_whole(Path(path), "{\n  " + ",\n  ".join(lines) + "\n}\n")
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Writes a text file so that a reader sees the old content or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.new")
-    try:
-        with partial.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    file = Path(path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_text(file, "{\n  " + ",\n  ".join(lines) + "\n}\n")
 
 
 def load(path: str | os.PathLike[str]) -> Scheme:

@@ -13,7 +13,7 @@ from domino_jax.named import require_known
 from domino_jax.optim import METHODS, OPTIMIZERS, SCHEDULES
 from domino_jax.torch_import import SUFFIXES, is_torch_file
 
-SEARCH_METHODS = ("domino", "uniform")
+SEARCH_METHODS = ("domino", "uniform", "erk", "dense")
 PACES = ("domino", "constant")
 STARTS = ("dense", "random")
 START = "domino_jax.settings.defaults()"
@@ -31,6 +31,7 @@ def defaults() -> ConfigDict:
     config.log_every = 50  # steps
     config.checkpoint_every = 1000  # steps
     config.evaluate = False  # train.py: only evaluate what the work directory holds
+    config.dry_run = False  # one step of each phase on zeros of the data's shapes; writes nothing
 
     # Keys added to `model` and `data` (unlock them first) go to the factory as options.
     config.model = ConfigDict({"name": "resnet50"})  # or 'package.module:factory'
@@ -52,7 +53,9 @@ def defaults() -> ConfigDict:
     )
     config.search = ConfigDict(
         {
-            "method": "domino",  # 'domino', 'uniform': the largest n of M that fits everywhere
+            # 'domino'; 'uniform': the largest n of M that fits everywhere; 'erk': densities of
+            # Erdős–Rényi-kernel graphs, rounded to candidates; 'dense': nothing is removed
+            "method": "domino",
             "m": 16,
             "candidates": placeholder(tuple),  # None: powers of two up to M; else ending in M
             "objective": "params",  # 'params', 'macs' or a JSON cost table {path: {n: cost}}
@@ -69,6 +72,7 @@ def defaults() -> ConfigDict:
             "batch": 64,
             "max_steps": 100_000,
             "patience": 200,  # votes without any change
+            "shrink_m": False,  # where M does not divide the inputs: their gcd instead of dense
             "rules": (),  # ((regex, 'dense' | 'flatten' | M | candidates), ...), first match wins
         }
     )
@@ -224,6 +228,7 @@ def _is_rules(value: Any) -> bool:
 
 
 _TEXT = (lambda v: isinstance(v, str), "text")
+_FLAG = (lambda v: isinstance(v, bool), "True or False")
 _NAME = (lambda v: isinstance(v, str) and bool(v), "a name")
 _SHARE = (lambda v: _is_number(v) and 0 < v < 1, "a share above 0 and below 1")
 _SMOOTHING = (lambda v: _is_number(v) and 0 <= v < 1, "a number from 0 to below 1")
@@ -247,11 +252,12 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         f"a whole number from 0 to {LARGEST_SEED}",
     ),
     "init": _TEXT,
-    "init_head": (lambda v: isinstance(v, bool), "True or False"),
+    "init_head": _FLAG,
     "scheme": _TEXT,
     "log_every": _whole(1),
     "checkpoint_every": _whole(1),
-    "evaluate": (lambda v: isinstance(v, bool), "True or False"),
+    "evaluate": _FLAG,
+    "dry_run": _FLAG,
     "model.name": _NAME,
     "data.name": _NAME,
     "data.dir": _TEXT,
@@ -278,6 +284,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "search.batch": _whole(1),
     "search.max_steps": _whole(1),
     "search.patience": _whole(1),
+    "search.shrink_m": _FLAG,
     "search.rules": (_is_rules, "a tuple of pairs (regex, value)"),
     "train.method": _one_of(METHODS),
     "train.optimizer": _one_of(OPTIMIZERS),

@@ -1,12 +1,14 @@
 """Weights of a PyTorch network from a state dict: .safetensors, or .pth without running its code.
 
 Names are joined by rule (`torch_layout`); whatever is missing, too much or of another shape is
-refused by name.
+refused by name. Files as torchvision has published them are taken with what it changes itself when
+it loads them: older names, and auxiliary heads that the network does without.
 """
 
 import os
+import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,9 @@ from domino_jax.torch_layout import Names, Tensor, counters, from_torch, tensors
 
 SUFFIXES = (".pth", ".safetensors")
 _FLOATS = ("float16", "bfloat16", "float32")
+# torchvision's MLPBlock (pull request 6053): its published vision transformers have the old names.
+_RENAMED = ((r"\.mlp\.linear_1\.", ".mlp.0."), (r"\.mlp\.linear_2\.", ".mlp.3."))
+_AUXILIARY = r"^aux[12]\."  # heads that help training alone (GoogLeNet)
 
 
 def is_torch_file(path: str | os.PathLike[str]) -> bool:
@@ -161,6 +166,7 @@ def _joined(
 ) -> dict[str, np.ndarray]:
     """Takes what the network needs from the file; counters change nothing and are left out."""
     counting = set(counters(layout))
+    found = _current(found, {t.name for t in layout})
     # Whatever the file's head is called under its module, such as a bias that ours lacks.
     dropped = {name.rpartition(".")[0] for name in fresh}
     arrays = {
@@ -175,6 +181,23 @@ def _joined(
     return arrays
 
 
+def _current(found: Mapping[str, np.ndarray], known: Set[str]) -> dict[str, np.ndarray]:
+    """Gives tensors of older files today's names, and leaves auxiliary heads out.
+
+    Names that the network itself has, or would have twice, stay.
+    """
+    new: dict[str, np.ndarray] = {}
+    for name, array in found.items():
+        today = name
+        for pattern, replacement in _RENAMED:
+            today = re.sub(pattern, replacement, today)
+        if name not in known and today in known and today not in found:
+            new[today] = array
+        elif name in known or not re.search(_AUXILIARY, name):
+            new[name] = array
+    return new
+
+
 def _require_same_names(arrays: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     missing = [name for name in wanted if name not in arrays]
     extra = [name for name in arrays if name not in wanted]
@@ -186,10 +209,15 @@ def _require_same_names(arrays: Mapping[str, Any], wanted: Mapping[str, Any]) ->
 
 def _require_fits(name: str, array: np.ndarray, tensor: Tensor) -> None:
     if array.shape != tensor.shape:
+        hint = (
+            "if only the number of classes differs, init_head = False starts with a fresh last "
+            "layer"
+            if tensor.axes is not None or len(tensor.shape) == 1
+            else "a table of positions or tokens has the size that it was trained with"
+        )
         raise ValueError(
             f"{name!r} is {array.shape} in the file, {tensor.shape} in the network "
-            f"({tensor.path}); if only the number of classes differs, init_head = False starts "
-            "with a fresh last layer"
+            f"({tensor.path}); {hint}"
         )
     if array.dtype.name not in _FLOATS:
         raise ValueError(f"{name!r} is {array.dtype}; allowed are {', '.join(_FLOATS)}")

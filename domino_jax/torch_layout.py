@@ -1,8 +1,9 @@
 """Names and layouts of PyTorch for our parameters, by rule: no table of any network.
 
 `layer1/0/conv1/kernel` (HWIO) is `layer1.0.conv1.weight` (OIHW); a matrix (inputs, outputs) is
-(outputs, inputs); batch norm's scale, bias, mean and var are weight, bias, running_mean and
-running_var, beside a counter num_batches_tracked. Which axis is which comes from the trace.
+(outputs, inputs), a packed `in_proj_kernel` too: `in_proj_weight`; batch norm's scale, bias, mean
+and var are weight, bias, running_mean and running_var, beside a counter num_batches_tracked. Which
+axis is which comes from the trace.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -49,6 +50,8 @@ class Tensor(NamedTuple):
 def torch_name(path: str) -> str:
     """Returns PyTorch's name of a leaf: 'bn1/scale' -> 'bn1.weight'."""
     *owner, leaf = path.split("/")
+    if leaf.endswith("_kernel"):  # one of several kernels of a module, such as a packed projection
+        leaf = f"{leaf.removesuffix('_kernel')}_weight"
     return ".".join([*owner, _LEAVES.get(leaf, leaf)])
 
 
@@ -97,17 +100,18 @@ def convolution_groups(
             if eqn.primitive.name == "conv_general_dilated" and groups > 1:
                 order = eqn.params["dimension_numbers"].rhs_spec
                 found[tuple(eqn.invars[1].aval.shape[axis] for axis in order)] = groups
-            for inner in _inner(eqn.params.values()):
+            for inner in inner_jaxprs(eqn.params.values()):
                 walk(inner)
 
     walk(jax.make_jaxpr(apply)(params, inputs).jaxpr)
     return found
 
 
-def _inner(values: Iterable[Any]) -> Iterable[Any]:
+def inner_jaxprs(values: Iterable[Any]) -> Iterable[Any]:
+    """Yields the jaxprs among the parameters of an equation."""
     for value in values:
         if isinstance(value, tuple | list):
-            yield from _inner(value)
+            yield from inner_jaxprs(value)
         elif hasattr(value, "eqns"):
             yield value
         elif hasattr(value, "jaxpr"):

@@ -310,16 +310,7 @@ def _build(name: str, export: runtime.Export) -> nn.Module:
             sys.path.append(str(Path.cwd()))
             module, _, function = name.partition(":")
             return cast(nn.Module, getattr(import_module(module), function)())
-        return cast(
-            nn.Module,
-            runtime.beside("torch_models").create(
-                name or info["model"],
-                classes=info["classes"],
-                in_channels=info["in_channels"],
-                folded=info.get("folded", False),
-                **info.get("model_options", {}),
-            ),
-        )
+        return cast(nn.Module, runtime.beside("torch_models").of_export(info, name))
     except (ImportError, AttributeError, KeyError, TypeError) as error:
         raise ValueError(
             f"model {name or info.get('model')!r}: {error}; --model=module:function makes your own"

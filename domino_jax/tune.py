@@ -12,23 +12,17 @@ from domino_jax import (
     checkpoint,
     devices,
     loop,
-    losses,
     monitor,
-    optim,
     record,
     scheme,
     workdir,
 )
-from domino_jax.experiment import (
-    Experiment,
-    accuracy,
-    dense_weights,
-    train_dense,
-    until_stopped,
-)
+from domino_jax.dense import dense_weights, train_dense
+from domino_jax.experiment import Experiment, accuracy, until_stopped
 from domino_jax.phases import planned_steps, rate_of, resume, running, train_batches
 from domino_jax.scheme import Scheme
 from domino_jax.sparsify import apply_masks, make_masks
+from domino_jax.steps import train_parts
 
 # PyTorch-style running averages forget all but 0.9**100 of what they start from.
 RECALIBRATION_BATCHES = 100
@@ -133,28 +127,13 @@ def _before(exp: Experiment, params: Any, stats: Any, n: Any) -> dict[str, dict[
 
 
 def _train(exp: Experiment, params: Any, stats: Any, n: Any) -> loop.TrainState:
-    phase, settings = exp.phase("train"), exp.config.train
+    phase = exp.phase("train")
     steps, rate = planned_steps(phase), rate_of(phase)
-    tx = optim.sparse_optimizer(
-        settings.method,
-        settings.optimizer,
-        rate,
-        settings.momentum,
-        settings.weight_decay,
-        settings.sr_ste,
-    )
-    loss = losses.cross_entropy(settings.label_smoothing)
-    if settings.method == "fixed":
+    tx, step = train_parts(exp)
+    control = n
+    if phase.settings.method == "fixed":
         control = jax.jit(lambda params: make_masks(params, exp.layers, n))(params)
         params = apply_masks(params, control)
-        step = loop.fixed_step(
-            exp.model.apply, loss, tx, sharding=devices.replicated(devices.make_mesh())
-        )
-    else:
-        control = n
-        step = loop.sparse_step(
-            exp.model.apply, loss, tx, exp.layers, sharding=devices.replicated(devices.make_mesh())
-        )
     state = resume(phase, loop.init_state(params, stats, tx))
     if int(state.step) >= steps:
         return state

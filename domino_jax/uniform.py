@@ -1,6 +1,7 @@
-"""The baseline: the same choice for every layer."""
+"""The baselines without a choice per layer: the same share for every layer, and nothing pruned."""
 
 from collections.abc import Iterable
+from fractions import Fraction
 
 from domino_jax.budget import Cost, exact, grouped, total, weights
 from domino_jax.layers import LayerSpec
@@ -8,11 +9,16 @@ from domino_jax.scheme import NM, Scheme
 from domino_jax.search import require_reachable
 
 
-def uniform_scheme(layers: Iterable[LayerSpec], budget: float, *, cost: Cost = weights) -> Scheme:
-    """Returns the largest candidate that meets the budget when every layer takes it.
+def dense_scheme(layers: Iterable[LayerSpec]) -> Scheme:
+    """Returns the scheme that prunes nothing: N == M in every grouped layer."""
+    return {spec.name: NM(spec.m, spec.m) for spec in grouped(layers)}
 
-    Layers with candidates of their own (by rule) take the one of the same rank, counted from the
-    largest, as far as they have it.
+
+def uniform_scheme(layers: Iterable[LayerSpec], budget: float, *, cost: Cost = weights) -> Scheme:
+    """Returns the largest share N/M that meets the budget when every layer takes it.
+
+    A layer takes its largest candidate of that share or less, its smallest one if it has none:
+    where M or the candidates differ (by rule), 4:16 goes with 2:8, and 1:16 with 1:8.
 
     Raises:
         ValueError: the budget is no share, or out of reach.
@@ -20,12 +26,14 @@ def uniform_scheme(layers: Iterable[LayerSpec], budget: float, *, cost: Cost = w
     layers = tuple(layers)
     require_reachable(layers, budget, cost)
     allowed = exact(budget) * total(layers, cost)
-    choices = max(len(spec.candidates) for spec in grouped(layers))
-    for rank in range(choices):
-        scheme = {
-            spec.name: NM(spec.candidates[max(len(spec.candidates) - 1 - rank, 0)], spec.m)
-            for spec in grouped(layers)
-        }
+    movable = grouped(layers)
+    shares = {Fraction(n, spec.m) for spec in movable for n in spec.candidates}
+    for share in sorted(shares, reverse=True):
+        scheme = {spec.name: NM(_within(spec, share), spec.m) for spec in movable}
         if total(layers, cost, scheme) <= allowed:
             return scheme
     raise ValueError(f"budget {budget} is out of reach of uniform schemes, not of mixed ones")
+
+
+def _within(spec: LayerSpec, share: Fraction) -> int:
+    return max((n for n in spec.candidates if n <= share * spec.m), default=spec.candidates[0])

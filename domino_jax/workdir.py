@@ -1,4 +1,4 @@
-"""Files of a work directory: its lock, JSON that appears whole or not at all, a search's curve."""
+"""Files of a work directory: its lock, its JSON, the curve of a search."""
 
 import fcntl
 import json
@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from domino_jax.files import write_text
 
 LOCK = ".lock"
 CURVE = "votes.jsonl"
@@ -55,16 +57,6 @@ def locked(workdir: Path) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         yield
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file that appears whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def read_json(path: Path) -> dict[str, Any]:

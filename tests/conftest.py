@@ -4,7 +4,9 @@ Compiled programs go to a folder of the session, which processes that a test sta
 """
 
 import os
+import sys
 import tempfile
+import types
 
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
@@ -13,6 +15,9 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 _compiled = tempfile.TemporaryDirectory(prefix="domino_jax_")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+
+# torchvision's definitions need none of the operators that a CPU build of PyTorch lacks.
+sys.modules["torchvision._meta_registrations"] = types.ModuleType("stub")
 
 import jax  # noqa: E402 (reads the environment)
 

@@ -50,7 +50,7 @@ def test_a_factory_gets_folder_workers_and_options(module):
     ("name", "options", "message"),
     [
         ("digit", {}, "unknown data set 'digit'; nearest: digits"),
-        ("", {}, "unknown data set ''; nearest: digits"),
+        ("", {}, "unknown data set ''; nearest: cifar10, cifar100, digits"),
         ("my_sets:factry", {}, "unknown factory of my_sets 'factry'; nearest: factory"),
         ("my_sets:constant", {}, "unknown factory of my_sets 'constant'"),
         ("my_sets:", {}, "'my_sets:': a known name or"),
@@ -75,7 +75,7 @@ def test_wrong_names_and_options(module, name, options, message):
 
 
 def test_importing_is_cheap():
-    heavy = "('grain', 'tensorflow_datasets', 'sklearn', 'tensorflow')"
+    heavy = "('grain', 'tensorflow_datasets', 'sklearn', 'tensorflow', 'cv2', 'PIL')"
     code = f"import sys, domino_jax.data; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -91,14 +91,6 @@ def test_augmentation_shifts_by_up_to_one_pixel(made, plain):
     assert found == set(moves)
 
 
-def test_shift_by_hand():
-    image = np.arange(1, 7, dtype=np.uint8).reshape(2, 3, 1)
-    np.testing.assert_array_equal(digits._shift(image, 1, 0)[..., 0], [[0, 0, 0], [1, 2, 3]])
-    np.testing.assert_array_equal(digits._shift(image, -1, 1)[..., 0], [[0, 4, 5], [0, 0, 0]])
-    np.testing.assert_array_equal(digits._shift(image, 0, -1)[..., 0], [[2, 3, 0], [5, 6, 0]])
-    np.testing.assert_array_equal(digits._shift(image, 0, 0), image)
-
-
 @pytest.mark.parametrize("batch", [0, 1438])
 def test_a_batch_out_of_range(made, batch):
     with pytest.raises(ValueError, match=str(batch)):
@@ -224,7 +216,7 @@ def test_another_format_is_refused(folder, tmp_path):
     with pytest.raises(ValueError, match="holds tfrecord instead of array_record; remove it"):
         prepared.prepare_own(digits.Digits, str(tmp_path))
     with pytest.raises(
-        ValueError, match=r"'digits' is prepared as tfrecord instead of .*tfds build"
+        ValueError, match=r"'digits' is prepared as tfrecord instead of .*python -c"
     ):
         prepared.require_prepared(digits.Digits(data_dir=str(tmp_path)))
 
@@ -239,5 +231,7 @@ def test_a_missing_stock_set_names_the_command(tmp_path, monkeypatch):
         prepared.require_prepared(tfds.builder("cifar10", data_dir=str(tmp_path)))
     assert str(caught.value) == (
         f"data set 'cifar10' is not prepared in {tmp_path}; run once, where tensorflow-cpu is "
-        f"installed: tfds build cifar10:3.0.2 --data_dir={tmp_path} --file_format=array_record"
+        'installed: python -c "import tensorflow_datasets as tfds; '
+        f"tfds.builder('cifar10:3.0.2', data_dir='{tmp_path}')"
+        ".download_and_prepare(file_format='array_record')\""
     )

@@ -15,10 +15,10 @@ ROOT = "domino_jax"  # its own __init__
 
 # From the ground up; a module may import those of its own floor and of all below.
 FLOORS = (
-    {"named", "scheme", "masks", "erk", "factories"},
+    {"named", "files", "scheme", "masks", "erk", "factories"},
     {"views", "elementwise", "moves", "products", "trace", "layers", "budget"},
     {"sparsify", "pace"},
-    {"search", "stuck", "uniform"},
+    {"search", "stuck", "uniform", "erk_scheme"},
     {"losses", "optim", "devices", "workdir", "report", "monitor"},
     {"semi_structured", "torch_layout", "torch_import", "exported", "fold"},
     {"loop"},
@@ -30,6 +30,9 @@ FLOORS = (
             "record",
             "phases",
             "experiment",
+            "steps",
+            "dense",
+            "dry_run",
             "find",
             "tune",
             "cli",
@@ -62,11 +65,13 @@ LIBRARIES = {
     "orbax": {"checkpoint"},
     "grain": {"data"},
     "tensorflow_datasets": {"data"},
+    "cv2": {"data"},
+    "PIL": {"data"},
     "sklearn": {"data"},
     "ml_collections": TOP,
     "absl": {"data", *TOP},
 }
-STANDARD_LIBRARY_ONLY = {"scheme", "erk", "factories"}
+STANDARD_LIBRARY_ONLY = {"files", "scheme", "erk", "factories"}
 INSIDE_FUNCTIONS_ONLY = {
     "torch": {"torch_import", "export_writer", "onnx_file"},
     "safetensors": {"torch_import", "exported", "export_writer", "onnx_file"},

@@ -389,6 +389,17 @@ def test_evaluate_counts_each_example_once():
     )
 
 
+def test_evaluate_of_many_classes_has_the_top5():
+    def net(params, stats, inputs, *, train, key):
+        return jnp.tile(jnp.arange(12.0), (len(inputs), 1)), stats
+
+    labels = jnp.arange(12, dtype=jnp.int32)
+    batch = {"inputs": jnp.zeros((12, 1)), "labels": labels, "weight": jnp.ones(12)}
+    found = loop.evaluate(loop.eval_step(net), {}, {}, [batch, batch])
+    assert list(found) == ["loss", "accuracy", "top5"]
+    assert (found["accuracy"], found["top5"]) == (1 / 12, 5 / 12)
+
+
 def test_recalibrate_changes_the_statistics_only():
     weights, old = params(), stats()
     batches = [{"inputs": X}, {"inputs": 2 * X}, {"inputs": X}]

@@ -102,3 +102,39 @@ def test_totals_of_bfloat16_are_float32():
     assert {value.dtype for value in found.values()} == {jnp.dtype(jnp.float32)}
     expected = by_numpy(outputs.astype(jnp.float32), np.asarray(LABELS)).sum()
     assert float(found["loss"]) == pytest.approx(expected, rel=1e-6)
+
+
+def test_top5_by_hand():
+    # Class 10 beats classes 9 to 0; label 6 is the fifth, label 5 the sixth.
+    rising = jnp.tile(jnp.arange(11.0), (3, 1))
+    batch = {"labels": jnp.array([10, 6, 5]), "weight": jnp.ones(3)}
+    found = totals(rising, batch)
+    assert (float(found["correct"]), float(found["top5"])) == (1, 2)
+    # All equal: the five lower classes count, as the lowest counts as the prediction.
+    batch = {"labels": jnp.array([0, 4, 5]), "weight": jnp.ones(3)}
+    found = totals(jnp.zeros((3, 11)), batch)
+    assert (float(found["correct"]), float(found["top5"])) == (1, 2)
+
+
+def test_top5_of_ten_classes_is_left_out():
+    assert "top5" not in totals(jnp.zeros((3, 10)), {"labels": LABELS, "weight": jnp.ones(3)})
+
+
+@pytest.mark.parametrize("shape", [(40,), (20, 3)])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_top5_is_that_of_top_k(shape, dtype):
+    rng = np.random.default_rng(0)
+    outputs = jnp.asarray(rng.integers(0, 9, (*shape, 30)), dtype)  # many ties
+    labels = rng.integers(0, 30, shape).astype(np.int32)
+    weight = rng.integers(0, 2, shape[0]).astype(np.float32)
+    _, best = jax.lax.top_k(outputs, 5)
+    hits = (np.asarray(best) == labels[..., None]).any(-1)
+    found = totals(outputs, {"labels": jnp.asarray(labels), "weight": jnp.asarray(weight)})
+    assert float(found["top5"]) == hits[weight == 1].sum()
+    assert found["top5"].dtype == jnp.float32
+
+
+def test_nan_is_never_among_the_top5():
+    outputs = jnp.full((2, 11), jnp.nan).at[1, 0].set(1.0)
+    found = totals(outputs, {"labels": jnp.array([3, 0]), "weight": jnp.ones(2)})
+    assert float(found["top5"]) == 0

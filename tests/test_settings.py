@@ -38,12 +38,13 @@ VALUES = {
     "log_every": COUNT,
     "checkpoint_every": COUNT,
     "evaluate": ([True, False], [0, 1, "True", None]),
+    "dry_run": ([True, False], [0, 1, "True", None]),
     "model.name": NAME,
     "data.name": NAME,
     "data.dir": TEXT,
     "data.workers": COUNT_OR_NONE,
     "dense.optimizer": (["sgd", "adamw"], ["adam", "adamw_decoupled", None]),
-    "search.method": (["domino", "uniform"], ["greedy", None]),
+    "search.method": (["domino", "uniform", "erk", "dense"], ["greedy", None]),
     "search.m": ([2, 64], [1, 65, 4.0, True, "4", None]),
     "search.candidates": (
         [None, (1, 2, 16), [16], (15, 16)],
@@ -77,6 +78,7 @@ VALUES = {
     "search.batch": COUNT,
     "search.max_steps": COUNT,
     "search.patience": COUNT,
+    "search.shrink_m": ([True, False], [0, 1, "True", None]),
     "search.rules": (
         [(), (("a", "dense"), ("b$", "flatten")), [["c", 8]], (("d", (1, 2, 4)),)],
         [None, "dense", ("a", "dense"), (("a",),), (("a", "dense", 1),), ((1, "dense"),)],

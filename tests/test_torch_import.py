@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from domino_jax import experiment, models, settings, torch_import
+from domino_jax import dense, experiment, models, settings, torch_import
 from domino_jax.named import leaves_by_path
 from domino_jax.torch_layout import COUNTER, kernel_axes, tensors, to_torch
 
@@ -166,6 +166,19 @@ def test_without_counters(tmp_path, small):
     torch_import.restore(path, model.params, model.stats, axes)
 
 
+def test_auxiliary_heads_are_left_out(tmp_path, small):
+    """As torchvision does with those of its published GoogLeNet."""
+    model, axes, network = small
+    arrays = _arrays(network)
+    aux = {f"aux{i}.fc2.weight": np.ones((5, 4), np.float32) for i in (1, 2)}
+    path = tmp_path / "aux.safetensors"
+    safetensors.numpy.save_file(arrays | aux, path)
+    params, _ = torch_import.restore(path, model.params, model.stats, axes)
+    np.testing.assert_array_equal(params["fc"]["bias"], arrays["fc.bias"])
+    own = arrays | {"layer1.aux1.weight": np.ones(4, np.float32)}
+    assert "unexpected 'layer1.aux1.weight'" in _refused(small, own, tmp_path)
+
+
 def test_head_of_other_classes(tmp_path, small):
     model, axes, _ = small
     network = _torch_network("resnet20", 12, 1)
@@ -222,7 +235,7 @@ def test_a_run_starts_from_a_file(tmp_path, small):
         experiment.build(config, tmp_path / "run", lambda: False)
     config.init_head = False
     exp = experiment.build(config, tmp_path / "run", lambda: False)
-    params, _ = experiment.dense_weights(exp)
+    params, _ = dense.dense_weights(exp)
     np.testing.assert_array_equal(params["fc"]["kernel"], exp.model.params["fc"]["kernel"])
     assert np.any(params["conv1"]["kernel"] != np.asarray(exp.model.params["conv1"]["kernel"]))
 

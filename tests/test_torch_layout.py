@@ -43,6 +43,8 @@ CONV, MATRIX = Axes((), (0, 1), (2,), (3,)), Axes((), (), (0,), (1,))
         ("bn1/var", "bn1.running_var"),
         ("tokens/embedding", "tokens.weight"),
         ("class_token", "class_token"),
+        ("a/self_attention/in_proj_kernel", "a.self_attention.in_proj_weight"),
+        ("a/self_attention/in_proj_bias", "a.self_attention.in_proj_bias"),
         ("kernel", "weight"),
     ],
 )

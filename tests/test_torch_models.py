@@ -1,4 +1,6 @@
-"""PyTorch residual networks: torchvision names and numbers, ours in JAX, folded and CIFAR forms.
+"""PyTorch networks: torchvision names and numbers, ours in JAX, folded and CIFAR forms.
+
+RegNetX, GoogLeNet and vision transformers are torchvision's own: test_torchvision.py.
 
 `data/resnet_torch.npz` is torchvision's own forward pass; its recipe is in test_resnet.py. DIGESTS
 are `_digest(torchvision.models.get_model(name).state_dict())` of torchvision 0.28.0.
@@ -15,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+import torch_state
 
 from domino_jax import models, named, torch_models
 
@@ -114,27 +117,74 @@ def test_logits_are_those_of_the_network_in_jax(name, options):
     assert len(leaves) == len(theirs.state_dict()) - counters
 
 
-@pytest.mark.parametrize("name", models.names())
-def test_every_network_of_ours_is_here(name):
-    with torch.device("meta"):
-        assert torch_models.create(name, classes=3).fc.out_features == 3
-
-
-def test_folded_networks_have_biases_and_no_batch_norms():
-    plain = _fill(torch_models.create("resnet20", classes=4)).eval()
-    folded = torch_models.create("resnet20", classes=4, folded=True).eval()
-    state = {}
-    for name, module in plain.named_modules():
-        if isinstance(module, torch.nn.Conv2d):
-            norm = plain.get_submodule(name.replace("conv", "bn"))
-            factor = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-            state[f"{name}.weight"] = module.weight * factor[:, None, None, None]
-            state[f"{name}.bias"] = norm.bias - norm.running_mean * factor
-    state |= {"fc.weight": plain.fc.weight, "fc.bias": plain.fc.bias}
-    folded.load_state_dict(state, strict=True)
-    inputs = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+def test_vgg_is_that_of_the_network_in_jax():
+    """At 64x32 more than one position is left, over which both take the mean."""
+    example = jax.ShapeDtypeStruct((1, 64, 32, 2), jnp.float32)
+    ours = models.create("vgg16_cifar", example=example, classes=7, seed=0)
+    theirs = _fill(torch_models.create("vgg16_cifar", classes=7, in_channels=2)).eval()
+    inputs = np.random.default_rng(1).standard_normal((2, 2, 64, 32)).astype("float32")
+    params, stats = (_jax_tree(tree, theirs) for tree in (ours.params, ours.stats))
+    apply = jax.jit(lambda p, s, x: ours.apply(p, s, x, train=False, key=None)[0])
+    found = np.asarray(apply(params, stats, jnp.asarray(inputs.transpose(0, 2, 3, 1))))
     with torch.no_grad():
-        torch.testing.assert_close(folded(inputs), plain(inputs), rtol=1e-4, atol=1e-4)
+        wanted = theirs(torch.from_numpy(inputs)).numpy()
+    assert np.abs(found - wanted).max() <= 1e-4 * np.abs(wanted).max()
+
+
+def test_every_network_of_images_of_ours_is_here():
+    assert set(torch_models.NAMES) == set(models.names()) - {"byte_lm"}
+
+
+@pytest.mark.parametrize("name", [*torch_models.FORMS, *torch_models.VGGS])
+def test_every_network_defined_here_is_made(name):
+    with torch.device("meta"):
+        *_, last = torch_models.create(name, classes=3).modules()
+    assert last.out_features == 3
+
+
+@pytest.mark.parametrize("error", [ImportError("No module named x"), RuntimeError("no op\nmore")])
+@pytest.mark.parametrize("name", ["regnet_x_400mf", "googlenet", "vit_s16"])
+def test_without_torchvision(name, error, monkeypatch):
+    def absent(module):
+        raise error
+
+    monkeypatch.setattr(torch_models, "import_module", absent)
+    with pytest.raises(ValueError, match=rf"{name}.*: pip install torchvision$") as caught:
+        torch_models.create(name, classes=3, image=(32, 32))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("resnet20", 16), ("resnet50", 32), ("vgg16_cifar", 32)]
+)
+def test_folded_networks_have_biases_and_no_batch_norms(name, size):
+    plain = _fill(torch_models.create(name, classes=4)).eval()
+    folded = torch_models.create(name, classes=4, folded=True).eval()
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in folded.modules())
+    folded.load_state_dict(torch_state.folded_state(plain), strict=True)
+    inputs = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        wanted = plain(inputs)
+        assert (folded(inputs) - wanted).abs().max() <= 1e-4 * wanted.abs().max()
+
+
+def test_of_an_export():
+    document = {
+        "model": "resnet20",
+        "model_options": {"shortcut": "projection"},
+        "classes": 3,
+        "in_channels": 2,
+        "image": None,
+        "folded": True,
+    }
+    state = torch_models.of_export(document).state_dict()
+    assert state["conv1.weight"].shape == (16, 2, 3, 3)
+    assert "conv1.bias" in state
+    assert "layer2.0.downsample.0.weight" in state
+    del document["folded"], document["image"]  # as older exports
+    assert "conv1.bias" not in torch_models.of_export(document).state_dict()
+    other = {**document, "model_options": {}}
+    assert "layer1.8.bn1.weight" in torch_models.of_export(other, "resnet56").state_dict()
 
 
 @pytest.mark.parametrize(
@@ -144,6 +194,9 @@ def test_folded_networks_have_biases_and_no_batch_norms():
         ("resnet18", {"stem": "big"}, "stem 'big': one of imagenet, cifar is wanted"),
         ("resnet18", {"shortcut": "none"}, "shortcut 'none'"),
         ("resnet18", {"in_channels": 0}, "in_channels are 1 or more, got 2 and 0"),
+        ("vit_s16", {}, "vit_s16: torchvision's takes square images .* patch 16, .* got None"),
+        ("vit_s16", {"image": (32, 48)}, r"square images .*, got \(32, 48\)"),
+        ("vit_s16", {"image": (32, 32), "patch": 5}, "a multiple of the patch 5"),
     ],
 )
 def test_wrong_options(name, options, message):

@@ -1,7 +1,6 @@
 """Files of a work directory: whole or not there, and a curve that survives a killed process."""
 
 import json
-import os
 
 import pytest
 
@@ -22,26 +21,6 @@ def test_a_directory_that_cannot_be_made(tmp_path):
         with pytest.raises(ValueError, match=rf"^workdir {folder}: cannot be written \(.+\)$"):
             workdir.prepare(folder)
     assert file.read_text() == ""
-
-
-def test_text_appears_whole(tmp_path, monkeypatch):
-    path = tmp_path / "a.txt"
-    workdir.write_text(path, "old\n")
-    assert path.read_text() == "old\n"
-    seen = []
-
-    def killed(descriptor):
-        seen.append(path.read_text())
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(os, "fsync", killed)
-        workdir.write_text(path, "new\n")
-    assert seen == ["old\n"]  # the new text was elsewhere until it was on disk
-    assert path.read_text() == "old\n"
-    workdir.write_text(path, "new\n")
-    assert path.read_text() == "new\n"
-    assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
 
 
 def test_json_entries_are_merged(tmp_path):

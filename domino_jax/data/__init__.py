@@ -3,7 +3,8 @@
 Letters: B rows of one batch on one process.
 
 A data set is one small file with a function `create(*, data_dir, workers, ...) -> Data`, entered in
-`_FACTORIES`; one of your own needs no entry, its name is 'package.module:factory'.
+`_FACTORIES`, and one with the same options, `spec(*, data_dir, workers, ...) -> Spec`; one of your
+own needs neither, its name is 'package.module:factory'.
 """
 
 from collections.abc import Iterable
@@ -14,9 +15,39 @@ import jax
 from domino_jax.data.pipeline import Batch, Batches, stream
 from domino_jax.factories import call_factory
 
-__all__ = ["Batch", "Batches", "Data", "Evaluate", "Train", "create", "names", "stream"]
+__all__ = [
+    "Batch",
+    "Batches",
+    "Data",
+    "Evaluate",
+    "Spec",
+    "Train",
+    "create",
+    "names",
+    "spec",
+    "stream",
+]
+    "Batch",
+    "Batches",
+    "Data",
+    "Evaluate",
+    "Spec",
+    "Train",
+    "create",
+    "names",
+    "spec",
+    "stream",
+]
 
-_FACTORIES = {"digits": "domino_jax.data.digits:create"}
+_FACTORIES = {
+    "cifar10": "domino_jax.data.cifar10:create",
+    "cifar100": "domino_jax.data.cifar100:create",
+    "digits": "domino_jax.data.digits:create",
+    "folder": "domino_jax.data.folder:create",
+    "glyphs": "domino_jax.data.glyphs:create",
+    "imagenet2012": "domino_jax.data.imagenet:create",
+    "stdlib_bytes": "domino_jax.data.stdlib_bytes:create",
+}
 
 
 class Train(Protocol):
@@ -79,6 +110,16 @@ class Data(NamedTuple):
     workers: int = 0  # as given to `create`: what to pass on to `stream`
 
 
+class Spec(NamedTuple):
+    """What is known of a data set that is not opened, nor need be there."""
+
+    example: jax.ShapeDtypeStruct  # of one example's inputs, [1, ...]
+    label: jax.ShapeDtypeStruct  # of one example's labels, [1, ...]
+    classes: int
+    train_size: int  # examples; about as many, where that depends on the machine
+    test_size: int
+
+
 def names() -> tuple[str, ...]:
     """Lists the data sets that `create` knows by name."""
     return tuple(sorted(_FACTORIES))
@@ -106,3 +147,25 @@ def create(name: str, *, data_dir: str = "", workers: int = 0, **options: Any) -
         raise ValueError(f"workers must be 0 or more, got {workers}")
     arguments = {"data_dir": data_dir, "workers": workers, **options}
     return call_factory(name, _FACTORIES, arguments, Data, what="data set")
+
+
+def spec(name: str, *, data_dir: str = "", workers: int = 0, **options: Any) -> Spec:
+    """Describes a data set; one of ours is neither prepared nor read, your own is opened.
+
+    Args:
+        name: as for `create`.
+        data_dir: as for `create`.
+        workers: as for `create`.
+        **options: as for `create`.
+
+    Raises:
+        ValueError: as `create`, except that ours need not be prepared.
+    """
+    arguments = {"data_dir": data_dir, "workers": workers, **options}
+    if ":" not in name:
+        known = {key: f"{target.partition(':')[0]}:spec" for key, target in _FACTORIES.items()}
+        return call_factory(name, known, arguments, Spec, what="data set")
+    data = create(name, **arguments)
+    labels = data.train(0, 1)[0]["labels"]
+    label = jax.ShapeDtypeStruct(labels.shape, labels.dtype)
+    return Spec(data.example, label, data.classes, data.train_size, data.test_size)

@@ -4,7 +4,8 @@ Letters: B rows of one batch on one process, P processes.
 
 A source is any object with `__len__` and `__getitem__` that gives records, dictionaries of arrays
 without a batch axis: a list, a TFDS data source, or a `grain.MapDataset` that decodes one. Batches
-are random access, so that a training run resumes at a step without any iterator state.
+are random access, so that a training run resumes at a step without any iterator state. What is
+small and in memory goes faster through `in_memory`.
 """
 
 import atexit
@@ -78,11 +79,8 @@ def train_batches(
     """
     import grain  # half a second  # noqa: PLC0415
 
-    rows = _rows(batch, process_index, process_count)
-    if batch > len(source):
-        raise ValueError(f"batch {batch} is larger than the training set of {len(source)}")
-    if seed < 0:
-        raise ValueError(f"seed must be 0 or more, got {seed}")
+    rows = rows_of(batch, process_index, process_count)
+    require_trainable(len(source), seed, batch)
     dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat(None)
     if augment is not None:
         dataset = dataset.random_map(augment)
@@ -119,7 +117,7 @@ def evaluate_batches(
     """
     import grain  # half a second  # noqa: PLC0415
 
-    rows, size = _rows(batch, process_index, process_count), len(source)
+    rows, size = rows_of(batch, process_index, process_count), len(source)
 
     def weighted(index: int) -> Record:
         return {**source[index % size], "weight": np.float32(index < size)}
@@ -168,8 +166,12 @@ def stream(
     return running
 
 
-def _rows(batch: int, process_index: int, process_count: int) -> int:
-    """Returns B, after checking that the batch can be shared out."""
+def rows_of(batch: int, process_index: int, process_count: int) -> int:
+    """Returns B, the rows of one process.
+
+    Raises:
+        ValueError: the batch cannot be shared out.
+    """
     if batch < 1:
         raise ValueError(f"batch must be 1 or more, got {batch}")
     if not 0 <= process_index < process_count:
@@ -177,6 +179,18 @@ def _rows(batch: int, process_index: int, process_count: int) -> int:
     if batch % process_count:
         raise ValueError(f"batch {batch} is not divisible by {process_count} processes")
     return batch // process_count
+
+
+def require_trainable(size: int, seed: int, batch: int) -> None:
+    """Refuses a batch that is larger than the training set, and a negative seed.
+
+    Raises:
+        ValueError: what came.
+    """
+    if batch > size:
+        raise ValueError(f"batch {batch} is larger than the training set of {size}")
+    if seed < 0:
+        raise ValueError(f"seed must be 0 or more, got {seed}")
 
 
 def _drain(iterator: Any, *, shared: bool) -> Generator[Batch, None, None]:

@@ -3,35 +3,45 @@
 import contextlib
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 _FORMAT = "array_record"  # the one that can be read without TensorFlow, in any order
 
 
-def require_prepared(builder: Any) -> None:
+def require_prepared(builder: Any, archives: Mapping[str, str] | None = None) -> None:
     """Refuses a TFDS builder whose data are not on disk as array_record files.
 
     Nothing is prepared here: TFDS needs TensorFlow and the network for that.
 
     Args:
         builder: a `tfds.core.DatasetBuilder`, made without `file_format`.
+        archives: split -> file that the user has to bring; all those splits must be there.
 
     Raises:
         ValueError: the data are missing or in another format; one line with the command that
             prepares them.
     """
     name, _, version = builder.info.full_name.rpartition("/")
-    if not builder.info.splits:
-        found = "is not prepared"
+    root, splits = os.fspath(builder.data_dir_root), builder.info.splits
+    bring, remove = dict(archives or {}), f"remove {os.fspath(builder.data_dir)}, then "
+    missing = [split for split in bring if split not in splits]
+    if not splits:
+        found, remove = "is not prepared", ""
     elif _FORMAT not in (formats := _formats(builder)):
         found = f"is prepared as {', '.join(formats)} instead of {_FORMAT}"
+    elif missing:
+        found = f"has no {' and '.join(missing)} split"
     else:
         return
-    root = os.fspath(builder.data_dir_root)
+    if bring:
+        remove += f"put {' and '.join(bring.values())} into {root}/downloads/manual and "
+    # The command `tfds build` needs apache-beam to start; this does not.
+    builder_of = f"tfds.builder('{name}:{version}', data_dir={root!r})"
+    command = f"{builder_of}.download_and_prepare(file_format='{_FORMAT}')"
     raise ValueError(
-        f"data set {name!r} {found} in {root}; run once, where tensorflow-cpu is installed: "
-        f"tfds build {name}:{version} --data_dir={root} --file_format={_FORMAT}"
+        f"data set {name!r} {found} in {root}; {remove}run once, where tensorflow-cpu is "
+        f'installed: python -c "import tensorflow_datasets as tfds; {command}"'
     )
 
 

@@ -12,9 +12,19 @@ from domino_jax.factories import call_factory, find_factory
 
 _RESNETS = (
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
-    *("resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet56_bottleneck"),
+    *("resnet8", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110"),
+    "resnet56_bottleneck",
 )
-_KNOWN = {name: f"domino_jax.models.resnet:{name}" for name in _RESNETS}
+_REGNETS = ("regnet_x_400mf", "regnet_x_800mf", "regnet_x_1_6gf", "regnet_x_3_2gf")
+_KNOWN = {
+    **{name: f"domino_jax.models.resnet:{name}" for name in _RESNETS},
+    **{name: f"domino_jax.models.regnet:{name}" for name in _REGNETS},
+    "googlenet": "domino_jax.models.googlenet:googlenet",
+    "vgg16_cifar": "domino_jax.models.vgg:vgg16_cifar",
+    "vgg19_cifar": "domino_jax.models.vgg:vgg19_cifar",
+    "byte_lm": "domino_jax.models.byte_lm:byte_lm",
+    **{name: f"domino_jax.models.vit:{name}" for name in ("vit_ti16", "vit_s16", "vit_b16")},
+}
 
 
 class Model(NamedTuple):

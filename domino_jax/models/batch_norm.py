@@ -23,11 +23,12 @@ class BatchNorm(nnx.Module):
     also when the inputs are bfloat16.
     """
 
-    def __init__(self, features: int) -> None:
+    def __init__(self, features: int, *, epsilon: float = EPSILON) -> None:
         self.scale = nnx.Param(jnp.ones((features,), jnp.float32))
         self.bias = nnx.Param(jnp.zeros((features,), jnp.float32))
         self.mean = nnx.BatchStat(jnp.zeros((features,), jnp.float32))
         self.var = nnx.BatchStat(jnp.ones((features,), jnp.float32))
+        self.epsilon = epsilon
         self.use_running_average = False  # the name that nnx's train() and eval() set
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
@@ -48,7 +49,7 @@ class BatchNorm(nnx.Module):
             mean, var = self.mean[...], self.var[...]
         else:
             mean, var = self._update(values)
-        factor = self.scale[...].astype(dtype) * jax.lax.rsqrt(var + EPSILON)
+        factor = self.scale[...].astype(dtype) * jax.lax.rsqrt(var + self.epsilon)
         shift = self.bias[...].astype(dtype)
         channel = tuple(range(inputs.ndim - 1))
         centered = values - jnp.expand_dims(mean, channel)

@@ -5,6 +5,7 @@ has to be compiled to make them.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,35 +13,73 @@ import numpy as np
 
 from domino_jax import named
 
+Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 
-def fill(shapes: Any, seed: int) -> Any:
-    """Draws a value for every leaf, by its name, as torchvision's networks do.
 
-    A convolution's `kernel` (HWIO) is normal with variance 2 / fan-out (He et al. 2015); a linear
-    layer's (IO) and the `bias` beside either are uniform in ±1/√fan-in (PyTorch's default); `scale`
-    and `var` are 1, everything else is 0.
+def fill(shapes: Any, seed: int, draws: named.Rules = ()) -> Any:
+    """Draws a value for every leaf: by a rule of the network, or by its name as torchvision does.
+
+    Without a rule a convolution's `kernel` (HWIO) is normal with variance 2 / fan-out (He et al.
+    2015); a linear layer's (IO) and the `bias` beside either are uniform in ±1/√fan-in (PyTorch's
+    default); `scale` and `var` are 1, everything else is 0.
 
     Args:
         shapes: nested dicts of `jax.ShapeDtypeStruct`.
         seed: a non-negative integer.
+        draws: pairs (regex, `Draw`), the first regex found in the path wins.
 
     Returns:
         The same nested dicts with JAX arrays.
 
     Raises:
-        ValueError: the seed is negative.
+        ValueError: the seed is negative, or a regex matches no leaf.
     """
     if seed < 0:
         raise ValueError(f"seed must be a non-negative integer, got {seed}")
     leaves = named.leaves_by_path(shapes)
+    named.require_used(draws, leaves)
     values = {}
     for path, leaf in leaves.items():
         owner, _, name = path.rpartition("/")
         kernel = leaves.get(f"{owner}/kernel" if owner else "kernel")
         rng = np.random.default_rng([seed, *path.encode()])
-        value = _draw(rng, name, leaf.shape, None if kernel is None else kernel.shape)
+        draw = named.first_match(draws, path)
+        value = (
+            _draw(rng, name, leaf.shape, None if kernel is None else kernel.shape)
+            if draw is None
+            else draw(rng, tuple(leaf.shape))
+        )
         values[path] = jnp.asarray(value, leaf.dtype)
     return named.replace_leaves(shapes, values)
+
+
+def normal(std: float) -> Draw:
+    """Makes a draw from the normal distribution with mean 0."""
+    return lambda rng, shape: rng.standard_normal(shape, np.float32) * np.float32(std)
+
+
+def truncated_normal(std: float) -> Draw:
+    """Makes a draw from the normal distribution with mean 0, cut at two standard deviations."""
+
+    def draw(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        values = rng.standard_normal(shape, np.float32)
+        while (outside := np.abs(values) > 2).any():
+            values[outside] = rng.standard_normal(np.count_nonzero(outside), np.float32)
+        return values * np.float32(std)
+
+    return draw
+
+
+def xavier_uniform(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Draws a matrix uniform in ±√(6 / (inputs + outputs)) (Glorot and Bengio 2010)."""
+    bound = math.sqrt(6 / sum(shape))
+    return rng.uniform(-bound, bound, shape).astype(np.float32)
+
+
+def zeros(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Draws nothing: all zero."""
+    del rng
+    return np.zeros(shape, np.float32)
 
 
 def _draw(

@@ -20,13 +20,13 @@ import jax.numpy as jnp
 from flax import nnx
 
 from domino_jax import named
-from domino_jax.models import Model, from_nnx
+from domino_jax.models import Model
 from domino_jax.models.batch_norm import BatchNorm
-from domino_jax.models.initial import fill
+from domino_jax.models.images import conv, conv_norm, in_turn, linear, logits, make, max_pool
+from domino_jax.models.options import require_positive
 
 SHORTCUTS = ("projection", "pad")
 STEMS = ("imagenet", "cifar")
-DTYPES = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -49,35 +49,12 @@ class Form:
     shortcut: str = "projection"
 
 
-def _conv(
-    inputs: int, outputs: int, kernel: int, *, stride: int = 1, dtype: Any = None
-) -> nnx.Conv:
-    """Makes a square convolution without bias; PyTorch's padding of half the kernel."""
-    return nnx.Conv(
-        inputs,
-        outputs,
-        (kernel, kernel),
-        strides=stride,
-        padding=kernel // 2,
-        use_bias=False,
-        dtype=dtype,
-        kernel_init=nnx.initializers.zeros,
-        rngs=nnx.Rngs(0),
-    )
-
-
-def _projection(inputs: int, outputs: int, *, stride: int, dtype: Any) -> nnx.List:
-    """Makes the 1x1 convolution and batch norm of a shortcut that changes the shape."""
-    return nnx.List([_conv(inputs, outputs, 1, stride=stride, dtype=dtype), BatchNorm(outputs)])
-
-
 def _shortcut(
     downsample: nnx.List | None, inputs: jax.Array, channels: int, stride: int
 ) -> jax.Array:
     """Brings a block's inputs [B, H, W, C] to the shape [B, H / stride, W / stride, channels]."""
     if downsample is not None:
-        conv, norm = downsample
-        return norm(conv(inputs))
+        return in_turn(downsample, inputs)
     missing = channels - inputs.shape[3]
     if stride == 1 and missing == 0:
         return inputs
@@ -91,13 +68,13 @@ class BasicBlock(nnx.Module):
     expansion = 1
 
     def __init__(self, inputs: int, width: int, *, stride: int, project: bool, dtype: Any) -> None:
-        self.conv1 = _conv(inputs, width, 3, stride=stride, dtype=dtype)
+        self.conv1 = conv(inputs, width, 3, stride=stride, dtype=dtype)
         self.bn1 = BatchNorm(width)
-        self.conv2 = _conv(width, width, 3, dtype=dtype)
+        self.conv2 = conv(width, width, 3, dtype=dtype)
         self.bn2 = BatchNorm(width)
         self.stride = stride
         self.downsample = (
-            _projection(inputs, width, stride=stride, dtype=dtype) if project else None
+            conv_norm(inputs, width, 1, stride=stride, dtype=dtype) if project else None
         )
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
@@ -115,15 +92,15 @@ class Bottleneck(nnx.Module):
 
     def __init__(self, inputs: int, width: int, *, stride: int, project: bool, dtype: Any) -> None:
         outputs = width * self.expansion
-        self.conv1 = _conv(inputs, width, 1, dtype=dtype)
+        self.conv1 = conv(inputs, width, 1, dtype=dtype)
         self.bn1 = BatchNorm(width)
-        self.conv2 = _conv(width, width, 3, stride=stride, dtype=dtype)
+        self.conv2 = conv(width, width, 3, stride=stride, dtype=dtype)
         self.bn2 = BatchNorm(width)
-        self.conv3 = _conv(width, outputs, 1, dtype=dtype)
+        self.conv3 = conv(width, outputs, 1, dtype=dtype)
         self.bn3 = BatchNorm(outputs)
         self.stride = stride
         self.downsample = (
-            _projection(inputs, outputs, stride=stride, dtype=dtype) if project else None
+            conv_norm(inputs, outputs, 1, stride=stride, dtype=dtype) if project else None
         )
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
@@ -148,7 +125,7 @@ class ResNet(nnx.Module):
         block = _BLOCKS[form.block]
         width = form.widths[0]
         kernel, stride = (7, 2) if form.stem == "imagenet" else (3, 1)
-        self.conv1 = _conv(channels, width, kernel, stride=stride, dtype=dtype)
+        self.conv1 = conv(channels, width, kernel, stride=stride, dtype=dtype)
         self.bn1 = BatchNorm(width)
         self.pool = form.stem == "imagenet"
         self.stages = len(form.depths)
@@ -162,19 +139,17 @@ class ResNet(nnx.Module):
                 blocks.append(block(inputs, width, stride=stride, project=project, dtype=dtype))
                 inputs = width * block.expansion
             setattr(self, f"layer{stage + 1}", nnx.List(blocks))
-        self.fc = nnx.Linear(
-            inputs, classes, dtype=dtype, kernel_init=nnx.initializers.zeros, rngs=nnx.Rngs(0)
-        )
+        self.fc = linear(inputs, classes, dtype=dtype)
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """Maps images [B, H, W, C] to logits [B, classes] in the dtype of the parameters."""
         x = jax.nn.relu(self.bn1(self.conv1(inputs)))
         if self.pool:
-            x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+            x = max_pool(x, 3, stride=2, padding=1)
         for stage in range(self.stages):
             for block in getattr(self, f"layer{stage + 1}"):
                 x = block(x)
-        return self.fc(jnp.mean(x, (1, 2))).astype(self.fc.kernel[...].dtype)
+        return logits(self.fc, jnp.mean(x, (1, 2)))
 
 
 def _create(
@@ -186,6 +161,7 @@ def _create(
     dtype: str | None = None,
     shortcut: str | None = None,
     stem: str | None = None,
+    widths: Sequence[int] | None = None,
 ) -> Model:
     """Makes a residual network with float32 weights; see `domino_jax.models.create`.
 
@@ -194,22 +170,29 @@ def _create(
         example: one array of images, [1, H, W, C]: gives the number of channels.
         classes: number of logits.
         seed: of the weights.
-        dtype: of the computation: 'float32' or 'bfloat16' (batch norm's statistics and the logits
-            stay float32); None: that of params and inputs, which then must agree.
+        dtype: as for `domino_jax.models.images.make`.
         shortcut: instead of the form's: 'projection' or 'pad'.
         stem: instead of the form's: 'imagenet' or 'cifar'.
+        widths: instead of the form's: channels inside the blocks of each stage.
 
     Raises:
         ValueError: an option has another value, or the example is not one array of images.
     """
-    _require(("dtype", dtype, DTYPES), ("shortcut", shortcut, SHORTCUTS), ("stem", stem, STEMS))
-    channels = _channels(example)
-    if classes < 1:
-        raise ValueError(f"classes must be a positive integer, got {classes}")
-    form = Form(form.block, form.depths, form.widths, stem or form.stem, shortcut or form.shortcut)
-    module = nnx.eval_shape(lambda: ResNet(form, channels, classes, dtype=dtype))
-    model = from_nnx(module)
-    return Model(model.apply, fill(model.params, seed), fill(model.stats, seed))
+    _require(("shortcut", shortcut, SHORTCUTS), ("stem", stem, STEMS))
+    widths = form.widths if widths is None else tuple(widths)
+    if len(widths) != len(form.depths):
+        raise ValueError(
+            f"widths: one for each of {len(form.depths)} stages is wanted, got {widths}"
+        )
+    require_positive(**{f"widths[{stage}]": width for stage, width in enumerate(widths)})
+    form = Form(form.block, form.depths, widths, stem or form.stem, shortcut or form.shortcut)
+    return make(
+        lambda channels: ResNet(form, channels, classes, dtype=dtype),
+        example=example,
+        classes=classes,
+        seed=seed,
+        dtype=dtype,
+    )
 
 
 def _require(*options: tuple[str, str | None, Sequence[str]]) -> None:
@@ -217,17 +200,6 @@ def _require(*options: tuple[str, str | None, Sequence[str]]) -> None:
     for name, value, allowed in options:
         if value is not None:
             named.require_known([value], allowed, what=name)
-
-
-def _channels(example: Any) -> int:
-    """Returns C of one array of images [1, H, W, C]."""
-    shapes = [leaf.shape for leaf in jax.tree.leaves(example)]
-    if len(shapes) != 1 or len(shapes[0]) != 4:
-        raise ValueError(
-            "a residual network takes one array of images (1, rows, columns, channels), got"
-            f" {', '.join(map(str, shapes)) or 'nothing'}"
-        )
-    return shapes[0][3]
 
 
 def _cifar(block: Literal["basic", "bottleneck"], depth: int, shortcut: str) -> partial[Model]:
@@ -239,6 +211,7 @@ resnet34 = partial(_create, Form("basic", (3, 4, 6, 3)))
 resnet50 = partial(_create, Form("bottleneck", (3, 4, 6, 3)))
 resnet101 = partial(_create, Form("bottleneck", (3, 4, 23, 3)))
 resnet152 = partial(_create, Form("bottleneck", (3, 8, 36, 3)))
+resnet8 = _cifar("basic", 1, "pad")
 resnet20 = _cifar("basic", 3, "pad")
 resnet32 = _cifar("basic", 5, "pad")
 resnet44 = _cifar("basic", 7, "pad")

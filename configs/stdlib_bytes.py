@@ -1,0 +1,24 @@
+"""Byte language model on the standard library's source."""
+
+from ml_collections import ConfigDict
+
+from domino_jax.settings import defaults
+
+
+def get_config() -> ConfigDict:
+    """Returns the settings."""
+    config = defaults()
+    config.log_every = 20
+    config.checkpoint_every = 1000
+    config.model.name = "byte_lm"
+    config.data.name = "stdlib_bytes"
+    config.dense.update(
+        optimizer="adamw", lr=2e-3, weight_decay=0.01, epochs=0.04, warmup_epochs=0.004, batch=16
+    )
+    config.search.update(
+        budget=0.25, vote_every=10, penalty=1.0, penalty_doubles_at=(), lr=0.05, batch=16
+    )
+    config.train.update(
+        optimizer="adamw", lr=1e-3, weight_decay=0.01, epochs=0.02, warmup_epochs=0.002, batch=16
+    )
+    return config

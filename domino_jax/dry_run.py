@@ -1,0 +1,145 @@
+"""One step of every phase on zeros of the data's shapes: does a config fit together?
+
+Nothing is downloaded, prepared or written. A step that a small machine makes in seconds is made;
+one of a larger network is only lowered from abstract shapes, which executes nothing.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+from rich.table import Table
+
+from domino_jax import budget, checks, devices, loop, monitor, scheme
+from domino_jax import data as _data
+from domino_jax.data.pipeline import evaluate_batches, train_batches
+from domino_jax.experiment import Experiment, assemble, data_options
+from domino_jax.find import AT_ONCE
+from domino_jax.phases import planned_steps
+from domino_jax.settings import check
+from domino_jax.sparsify import make_masks
+from domino_jax.steps import Parts, dense_parts, search_parts, train_parts
+from domino_jax.uniform import dense_scheme
+
+LARGEST_STEP = 2e10  # multiply-adds of forward and backward pass: seconds on two cores
+PASSES = 3  # forward, and backward for inputs and for weights
+
+
+def rehearse(config: ConfigDict) -> None:
+    """Tries each phase of a config, and prints what it would do.
+
+    Raises:
+        ValueError: a setting is wrong, or the parts do not fit together.
+    """
+    check(config)
+    spec = _data.spec(config.data.name, data_dir=config.data.dir, **data_options(config))
+    exp = assemble(config, Path(), _zeros(spec), lambda: False)
+    _require_scheme(exp)
+    table = Table(show_edge=False, header_style="bold", pad_edge=False)
+    for title in ("phase", "steps", "batch", "MACs of a step"):
+        table.add_column(title, justify="left" if title == "phase" else "right", no_wrap=True)
+    table.add_column("one step", no_wrap=True)
+    for name, parts, control in _phases(exp):
+        phase = exp.phase(name)
+        steps = f"{planned_steps(phase):,}" if "epochs" in phase.settings else "-"
+        work = PASSES * phase.settings.batch * int(budget.total(exp.layers, budget.macs))
+        said = _try(exp, name, parts, control, executed=work <= LARGEST_STEP)
+        table.add_row(name, steps, f"{phase.settings.batch:,}", f"{work:.2g}", said)
+    out = monitor.console()
+    out.print(table)
+    weights = int(budget.total(exp.layers, budget.weights))
+    macs = int(budget.total(exp.layers, budget.macs))
+    out.print(f"{config.model.name}: {weights:,} weights, {macs:,} MACs an example in its layers")
+
+
+def _zeros(spec: _data.Spec) -> _data.Data:
+    """Makes a data set of a spec that needs no memory: each example is zeros, with label 0."""
+    record = {
+        "inputs": np.zeros(spec.example.shape[1:], spec.example.dtype),
+        "labels": np.zeros(spec.label.shape[1:], spec.label.dtype),
+    }
+    return _data.Data(
+        train=partial(train_batches, _Same(record, spec.train_size)),
+        evaluate=partial(evaluate_batches, [record]),
+        example=spec.example,
+        classes=spec.classes,
+        train_size=spec.train_size,
+        test_size=spec.test_size,
+    )
+
+
+class _Same:
+    """A source of one record, again and again."""
+
+    def __init__(self, record: Mapping[str, np.ndarray], size: int) -> None:
+        self.record, self.size = record, size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> Mapping[str, np.ndarray]:
+        return self.record
+
+
+def _require_scheme(exp: Experiment) -> None:
+    """Refuses a budget that the search cannot reach, or a scheme file of another network."""
+    settings = exp.config.search
+    if exp.config.scheme:
+        budget.levels(scheme.load(exp.config.scheme), exp.layers)
+    elif settings.method in AT_ONCE:
+        AT_ONCE[settings.method](exp.layers, settings.budget, cost=exp.cost)
+    else:
+        checks.require_votes(settings, exp.layers, exp.cost)
+
+
+def _phases(exp: Experiment) -> Iterator[tuple[str, Parts, Callable[[Any], Any]]]:
+    """Yields the phases that a run would have: name, optimizer and step, params -> control."""
+    n = budget.levels(dense_scheme(exp.layers), exp.layers)
+    if not exp.config.init:
+        yield "dense", dense_parts(exp), lambda params: None
+    if exp.config.search.method not in AT_ONCE:
+        pace = {path: jnp.ones(np.shape(level), float) for path, level in n.items()}
+        yield "search", search_parts(exp), lambda params: {"n": n, "pace": pace}
+    fixed = exp.config.train.method == "fixed"
+    yield (
+        "train",
+        train_parts(exp),
+        lambda params: make_masks(params, exp.layers, n) if fixed else n,
+    )
+
+
+def _try(
+    exp: Experiment,
+    name: str,
+    parts: Parts,
+    control_of: Callable[[Any], Any],
+    *,
+    executed: bool,
+) -> str:
+    """Makes one step, or lowers it; returns what came of it."""
+    tx, step = parts
+    began = time.perf_counter()
+
+    def arguments(params: Any, stats: Any) -> tuple[Any, ...]:
+        batch = {
+            key: jnp.zeros((exp.config[name].batch, *of.shape[1:]), of.dtype)
+            for key, of in exp.data.train(0, 1)[0].items()
+        }
+        state = loop.init_state(params, stats, tx)
+        return state, control_of(params), batch, jax.random.key(exp.config.seed)
+
+    model = exp.model
+    if not executed:
+        step.lower(*jax.eval_shape(arguments, model.params, model.stats))  # type: ignore[attr-defined]
+        return f"lowered in {time.perf_counter() - began:.1f} s, not executed"
+    state, control, batch, key = arguments(model.params, model.stats)
+    mesh = devices.make_mesh()
+    state, control = devices.replicate(mesh, (state, control))
+    state, loss = step(state, control, devices.split_batch(mesh, batch), key)
+    return f"loss {float(loss):.4f}, {time.perf_counter() - began:.1f} s with its compilation"

@@ -1,0 +1,98 @@
+"""Every config passes a dry run; nothing is downloaded, prepared or written."""
+
+import importlib.util
+import time
+from pathlib import Path
+
+import pytest
+import scripts
+
+from domino_jax import dry_run, settings
+
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
+# The others of their network differ in the budget, the method or the pace alone.
+FIRST = ("default", "resnet18_params_1460k", "resnet56_params_210k", "digits", "glyphs")
+
+
+def config_of(path):
+    spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config()
+
+
+@pytest.fixture
+def nowhere(tmp_path, monkeypatch):
+    """A place in which every file would be seen, and in which no data set is prepared."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    yield
+    assert list(tmp_path.iterdir()) == []
+
+
+def rows(printed):
+    lines = [[cell.strip() for cell in line.split("│")] for line in printed.splitlines()]
+    return {cells[0]: cells[1:] for cells in lines if len(cells) > 2}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=path.stem, marks=[] if path.stem in FIRST else pytest.mark.slow)
+        for path in CONFIGS
+    ],
+)
+def test_every_config_makes_one_step_of_each_phase(path, nowhere, capsys):
+    config = config_of(path)
+    began = time.monotonic()
+    dry_run.rehearse(config)
+    phases = rows(capsys.readouterr().out)
+    searched = {"search"} if config.search.method == "domino" else set()
+    assert phases.keys() == {"dense", "train"} | searched
+    small = config.data.name in ("digits", "glyphs", "stdlib_bytes")
+    for name, cells in phases.items():
+        assert cells[1] == f"{config[name].batch:,}"
+        assert cells[-1].startswith("loss " if small else "lowered in "), cells
+    assert time.monotonic() - began < 300
+
+
+def test_the_steps_are_those_of_the_run(nowhere, capsys):
+    dry_run.rehearse(scripts.settings("dense.epochs=2", "dense.batch=32"))
+    phases = rows(capsys.readouterr().out)
+    assert phases["dense"][:2] == ["90", "32"]  # 2 x 1437 / 32
+    assert phases["search"][0] == "-"
+
+
+def test_no_dense_phase_and_no_search_where_there_would_be_none(nowhere, capsys, tmp_path):
+    config = scripts.settings("search.method=uniform")
+    dry_run.rehearse(config)
+    assert rows(capsys.readouterr().out).keys() == {"dense", "train"}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("search.budget=0.01", "out of reach"),
+        ("search.max_steps=3", "search.max_steps"),
+        ("dense.batch=0", "dense.batch"),
+        ("data.name=digit", "digits"),
+        ("init=not_there", "not_there"),
+    ],
+)
+def test_what_a_run_would_refuse_is_refused(nowhere, override, message):
+    with pytest.raises(ValueError, match=message):
+        dry_run.rehearse(scripts.settings(override))
+
+
+def test_fixed_masks_and_other_optimizers(nowhere, capsys):
+    for override in ("train.method=fixed", "train.optimizer=adamw_decoupled"):
+        dry_run.rehearse(scripts.settings(override, "search.method=erk"))
+        assert rows(capsys.readouterr().out)["train"][-1].startswith("loss ")
+
+
+def test_defaults_need_no_imagenet(nowhere, capsys):
+    config = settings.defaults()
+    config.model.name = "resnet18"
+    config.search.method = "dense"
+    dry_run.rehearse(config)
+    assert "11,678,912 weights, 1,814,073,344 MACs" in capsys.readouterr().out

@@ -1,0 +1,128 @@
+"""A folder of one's own images."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from domino_jax import data
+from domino_jax.data import images
+
+COLORS = {"ant": (250, 10, 10), "bee": (10, 250, 10), "cat": (10, 10, 250)}
+
+
+def put(path, color, size=(20, 16)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, color).save(path)
+
+
+@pytest.fixture
+def root(tmp_path):
+    for name, color in COLORS.items():
+        put(tmp_path / "train" / name / "1.png", color)
+        put(tmp_path / "train" / name / "deeper" / "2.BMP", color)
+        put(tmp_path / "test" / name / "1.gif", color, (40, 90))
+    return tmp_path
+
+
+def create(root, **options):
+    return data.create("folder", data_dir=str(root), size=8, **options)
+
+
+def color_of(inputs):
+    """Which of red, green and blue an image mostly is."""
+    return (inputs * images.STD + images.MEAN).mean((1, 2)).argmax(1)
+
+
+def test_labels_are_the_sorted_folders(root):
+    made = create(root)
+    assert (made.train_size, made.test_size, made.classes) == (6, 3, 3)
+    assert made.example.shape == (1, 8, 8, 3)
+    batch = made.train(0, 6)[0]
+    assert sorted(batch["labels"]) == [0, 0, 1, 1, 2, 2]
+    np.testing.assert_array_equal(color_of(batch["inputs"]), batch["labels"])
+    (batch,) = made.evaluate(3)
+    assert batch["labels"].tolist() == [0, 1, 2]
+    np.testing.assert_array_equal(color_of(batch["inputs"]), batch["labels"])
+    pixels = (batch["inputs"] * images.STD + images.MEAN) * 255
+    np.testing.assert_allclose(pixels[0, 3, 3], COLORS["ant"], atol=0.01)
+
+
+def test_the_spec_agrees(root):
+    made, spec = create(root), data.spec("folder", data_dir=str(root), size=8)
+    assert spec.example == made.example
+    assert (spec.classes, spec.train_size, spec.test_size) == (3, 6, 3)
+
+
+def test_other_files_are_passed_over(root):
+    (root / "train" / "notes.txt").write_text("mine")
+    (root / "train" / "ant" / "notes.txt").write_text("mine")
+    (root / "train" / "ant" / ".hidden.png").write_text("mine")
+    (root / "train" / ".cache").mkdir()
+    assert (create(root).train_size, create(root).classes) == (6, 3)
+
+
+@pytest.mark.parametrize("name", ["val", "validation"])
+def test_other_names_of_the_test_folder(root, name):
+    (root / "test").rename(root / name)
+    assert create(root).test_size == 3
+
+
+def test_a_class_without_test_images_is_allowed(root):
+    (root / "test" / "bee" / "1.gif").unlink()
+    (root / "test" / "bee").rmdir()
+    assert [batch["labels"].tolist() for batch in create(root).evaluate(2)] == [[0, 2]]
+
+
+def test_evaluation_resizes_to_eight_sevenths(root):
+    # A ramp of one level a pixel: the middle 224 of 256.
+    ramp = np.broadcast_to(np.arange(256, dtype=np.uint8)[:, None, None], (256, 256, 3))
+    for name in COLORS:
+        (root / "test" / name / "1.gif").unlink()
+    Image.fromarray(np.ascontiguousarray(ramp)).save(root / "test" / "ant" / "1.png")
+    (batch,) = data.create("folder", data_dir=str(root)).evaluate(1)
+    rows = (batch["inputs"][0] * images.STD + images.MEAN)[:, 0, 0] * 255
+    np.testing.assert_allclose(rows, np.arange(16, 240), atol=0.01)
+
+
+def test_a_broken_file_is_named(root):
+    (root / "train" / "ant" / "1.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"ant/1\.png: no image"):
+        create(root).train(0, 6)[0]
+
+
+def test_a_missing_folder(tmp_path):
+    for folder in ("", str(tmp_path / "nowhere")):
+        with pytest.raises(
+            ValueError, match=r"set data\.dir to a folder with train/ and test/"
+        ) as e:
+            data.create("folder", data_dir=folder)
+        assert repr(folder) in str(e.value)
+
+
+def test_missing_and_empty_parts(root):
+    (root / "val").mkdir()
+    with pytest.raises(ValueError, match=r"one of test/, val/ .* is wanted, got test/, val/"):
+        create(root)
+    (root / "val").rmdir()
+    (root / "test").rename(root / "tests")
+    with pytest.raises(ValueError, match=r"one of test/, val/ .* is wanted, got none"):
+        create(root)
+    (root / "test" / "ant").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"test: no images in the folders of its classes"):
+        create(root)
+    (root / "test" / "ant").rename(root / "test" / "ants")
+    with pytest.raises(ValueError, match=r"unknown class of .*train 'ants'; nearest: ant"):
+        create(root)
+    (root / "train").rename(root / "trains")
+    with pytest.raises(ValueError, match=r"train: no such folder"):
+        create(root)
+
+
+def test_a_camera_image_is_decoded(root):
+    buffer = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (900, 1200, 3)).astype(np.uint8)
+    Image.fromarray(noise).convert("CMYK").save(buffer, "JPEG")
+    (root / "test" / "ant" / "1.JPG").write_bytes(buffer.getvalue())
+    assert next(iter(create(root).evaluate(1)))["inputs"].shape == (1, 8, 8, 3)
