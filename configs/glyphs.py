@@ -11,7 +11,7 @@ def get_config() -> ConfigDict:
     config.log_every = 20
     config.checkpoint_every = 1000
     with config.unlocked():
-        config.model.update(name="resnet8", stem="imagenet", widths=(16, 16, 32))
+        config.model.update(name="resnet8", stem="imagenet", widths=(16, 16, 16))
     config.data.name = "glyphs"
     config.dense.update(epochs=12.0, warmup_epochs=1.0, batch=64, lr=0.1, weight_decay=5e-4)
     config.search.update(

@@ -19,6 +19,6 @@ def get_config() -> ConfigDict:
         budget=0.25, vote_every=10, penalty=1.0, penalty_doubles_at=(), lr=0.05, batch=16
     )
     config.train.update(
-        optimizer="adamw", lr=1e-3, weight_decay=0.01, epochs=0.02, warmup_epochs=0.002, batch=16
+        optimizer="adamw", lr=1e-3, weight_decay=0.01, epochs=0.015, warmup_epochs=0.0015, batch=16
     )
     return config

@@ -17,6 +17,7 @@ import pytest
 from flax import nnx
 
 import domino_jax as dj
+from domino_jax import dry_run
 from domino_jax.models import from_nnx
 
 ROOT = Path(__file__).parents[1]
@@ -101,6 +102,12 @@ def test_ten_lines(network):
     sparse = dj.hard_mask(params, layers, dj.levels(scheme, layers))
     kept = sum(int((leaf != 0).sum()) for leaf in jax.tree.leaves(sparse) if leaf.ndim > 1)
     assert kept == dj.total(layers, dj.weights, scheme)
+    exec(block("python", "def train("), names)
+    trained = names["train"](apply, loss, params, batches(), scheme, 30)
+    kept = sum(int((leaf != 0).sum()) for leaf in jax.tree.leaves(trained) if leaf.ndim > 1)
+    assert kept == dj.total(layers, dj.weights, scheme)
+    batch = next(batches())
+    assert loss(trained, batch) < loss(sparse, batch)
 
 
 def test_network_and_data_of_ones_own(tmp_path):
@@ -118,3 +125,11 @@ def test_network_and_data_of_ones_own(tmp_path):
     results = json.loads((workdir / "results.json").read_text())
     assert results["search"]["totals"]["cost"]["share"] <= 0.5
     assert results["train"]["tuned"]["accuracy"] > 0.8
+
+
+def test_a_config_of_ones_own(tmp_path, monkeypatch):
+    names = {}
+    exec(block("python", "# my_config.py"), names)
+    (tmp_path / "mine.py").write_text(block("python", "# mine.py"))
+    monkeypatch.syspath_prepend(tmp_path)
+    dry_run.rehearse(names["get_config"]())

@@ -27,6 +27,31 @@ __all__ = [
     "spec",
     "stream",
 ]
+
+_FACTORIES`, and one with the same options, `spec(*, data_dir, workers, ...) -> Spec`; one of your
+own needs neither, its name is 'package.module:factory'.
+"""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+from domino_jax.data.pipeline import Batch, Batches, stream
+from domino_jax.factories import call_factory
+
+__all__ = [
+    "Batch",
+    "Batches",
+    "Data",
+    "Evaluate",
+    "Spec",
+    "Train",
+    "create",
+    "names",
+    "spec",
+    "stream",
+]
     "Batch",
     "Batches",
     "Data",
