@@ -1,6 +1,7 @@
 """What both scripts share: flags, exit codes, and the one line that a wrong input gets."""
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -9,17 +10,40 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
+from ml_collections.config_dict import placeholder
 
 WRONG_INPUT = 1
 STOPPED = 75  # EX_TEMPFAIL: start the same command again
 COMPILED = "~/.cache/domino_jax/compiled"
+_OPTION = re.compile(r"--?(?:no)?config\.(model|data)\.([^\W\d]\w*)(?:=.*)?", re.DOTALL)
+_HELP = re.compile(r"--?(?:help(?:short|full|xml)?|\?)")
+
+
+class _ConfigParser(config_flags.ConfigFileFlagParser):
+    """Loads a config whose groups `model` and `data` also have the options that flags name.
+
+    Whether a network or a data set has such an option, its factory says.
+    """
+
+    def parse(self, path: str) -> Any:
+        config = super().parse(path)
+        for word in flags.FLAGS.read_flags_from_files(sys.argv, force_gnu=False):
+            if (found := _OPTION.fullmatch(word)) and isinstance(config, ConfigDict):
+                group, key = config.get(found[1]), found[2]
+                if isinstance(group, ConfigDict) and key not in group:
+                    with config.unlocked():
+                        group[key] = placeholder(object)  # takes any Python literal, or text
+        return config
+
 
 CONFIG = config_flags.DEFINE_config_file(
     "config",
     help_string="A file in configs/; its settings are overridden by --config.key=value "
-    "(all of them are described in domino_jax/settings.py).",
+    "(all of them are described in domino_jax/settings.py; further ones of `model` and `data` "
+    "are options of the network and the data set).",
 )
+flags.FLAGS[CONFIG.name].parser = _ConfigParser(CONFIG.name)
 WORKDIR = flags.DEFINE_string(
     "workdir", "", "Where everything is written; default runs/<config name>."
 )
@@ -53,8 +77,9 @@ def _parse(argv: list[str]) -> list[str]:
     logging.set_verbosity(logging.ERROR)  # ml_collections warns of what is refused here
     try:
         rest = flags.FLAGS(argv)
-        if not any(flags.FLAGS[name].value for name in ("help", "helpfull", "helpshort")):
-            _require_config(rest)
+        _require_config(rest)
+    except SystemExit as ended:  # absl ends with 1 after its help
+        sys.exit(0 if any(map(_HELP.fullmatch, argv)) else ended.code)
     except Exception as error:  # of many types, also whatever a config file does
         from domino_jax.flag_errors import explain  # noqa: PLC0415 (JAX is not needed for --help)
 

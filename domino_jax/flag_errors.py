@@ -21,6 +21,9 @@ NO_CONFIG = "--config=FILE is missing; the files are in configs/"
 _OVERRIDE = re.compile(r"--?config\.([\w.]*)[^=]*=?(.*)", re.DOTALL)
 _PART = re.compile(r"--?(config\.[\w.]+)\[.*", re.DOTALL)
 _NO_BOOL = re.compile(r"flag --(\w+)=(.*): .*Non-boolean argument.*", re.DOTALL)
+_WRONG_TYPE = re.compile(
+    r"Could not override field '(\w+)' \(reference\)\. (.*) is of original type", re.DOTALL
+)
 # How ml_collections names a key that is not there.
 _UNKNOWN_KEY = re.compile(
     r"""\W*(?:Key "(\w+)" does not exist.*|(\w+)\W*|(\w+)\W.*Did you mean.*)""", re.DOTALL
@@ -114,14 +117,26 @@ def _in_file(file: Path, error: Exception) -> str:
     for cause in reversed(list(_chain(error))):
         if isinstance(cause, SyntaxError) and cause.filename == str(file):
             return f"config file {file}, line {cause.lineno}: {cause.msg}"
-        lines = [
-            frame.lineno
+        frames = [
+            frame
             for frame in traceback.extract_tb(cause.__traceback__)
             if Path(frame.filename) == file
         ]
-        if lines:
-            return f"config file {file}, line {lines[-1]}: {_text(cause)}"
+        if frames:
+            what = _wrong_type(cause, frames[-1].line or "") or _text(cause)
+            return f"config file {file}, line {frames[-1].lineno}: {what}"
     return ""
+
+
+def _wrong_type(error: BaseException, line: str) -> str:
+    """Says what a setting must be that a line of a config file gave another type; else ''."""
+    found = _WRONG_TYPE.match(str(error)) if isinstance(error, TypeError) else None
+    if not found:
+        return ""
+    keys = [key for key in settings.names() if key.rpartition(".")[2] == found[1]]
+    named = [key for key in keys if re.search(rf"\b{key.rpartition('.')[0]}\b", line)]
+    sentences = {settings.wanted(key) for key in named or keys}
+    return f"{sentences.pop()}, got {found[2]}" if len(sentences) == 1 else ""
 
 
 def _text(error: BaseException) -> str:

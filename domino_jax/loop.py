@@ -258,7 +258,7 @@ def run_search(
         return run
     run = _run(advance, run, lambda run: run.train.params, int(run.train.step), max_steps, hooks)
     if not run.search.done:
-        raise Stuck(f"the budget was not reached in {max_steps} steps")
+        raise Stuck(f"the budget was not reached in {max_steps} steps (search.max_steps)")
     return run
 
 
@@ -271,6 +271,7 @@ def _run(
     hooks: Hooks,
 ) -> State:
     losses: list[jax.Array] = []
+    mean = None  # of the losses that were logged last
 
     def save(i: int) -> None:
         _require_finite(losses, i)
@@ -295,8 +296,11 @@ def _run(
             i += 1
         finished = finished or i == last
         if losses and (i % hooks.log_every == 0 or finished):
-            hooks.log(i, _require_finite(losses, i), state)
+            mean = _require_finite(losses, i)
+            hooks.log(i, mean, state)
             losses = []
+        elif finished and mean is not None:  # the last vote came after the last log
+            hooks.log(i, mean, state)
         if finished:
             save(i)
     return state

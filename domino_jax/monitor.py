@@ -1,5 +1,7 @@
-"""What a running phase shows: a progress bar on stderr and TensorBoard events on disk."""
+"""What a running phase shows: its progress on stderr and TensorBoard events on disk."""
 
+import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -12,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 # Wide enough for the longest row of a ResNet-152; pipes have no width of their own.
 PIPE_WIDTH = 140
+PIPE_SECONDS = 5.0  # from line to line
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -22,8 +25,26 @@ def console(*, stderr: bool = False) -> Console:
 
 @contextmanager
 def progress(title: str, steps: int, start: int) -> Iterator[Callable[[int, str], None]]:
-    """Shows a bar with the rate; yields show(step, text)."""
+    """Shows how far a phase is and its rate; yields show(step, text).
+
+    On a terminal as a bar, elsewhere as lines: the first at once, then one every few seconds at
+    most, and the last. What went wrong is the last line: a phase that fails adds none.
+    """
     began = time.perf_counter()
+
+    def rate(step: int) -> str:
+        return f"{(step - start) / max(time.perf_counter() - began, 1e-9):.1f} steps/s"
+
+    out = console(stderr=True)
+    with _bar(title, steps, start, out) if out.is_terminal else _lines(title, steps) as show:
+        yield lambda step, text: show(step, rate(step), text)
+
+
+Show = Callable[[int, str, str], None]  # (step, rate, text)
+
+
+@contextmanager
+def _bar(title: str, steps: int, start: int, out: Console) -> Iterator[Show]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -32,20 +53,31 @@ def progress(title: str, steps: int, start: int) -> Iterator[Callable[[int, str]
         TimeElapsedColumn(),
         TextColumn("{task.fields[text]}"),
     )
-    with Progress(*columns, console=console(stderr=True), refresh_per_second=4) as bar:
+    with Progress(*columns, console=out, refresh_per_second=4) as bar:
         task = bar.add_task(title, total=steps, completed=start, rate="", text="")
-
-        def show(step: int, text: str) -> None:
-            rate = (step - start) / max(time.perf_counter() - began, 1e-9)
-            bar.update(task, completed=step, text=text, rate=f"{rate:.1f} steps/s")
-
         try:
-            yield show
+            yield lambda step, rate, text: bar.update(task, completed=step, rate=rate, text=text)
         except BaseException:
-            # What went wrong is all that stays; rich ends a bar in a pipe with a line of its own.
             bar.live.transient = True
-            bar.console.quiet = not bar.console.is_terminal
             raise
+
+
+@contextmanager
+def _lines(title: str, steps: int) -> Iterator[Show]:
+    printed = -math.inf
+    waiting = ""
+
+    def show(step: int, rate: str, text: str) -> None:
+        nonlocal printed, waiting
+        waiting = f"{title} {step}/{steps}  {rate}  {text}".rstrip()
+        if time.perf_counter() - printed >= PIPE_SECONDS:
+            printed = time.perf_counter()
+            print(waiting, file=sys.stderr, flush=True)
+            waiting = ""
+
+    yield show
+    if waiting:
+        print(waiting, file=sys.stderr, flush=True)
 
 
 @contextmanager

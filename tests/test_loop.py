@@ -240,6 +240,13 @@ def test_votes_see_the_weights_before_the_step_and_masks_change_after_it():
     assert recorder.logs == [(3, 1.0), (4, 1.0)]
 
 
+def test_the_last_vote_is_logged():
+    recorder, seen = Recorder(log_every=2), []
+    recorder.log = lambda step, loss, run: seen.append((step, loss, int(run.search.n["w"])))
+    run_drawn(3, recorder)
+    assert seen == [(2, 1.0, 15), (4, 1.0, 14), (4, 1.0, 13)]
+
+
 def test_a_saved_search_votes_again_when_it_resumes():
     recorder = Recorder(checkpoint_every=2)
     run_drawn(9, recorder)
@@ -265,7 +272,7 @@ def test_a_broken_search_is_not_stuck():
 
 def test_a_search_out_of_steps_is_stuck_and_saved():
     recorder = Recorder()
-    with pytest.raises(loop.Stuck, match="the budget was not reached in 5 steps"):
+    with pytest.raises(loop.Stuck, match=r"not reached in 5 steps \(search\.max_steps\)"):
         run_drawn(9, recorder, max_steps=5)
     assert recorder.saved == [5]
 

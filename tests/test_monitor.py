@@ -30,24 +30,53 @@ def test_terminals_keep_their_width(monkeypatch):
     assert monitor.console().width == 91
 
 
-def test_a_bar_in_a_pipe_is_one_line_on_stderr(capsys):
-    with monitor.progress("search", 10, 4) as show:
-        show(7, "loss 0.5")
-        show(10, "loss 0.25")
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    (line,) = captured.err.splitlines()
-    assert line.startswith("search ")
-    assert "10/10" in line
-    assert "steps/s" in line
-    assert line.rstrip().endswith("loss 0.25")
-
-
-def test_the_rate_counts_the_steps_of_this_run_only(capsys, monkeypatch):
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds that pass only when a test says so."""
     now = [100.0]
     monkeypatch.setattr(monitor.time, "perf_counter", lambda: now[0])
+    return now
+
+
+def test_a_pipe_gets_a_line_at_once_and_then_every_few_seconds(capsys, clock):
+    seen = []
+    with monitor.progress("dense training", 449, 0) as show:
+        for step, seconds in ((50, 4.0), (100, 3.0), (150, 1.9), (200, 0.1), (449, 0.1)):
+            clock[0] += seconds
+            show(step, f"loss 0.{step}")
+            seen.append(capsys.readouterr().err)
+    assert seen == [
+        "dense training 50/449  12.5 steps/s  loss 0.50\n",
+        "",
+        "",
+        "dense training 200/449  22.2 steps/s  loss 0.200\n",
+        "",
+    ]
+    last = capsys.readouterr()
+    assert (last.out, last.err) == ("", "dense training 449/449  49.3 steps/s  loss 0.449\n")
+
+
+def test_a_phase_that_fails_in_a_pipe_adds_no_line(capsys, clock):
+    with pytest.raises(FloatingPointError), monitor.progress("search", 10, 4) as show:
+        show(5, "loss 0.5")
+        show(6, "loss 0.6")
+        raise FloatingPointError
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_terminal_gets_a_bar(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "120")
+    with monitor.progress("search", 10, 4) as show:
+        show(10, "loss 0.25")
+    err = capsys.readouterr().err
+    assert "━" in err
+    assert "loss 0.25" in err
+
+
+def test_the_rate_counts_the_steps_of_this_run_only(capsys, clock):
     with monitor.progress("search", 90, 40) as show:
-        now[0] += 4.0
+        clock[0] += 4.0
         show(60, "")
     assert " 5.0 steps/s" in capsys.readouterr().err
 

@@ -35,7 +35,13 @@ FLAGS = {
     "setting without a name": Case("--config.=1", ("unknown setting ''",)),
     "flag that takes no value": Case("--anew=5", ("--anew: True or False", "'5'")),
     "no truth value": Case("--config.evaluate=maybe", ("evaluate", "True or False", "'maybe'")),
-    "option that the config lacks": Case("--config.model.width=3", ("model.width", "own.py")),
+    "option that the network lacks": Case(
+        "--config.model.width=3", ("model 'own:network'", "'width'", "it takes", "features=8")
+    ),
+    "option that the data set lacks": Case(
+        "--config.data.lables=3", ("data set 'own:data'", "'lables'", "it takes", "labels=3")
+    ),
+    "option of an option": Case("--config.model.head.width=3", ("model.head.width", "own.py")),
     "evaluating by search.py": Case("--config.evaluate", ("evaluate:", "train.py")),
     "no config": Case("", ("--config=FILE", "configs/"), config=""),
     "empty config": Case("--config=", ("--config=FILE",), config=""),
@@ -70,7 +76,13 @@ CONFIGS = {
     "unknown key": config(
         f"{START}  config.search.budgt = 1\n", "line 4", "'budgt'", "search.budget"
     ),
-    "wrong type": config(f"{START}  config.search.m = 'four'\n", "c.py, line 4", "'m'", "four"),
+    "wrong type": config(
+        f"{START}  config.search.m = 'four'\n",
+        *("c.py, line 4: search.m: a whole number from 2 to 64", "got four"),
+    ),
+    "wrong type, updated": config(
+        f"{START}  config.train.update(lr='high')\n", "c.py, line 4: train.lr: a number above 0"
+    ),
     "missing setting": config(
         f"{UNLOCKED}del config.search.m\n  return config", "search.m is miss"
     ),

@@ -28,42 +28,6 @@ __all__ = [
     "stream",
 ]
 
-_FACTORIES`, and one with the same options, `spec(*, data_dir, workers, ...) -> Spec`; one of your
-own needs neither, its name is 'package.module:factory'.
-"""
-
-from collections.abc import Iterable
-from typing import Any, NamedTuple, Protocol
-
-import jax
-
-from domino_jax.data.pipeline import Batch, Batches, stream
-from domino_jax.factories import call_factory
-
-__all__ = [
-    "Batch",
-    "Batches",
-    "Data",
-    "Evaluate",
-    "Spec",
-    "Train",
-    "create",
-    "names",
-    "spec",
-    "stream",
-]
-    "Batch",
-    "Batches",
-    "Data",
-    "Evaluate",
-    "Spec",
-    "Train",
-    "create",
-    "names",
-    "spec",
-    "stream",
-]
-
 _FACTORIES = {
     "cifar10": "domino_jax.data.cifar10:create",
     "cifar100": "domino_jax.data.cifar100:create",
