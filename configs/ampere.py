@@ -9,7 +9,9 @@ The last one, on the GPU that will run the network, prints what is faster there 
 layers' milliseconds; `--config.search.objective=costs.json` makes the next search meet a share of
 them. The stem, 3 channels in windows of 7x7, is dense by rule: its matrix has 147 columns, no
 multiple of what the kernels take. All other matrices fit; the 1000 rows of `fc` are padded to 1008
-by `torch_runtime`. Not run here: needs ImageNet and several GPUs.
+by `torch_runtime`.
+
+Not run here: needs ImageNet and the GPU-hours of configs/default.py.
 """
 
 from ml_collections import ConfigDict

@@ -7,8 +7,9 @@ No row of the paper's tables. Two branches of 24 inputs cannot be grouped by 16:
 they are by 8.
 
 Not run here: needs ImageNet and 8 GPU-hours to fine-tune (estimated: 6 x MACs x images at a
-sustained 50 TFLOP/s, an A100 in bfloat16), and 2 to 3 for the search as the paper says; from a
-dense network: --config.init=resnet.pth or any checkpoint; training one takes another 6.
+sustained 50 TFLOP/s, an A100 with --config.model.dtype=bfloat16), and the search; from a dense
+network: --config.init=googlenet.pth --config.model.transform_input=True (torchvision's file
+wants it) or any checkpoint; training one takes another 6.
 """
 
 from ml_collections import ConfigDict

@@ -7,8 +7,9 @@ Paper: dense 78.2; 2:16 everywhere 75.2; mixed N:16 76.2. The groups of the 3x3 
 have 48 inputs, which 16 divides. The stem is pruned too, as in the paper's runs.
 
 Not run here: needs ImageNet and 16 GPU-hours to fine-tune (estimated: 6 x MACs x images at a
-sustained 50 TFLOP/s, an A100 in bfloat16), and 2 to 3 for the search as the paper says; from a
-dense network: --config.init=resnet.pth or any checkpoint; training one takes another 12.
+sustained 50 TFLOP/s, an A100 with --config.model.dtype=bfloat16), and 2 to 3 for the search as
+the paper says; from a dense network: --config.init=regnet.pth or any checkpoint; training one
+takes another 12.
 """
 
 from ml_collections import ConfigDict

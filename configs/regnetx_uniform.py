@@ -6,8 +6,8 @@
 Paper: 75.2 (dense 78.2) with 400 M MACs; it keeps 397.3 M of 3,177 M (12.51 %).
 
 Not run here: needs ImageNet and 16 GPU-hours to fine-tune (estimated: 6 x MACs x images at a
-sustained 50 TFLOP/s, an A100 in bfloat16); from a dense network: --config.init=resnet.pth or
-any checkpoint; training one takes another 12.
+sustained 50 TFLOP/s, an A100 with --config.model.dtype=bfloat16); from a dense network:
+--config.init=regnet.pth or any checkpoint; training one takes another 12.
 """
 
 from ml_collections import ConfigDict

@@ -6,8 +6,9 @@
 Paper: dense 69.8; 2:16 everywhere 66.65; mixed N:16 68.76.
 
 Not run here: needs ImageNet and 9 GPU-hours to fine-tune (estimated: 6 x MACs x images at a
-sustained 50 TFLOP/s, an A100 in bfloat16), and 2 to 3 for the search as the paper says; from a
-dense network: --config.init=resnet.pth or any checkpoint; training one takes another 7.
+sustained 50 TFLOP/s, an A100 with --config.model.dtype=bfloat16), and 2 to 3 for the search as
+the paper says; from a dense network: --config.init=resnet.pth or any checkpoint; training one
+takes another 7.
 """
 
 from ml_collections import ConfigDict

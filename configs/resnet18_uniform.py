@@ -8,8 +8,8 @@ Paper: 66.65 (dense 69.8), 1.46 M weights, 227 M MACs. It keeps 1,468,096 weight
 (--config.search.rules="(('^conv1/kernel$','flatten'),)") 1,459,968 and 228 M.
 
 Not run here: needs ImageNet and 9 GPU-hours to fine-tune (estimated: 6 x MACs x images at a
-sustained 50 TFLOP/s, an A100 in bfloat16); from a dense network: --config.init=resnet.pth or
-any checkpoint; training one takes another 7.
+sustained 50 TFLOP/s, an A100 with --config.model.dtype=bfloat16); from a dense network:
+--config.init=resnet.pth or any checkpoint; training one takes another 7.
 """
 
 from ml_collections import ConfigDict

@@ -8,8 +8,9 @@ flattened window and inputs, as in the paper's runs: without it the budget is ou
 nearly.
 
 Not run here: needs ImageNet and 21 GPU-hours to fine-tune (estimated: 6 x MACs x images at a
-sustained 50 TFLOP/s, an A100 in bfloat16), and 2 to 3 for the search as the paper says; from a
-dense network: --config.init=resnet.pth or any checkpoint; training one takes another 16.
+sustained 50 TFLOP/s, an A100 with --config.model.dtype=bfloat16), and 2 to 3 for the search as
+the paper says; from a dense network: --config.init=resnet.pth or any checkpoint; training one
+takes another 16.
 """
 
 from ml_collections import ConfigDict

@@ -6,8 +6,9 @@
 Paper: dense 76.1; 1:16 everywhere 70.7, 2:32 71.5; mixed N:32 73.5.
 
 Not run here: needs ImageNet and 21 GPU-hours to fine-tune (estimated: 6 x MACs x images at a
-sustained 50 TFLOP/s, an A100 in bfloat16), and 2 to 3 for the search as the paper says; from a
-dense network: --config.init=resnet.pth or any checkpoint; training one takes another 16.
+sustained 50 TFLOP/s, an A100 with --config.model.dtype=bfloat16), and 2 to 3 for the search as
+the paper says; from a dense network: --config.init=resnet.pth or any checkpoint; training one
+takes another 16.
 """
 
 from ml_collections import ConfigDict

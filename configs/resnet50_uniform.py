@@ -9,8 +9,8 @@ Paper: 74.4 (dense 76.1) with 3.2 M weights or 511 M MACs; 4:16 76.5
 the stem dense.
 
 Not run here: needs ImageNet and 21 GPU-hours to fine-tune (estimated: 6 x MACs x images at a
-sustained 50 TFLOP/s, an A100 in bfloat16); from a dense network: --config.init=resnet.pth or
-any checkpoint; training one takes another 16.
+sustained 50 TFLOP/s, an A100 with --config.model.dtype=bfloat16); from a dense network:
+--config.init=resnet.pth or any checkpoint; training one takes another 16.
 """
 
 from ml_collections import ConfigDict

@@ -9,8 +9,8 @@ N:M.
 The search steps by SGD, as for every network, at a larger penalty than the default; not tuned.
 
 Not run here: needs ImageNet and 22 GPU-hours to fine-tune (estimated: 6 x MACs x images at a
-sustained 50 TFLOP/s, an A100 in bfloat16), and 2 to 3 for the search as the paper says; from a
-dense network: --config.init=vit.pth or any checkpoint; training one takes another 16.
+sustained 50 TFLOP/s, an A100 with --config.model.dtype=bfloat16), and the search; from a dense
+network: --config.init=vit.pth or any checkpoint; training one takes another 16.
 """
 
 from ml_collections import ConfigDict

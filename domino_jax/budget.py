@@ -178,8 +178,8 @@ def levels(scheme: Scheme, layers: Iterable[LayerSpec]) -> dict[str, np.ndarray]
         path -> int32, the shape of the kernel's stack axes.
 
     Raises:
-        ValueError: a grouped layer is missing, its M differs, a layer that stays dense has
-            N < M, or the scheme names another layer.
+        ValueError: a grouped layer is missing, its M differs or it has no NM, a layer that stays
+            dense has N < M, or the scheme names another layer.
     """
     layers = tuple(layers)
     must, may = ([spec.name for spec in part(layers)] for part in (grouped, counted))
@@ -228,6 +228,10 @@ def _sizes(spec: LayerSpec, axes: Axes, part: tuple[int, ...]) -> tuple[int, ...
 
 
 def _require_entry(spec: LayerSpec, nm: NM) -> None:
+    if not isinstance(nm, NM):
+        raise ValueError(
+            f"{spec.name}: NM(n, m) is wanted in a scheme (NM.parse reads '2:4'), got {nm!r}"
+        )
     if spec.reason:
         if nm.n < nm.m:
             raise ValueError(f"{spec.name}: scheme has {nm}, but it stays dense: {spec.reason}")

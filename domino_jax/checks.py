@@ -56,7 +56,7 @@ def require_outputs(name: str, model: Model, data: Data) -> None:
     """Refuses a network that does not return (outputs [B, ..., C], stats) with C >= classes.
 
     Raises:
-        ValueError: what it returns.
+        ValueError: what it returns, or why it does not (see `models.create`).
     """
 
     def train(params: Any, stats: Any, inputs: Any) -> Any:
@@ -74,6 +74,11 @@ def require_outputs(name: str, model: Model, data: Data) -> None:
         raise ValueError(
             f"model {name!r}: an array of outputs [B, ..., C] with C of at least the "
             f"{data.classes} classes of the data is wanted, got {found}"
+        )
+    if shape[0] != 2:
+        raise ValueError(
+            f"model {name!r}: apply must keep the examples along the first axis of its outputs: "
+            f"of 2 examples it makes outputs of shape {shape}"
         )
     wanted, got = _specs(model.stats), _specs(stats)
     for path in [*wanted, *got]:

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_dict import placeholder
+from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 WRONG_INPUT = 1
 STOPPED = 75  # EX_TEMPFAIL: start the same command again
@@ -20,13 +22,14 @@ _OPTION = re.compile(r"--?(?:no)?config\.(model|data)\.([^\W\d]\w*)(?:=.*)?", re
 _HELP = re.compile(r"--?(?:help(?:short|full|xml)?|\?)")
 
 
-class _ConfigParser(config_flags.ConfigFileFlagParser):
+class ConfigParser(ConfigFileFlagParser):
     """Loads a config whose groups `model` and `data` also have the options that flags name.
 
     Whether a network or a data set has such an option, its factory says.
     """
 
     def parse(self, path: str) -> Any:
+        """Loads a config file, and adds to it what the command line names."""
         config = super().parse(path)
         for word in flags.FLAGS.read_flags_from_files(sys.argv, force_gnu=False):
             if (found := _OPTION.fullmatch(word)) and isinstance(config, ConfigDict):
@@ -43,7 +46,7 @@ CONFIG = config_flags.DEFINE_config_file(
     "(all of them are described in domino_jax/settings.py; further ones of `model` and `data` "
     "are options of the network and the data set).",
 )
-flags.FLAGS[CONFIG.name].parser = _ConfigParser(CONFIG.name)
+flags.FLAGS[CONFIG.name].parser = ConfigParser(CONFIG.name)
 WORKDIR = flags.DEFINE_string(
     "workdir", "", "Where everything is written; default runs/<config name>."
 )
@@ -61,7 +64,8 @@ def main(work: Work) -> None:
     """Runs a script: parses the flags, calls work(config, workdir, should_stop, anew).
 
     Exits with 0 (done), 1 (wrong input or unreachable goal, one line on stderr) or 75 (stopped
-    by SIGTERM or Ctrl-C after saving; a second Ctrl-C ends at once).
+    by SIGTERM or Ctrl-C after saving; a second Ctrl-C ends at once). With the environment variable
+    DOMINO_TRACEBACK=1 the full traceback comes before that line.
     """
     stop = _catch_signals()
 
@@ -125,25 +129,25 @@ def _work(work: Work, config: Any, folder: Path, should_stop: Callable[[], bool]
 
         dry_run.rehearse(config)
         return
-    workdir.prepare(folder)
+    _keep_compiled()
     # Asked in this order, the devices stay untouched until the directory is ours.
     shared = jax.distributed.is_initialized() and jax.process_index() > 0
-    with nullcontext() if shared else workdir.locked(folder):
+    with nullcontext() if shared else workdir.taken(folder):
         work(config, folder, should_stop, ANEW.value)
 
 
 def _guarded(work: Callable[[], None]) -> int:
+    from domino_jax.factories import is_foreign, told  # noqa: PLC0415 (JAX, as below)
     from domino_jax.loop import Stopped  # noqa: PLC0415 (JAX is not needed for --help)
 
     logging.set_verbosity(logging.WARNING)  # Orbax reports every save at INFO
-    _keep_compiled()
     try:
         work()
     except Stopped as stopped:
         print(f"{stopped}; the same command goes on from there", file=sys.stderr)
         return STOPPED
     except (ValueError, FloatingPointError) as error:
-        _fail(str(error))
+        _fail(told(error) if is_foreign(error) else str(error))
     return 0
 
 
@@ -158,5 +162,7 @@ def _keep_compiled() -> None:
 
 
 def _fail(message: str) -> NoReturn:
+    if os.environ.get("DOMINO_TRACEBACK") and sys.exc_info()[0]:
+        traceback.print_exc()
     print(" ".join(message.split()), file=sys.stderr)
     sys.exit(WRONG_INPUT)

@@ -1,5 +1,6 @@
 """From a config to the parts of a run: data, model, layers, cost, and the dense network."""
 
+import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,5 +168,7 @@ def versions() -> dict[str, str]:
     """Lists the versions that a result depends on."""
     from importlib.metadata import version  # noqa: PLC0415 (only when a run ends)
 
-    others = {name: version(name) for name in ("jax", "flax", "optax", "numpy")}
-    return {"domino-jax": __version__, **others}
+    names = ("jax", "flax", "optax", "numpy", "grain", "tensorflow-datasets")
+    images = ("pillow", "opencv-python-headless")
+    others = {name: version(name) for name in (*names, *images)}
+    return {"domino-jax": __version__, "python": platform.python_version(), **others}

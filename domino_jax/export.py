@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import jax
 import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
@@ -28,6 +27,7 @@ from domino_jax import (
     settings,
 )
 from domino_jax.export_document import Network
+from domino_jax.named import require_known
 from domino_jax.scheme import Scheme
 from domino_jax.workdir import read_json
 
@@ -65,8 +65,7 @@ def network_of(workdir: Path, *, data_dir: str | None = None) -> Network:
     model = models.create(
         config.model.name, example=held.example, classes=held.classes, seed=config.seed, **options
     )
-    template = jax.tree.map(np.asarray, {"params": model.params, "stats": model.stats})
-    saved = checkpoint.restore_parts(sparse, template)
+    saved = checkpoint.restore_parts(sparse, experiment.weights_of(model))
     batch = next(iter(held.evaluate(SAMPLES)))
     return Network(
         name=config.model.name,
@@ -121,13 +120,24 @@ def _config(flat: Mapping[str, Any], found: Scheme) -> ConfigDict:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code: 0, or 1 after one line on stderr."""
-    given = _parser().parse_args(arguments)
+    given, rest = _parser().parse_known_args(arguments)
     try:
+        _require_flags(given, rest)
         _run(given)
     except (ValueError, OSError) as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         return 1
     return 0
+
+
+def _require_flags(given: argparse.Namespace, rest: Sequence[str]) -> None:
+    """Refuses unknown flags, by their nearest names, and missing ones."""
+    flags = [f"--{name}" for name in vars(given)]
+    for word in rest:
+        require_known([word.partition("=")[0]], flags, what="flag")
+    for name in ("workdir", "out"):
+        if not getattr(given, name):
+            raise ValueError(f"--{name}=FOLDER is missing")
 
 
 def _run(given: argparse.Namespace) -> None:
@@ -180,8 +190,8 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m domino_jax.export", description=__doc__.splitlines()[0])
-    parser.add_argument("--workdir", required=True, help="of search.py and train.py")
-    parser.add_argument("--out", required=True, help="folder to make")
+    parser.add_argument("--workdir", default="", help="of search.py and train.py")
+    parser.add_argument("--out", default="", help="folder to make")
     parser.add_argument(
         "--dtype", default="float16", choices=semi_structured.DTYPES, help="of the weights"
     )

@@ -86,13 +86,15 @@ def describe(
         key = spec.name if not by_torch else entry["weight"].rpartition(".")[0]
         layers[key] = entry
     shape = jax.eval_shape(*trace_of(network)).shape
+    tokens = network.inputs.ndim < 4 and np.issubdtype(network.inputs.dtype, np.integer)
     return {
         "format": exported.FORMAT,
         "model": network.name,
         "model_options": dict(network.options),
         "classes": shape[-1],
-        "in_channels": network.inputs.shape[-1],
+        "in_channels": None if tokens else network.inputs.shape[-1],
         "image": list(network.inputs.shape[1:3]) if network.inputs.ndim == 4 else None,
+        "positions": network.inputs.shape[1] if tokens and network.inputs.ndim == 2 else None,
         "dtype": dtype,
         "backend": backend,
         "names": "pytorch" if by_torch else "jax",

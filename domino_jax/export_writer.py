@@ -91,10 +91,11 @@ def _whole_folder(out: Path) -> Iterator[Path]:
     except OSError as error:
         raise ValueError(f"out {out}: cannot be written ({error.strerror})") from None
     try:
-        yield partial
-        partial.chmod(0o755)
+        whole = partial / "export"  # `partial` itself lets nobody but the owner in
+        whole.mkdir()
+        yield whole
         out.parent.mkdir(parents=True, exist_ok=True)
-        partial.replace(out)
+        whole.replace(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -126,7 +127,7 @@ def _write(
     exported.write_arrays(folder / exported.MASKS, torch_layout.to_torch(masks, layout))
     write_scheme(folder / exported.SCHEME, network, document)
     logits = _logits(network, params, stats)
-    samples = {"inputs": _channels_first(network.inputs), "logits": logits}
+    samples = {"inputs": _for_torch(network.inputs), "logits": logits}
     exported.write_arrays(folder / exported.SAMPLES, samples)
     text = json.dumps(document, indent=1) + "\n"
     (folder / exported.DOCUMENT).write_text(text, encoding="utf-8")
@@ -209,8 +210,10 @@ def _logits(
     return np.asarray(outputs).astype(np.float32)
 
 
-def _channels_first(inputs: np.ndarray) -> np.ndarray:
-    """Brings images [B, H, W, C] to [B, C, H, W]; other inputs stay as they are."""
+def _for_torch(inputs: np.ndarray) -> np.ndarray:
+    """Brings images [B, H, W, C] to [B, C, H, W], and tokens to what an `nn.Embedding` takes."""
+    if np.issubdtype(inputs.dtype, np.integer):
+        inputs = inputs.astype(np.int32)
     return np.moveaxis(inputs, -1, 1) if inputs.ndim == 4 else inputs
 
 

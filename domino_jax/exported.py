@@ -3,7 +3,7 @@
 model.safetensors    PyTorch's names and layouts (our paths where PyTorch has no such network)
 masks.safetensors    uint8, 1 where a weight is kept, of the layers with N < M
 scheme.json          N:M by name of the weight
-samples.safetensors  'inputs' as PyTorch wants them and the 'logits' that belong to them
+samples.safetensors  'inputs' as PyTorch wants them (whole numbers are int32) and their 'logits'
 export.json          what the network is, and for each layer whether it can run sparse
 """
 
@@ -42,9 +42,10 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 def write_arrays(path: Path, arrays: Arrays) -> None:
     """Writes a safetensors file; its writer stores other orders than C wrongly."""
-    from safetensors.numpy import save_file  # noqa: PLC0415
+    from safetensors.numpy import save  # noqa: PLC0415
 
-    save_file({name: np.asarray(array).copy(order="C") for name, array in arrays.items()}, path)
+    content = save({name: np.asarray(array).copy(order="C") for name, array in arrays.items()})
+    path.write_bytes(content)  # `save_file` lets nobody but the owner read
 
 
 def read_document(folder: Path) -> dict[str, Any]:

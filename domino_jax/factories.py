@@ -1,11 +1,18 @@
-"""Functions by name: those we know, and a user's own as 'package.module:factory'."""
+"""Functions by name, those we know and 'package.module:factory'; and what such code raises."""
 
 import importlib
 import inspect
+import sysconfig
+import traceback
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from domino_jax.named import require_known
+
+TRACEBACK = "DOMINO_TRACEBACK"  # environment variable: wrong input then shows where, too
+_PACKAGE = Path(__file__).parent
+_LIBRARIES = [sysconfig.get_path(key) for key in ("stdlib", "platstdlib", "purelib", "platlib")]
 
 
 def call_factory(
@@ -22,7 +29,7 @@ def call_factory(
 
     Raises:
         ValueError: an unknown name, a factory that cannot be imported or does not take the
-            arguments, or a result of another type.
+            arguments, whatever it raises, or a result of another type.
     """
     factory = find_factory(name, known, what=what)
     signature = inspect.signature(factory)
@@ -30,7 +37,12 @@ def call_factory(
         signature.bind(**arguments)
     except TypeError as error:
         raise ValueError(f"{what} {name!r}: {error}; it takes {signature}") from None
-    made = factory(**arguments)
+    try:
+        made = factory(**arguments)
+    except Exception as error:  # whatever a user's factory does
+        if is_ours(error):
+            raise
+        raise ValueError(f"{what} {name!r}: {told(error)}") from error
     if not isinstance(made, result):
         raise ValueError(
             f"{what} {name!r}: the factory must return a {result.__module__}.{result.__name__}, "
@@ -56,6 +68,44 @@ def find_factory(name: str, known: Mapping[str, str], *, what: str) -> Callable[
         except ValueError as error:
             raise ValueError(f"{error}; one of your own is 'package.module:factory'") from None
     return _load(known.get(name, name), what)
+
+
+def told(error: BaseException) -> str:
+    """Says in one line what an error of other code is, and the last line of a user's own in it."""
+    text = next(iter(str(error).splitlines()), "").rstrip(".")
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if _origin(frame.filename) == "user"]
+    place = f" ({_shown(own[-1].filename)}, line {own[-1].lineno})" if own else ""
+    said = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return f"{said}{place}; {TRACEBACK}=1 shows more"
+
+
+def is_ours(error: BaseException) -> bool:
+    """Is it a ValueError that this package raised: a sentence for the user already?"""
+    return isinstance(error, ValueError) and _raised_in(error) == "package"
+
+
+def is_foreign(error: BaseException) -> bool:
+    """Was it raised by an installed library, neither by this package nor by a user's own code?"""
+    return _raised_in(error) == "library"
+
+
+def _raised_in(error: BaseException) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    return _origin(frames[-1].filename) if frames else "package"
+
+
+def _origin(filename: str) -> str:
+    path = Path(filename)
+    if path.is_relative_to(_PACKAGE):
+        return "package"
+    installed = any(path.is_relative_to(folder) for folder in _LIBRARIES)
+    return "library" if installed or not path.is_file() else "user"
+
+
+def _shown(filename: str) -> Path:
+    path, here = Path(filename), Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def _load(target: str, what: str) -> Callable[..., Any]:

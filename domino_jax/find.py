@@ -19,7 +19,7 @@ from domino_jax import (
 from domino_jax.dense import dense_weights, train_dense
 from domino_jax.erk_scheme import erk_scheme
 from domino_jax.experiment import OBJECTIVES, Experiment, versions
-from domino_jax.pace import PaceRule, constant_pace, domino_pace
+from domino_jax.pace import PACES, PaceRule
 from domino_jax.phases import resume, running
 from domino_jax.scheme import Scheme
 from domino_jax.search import Search, by_layer, domino, scheme_of
@@ -68,15 +68,13 @@ def find_scheme(exp: Experiment, *, anew: bool = False) -> None:
 
 def _pace(exp: Experiment) -> PaceRule:
     settings = exp.config.search
-    if settings.pace == "constant":
-        return constant_pace
     by_weights = settings.objective == "params"
     defaults = (0.5, 0.5) if by_weights else (0.8, 0.2)
     given = (settings.macs_weight, settings.erk_weight)
     cost_weight, erk_weight = (
         default if value is None else value for value, default in zip(given, defaults, strict=True)
     )
-    return domino_pace(
+    return PACES[settings.pace](
         exp.layers,
         settings.budget,
         cost=budget.macs if settings.objective in OBJECTIVES else exp.cost,
@@ -171,6 +169,7 @@ def _write(exp: Experiment, found: Scheme, *, steps: int) -> None:
         settings.budget,
     )
     report.print_table(numbers, settings.objective, settings.budget, monitor.console())
+    monitor.say(f"{exp.workdir}: scheme.json, report.png; next: train.py with the same flags")
 
 
 def _sizes(found: Scheme) -> str:

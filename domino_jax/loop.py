@@ -69,7 +69,8 @@ class Hooks:
     """What a loop does besides training.
 
     Attributes:
-        log: called with (step, mean loss since the last call, state) every `log_every` steps.
+        log: called with (step, mean loss since the last call, state) every `log_every` steps, and
+            with the last mean again where the state changed without a step, by the last vote.
         save: called with (step, state) every `checkpoint_every` steps and when stopping.
         should_stop: asked before every step.
         log_every: in steps.

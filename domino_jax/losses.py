@@ -17,12 +17,13 @@ def cross_entropy(label_smoothing: float = 0.0) -> Loss:
     """Makes the mean softmax cross-entropy of outputs [B, ..., C] and labels [B, ...].
 
     Raises:
-        ValueError: the smoothing is outside [0, 1).
+        ValueError: the smoothing is outside [0, 1); of the loss: labels of another shape.
     """
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing: [0, 1) is wanted, got {label_smoothing!r}")
 
     def loss(outputs: jax.Array, batch: Batch) -> jax.Array:
+        _require_labels(outputs, batch["labels"])
         if label_smoothing == 0:
             each = optax.softmax_cross_entropy_with_integer_labels(outputs, batch["labels"])
         else:
@@ -45,13 +46,17 @@ def totals(outputs: jax.Array, batch: Batch) -> dict[str, jax.Array]:
     Returns:
         'correct', 'loss' and 'weight', float32 sums over rows and positions; of more than ten
         classes also 'top5', where the label is among the five largest outputs. Of equal outputs the
-        lower class is the larger one, as for the argmax.
+        lower class is the larger one, as for the argmax; an example with NaN is never correct.
+
+    Raises:
+        ValueError: labels of another shape.
     """
     labels = batch["labels"]
+    _require_labels(outputs, labels)
     extra = tuple(range(1, labels.ndim))
     weight = jnp.broadcast_to(jnp.expand_dims(batch["weight"], extra), labels.shape)
     each = optax.softmax_cross_entropy_with_integer_labels(outputs.astype(jnp.float32), labels)
-    hits = (jnp.argmax(outputs, axis=-1) == labels).astype(jnp.float32)
+    hits = _among_largest(outputs, labels, 1)
     sums = {
         "correct": jnp.sum(weight * hits),
         "loss": jnp.sum(weight * each),
@@ -60,6 +65,16 @@ def totals(outputs: jax.Array, batch: Batch) -> dict[str, jax.Array]:
     if outputs.shape[-1] > 10:
         sums["top5"] = jnp.sum(weight * _among_largest(outputs, labels, 5))
     return sums
+
+
+def _require_labels(outputs: jax.Array, labels: jax.Array) -> None:
+    """Refuses one-hot labels and the like, which broadcasting could make a wrong loss of."""
+    if labels.shape != outputs.shape[:-1]:
+        one_hot = "; one-hot labels: use argmax" if labels.shape == outputs.shape else ""
+        raise ValueError(
+            f"'labels' of the data's batches are {labels.dtype}{list(labels.shape)}, outputs "
+            f"{list(outputs.shape)} need labels {list(outputs.shape[:-1])}{one_hot}"
+        )
 
 
 def _among_largest(outputs: jax.Array, labels: jax.Array, count: int) -> jax.Array:

@@ -49,8 +49,8 @@ class Axes:
 def top_n(w: jax.Array, n: jax.typing.ArrayLike, m: int, axes: Axes) -> jax.Array:
     """Marks the n largest magnitudes of each group of m; ties go to the lower index.
 
-    A weight is kept when fewer than n weights of its group beat it (design section 3; the
-    published code keeps the same weights by sorting).
+    A weight is kept when fewer than n weights of its group beat it (the published code keeps the
+    same weights by sorting).
 
     Args:
         w: kernel, any floating dtype.

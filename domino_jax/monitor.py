@@ -23,6 +23,11 @@ def console(*, stderr: bool = False) -> Console:
     return probe if probe.is_terminal else Console(stderr=stderr, width=PIPE_WIDTH)
 
 
+def say(line: str) -> None:
+    """Prints a line about the run on stderr: what it found, on stdout, is the same anywhere."""
+    print(line, file=sys.stderr, flush=True)
+
+
 @contextmanager
 def progress(title: str, steps: int, start: int) -> Iterator[Callable[[int, str], None]]:
     """Shows how far a phase is and its rate; yields show(step, text).
@@ -72,12 +77,12 @@ def _lines(title: str, steps: int) -> Iterator[Show]:
         waiting = f"{title} {step}/{steps}  {rate}  {text}".rstrip()
         if time.perf_counter() - printed >= PIPE_SECONDS:
             printed = time.perf_counter()
-            print(waiting, file=sys.stderr, flush=True)
+            say(waiting)
             waiting = ""
 
     yield show
     if waiting:
-        print(waiting, file=sys.stderr, flush=True)
+        say(waiting)
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """How fast each layer decays during a search: rules committed n -> penalty factor.
 
 A rule is a plain function of the committed n (layer name -> n); a new one needs no change here:
-pass it as `domino(..., pace=rule)`.
+pass it as `domino(..., pace=rule)`. One that `--config.search.pace=name` shall take is an entry in
+`PACES`, at the end of this file, and nothing else: settings and search.py read that table.
 """
 
 import math
@@ -12,6 +13,7 @@ from domino_jax.erk import erk
 from domino_jax.layers import LayerSpec
 
 PaceRule = Callable[[Mapping[str, int]], Mapping[str, float]]
+PaceMaker = Callable[..., PaceRule]
 
 # Below this largest surplus of ERK sparsity the published code divides by almost nothing.
 ERK_REACHED = 0.01
@@ -30,7 +32,7 @@ def domino_pace(
     macs_weight: float = 0.5,
     erk_weight: float = 0.5,
 ) -> PaceRule:
-    """Makes the paper's rule: eta_i = beta_1 c_i + beta_2 r_i (design section 6).
+    """Makes the paper's rule: eta_i = beta_1 c_i + beta_2 r_i.
 
     c_i is the layer's share of the costliest one, r_i how far its sparsity lags behind that of an
     Erdos-Renyi kernel network of the same budget. A factor can be negative: such a layer grows.
@@ -67,3 +69,10 @@ def _wanted_sparsity(layers: list[LayerSpec], sparsity: float) -> dict[str, floa
     if kept <= sum(spec.size for spec in layers if spec.reason):
         return {spec.name: 0.0 if spec.reason else 1.0 for spec in layers}
     return erk({spec.name: spec.shape for spec in layers}, sparsity, still)
+
+
+# By name: maker(layers, budget, *, cost, macs_weight, erk_weight) -> rule.
+PACES: Mapping[str, PaceMaker] = {
+    "domino": domino_pace,
+    "constant": lambda layers, budget, **weights: constant_pace,
+}

@@ -4,13 +4,14 @@ The caller trains with masks of `state.n` and the layer-wise decay `state.pace`;
 `vote_every` steps `update(state, params)` takes the vote. One jitted function counts groups and
 returns one int32 vector; the decision (vote, candidates, budget, order, stop) is plain Python on
 exact integers. Source: DominoSearch (Sun et al., NeurIPS 2021), section 3, and its published code;
-formulas in design section 6.
+formulas in the README, "Glossary and formulas".
 
 Letters: S slices of a kernel ([] if it has no stack axes); G groups of M weights.
 """
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from numbers import Real
 from typing import Any, NamedTuple
 
 import jax
@@ -32,7 +33,7 @@ from domino_jax.budget import (
     weights,
 )
 from domino_jax.layers import LayerSpec, flattened
-from domino_jax.named import leaves_by_path
+from domino_jax.named import leaves_by_path, require_known
 from domino_jax.pace import PaceRule, domino_pace
 from domino_jax.scheme import NM, Scheme
 
@@ -85,7 +86,8 @@ def domino(
             (`pace.domino_pace`) by default.
 
     Raises:
-        ValueError: an argument is out of range, or no choice of candidates meets the budget.
+        ValueError: an argument is out of range, or no choice of candidates meets the budget; of
+            init and update: a pace rule gives a layer no finite factor.
     """
     layers = tuple(layers)
     _require_share("vote_ratio", vote_ratio, closed=True)
@@ -229,6 +231,15 @@ def _to_arrays(layers: tuple[LayerSpec, ...], values: Mapping[str, int]) -> dict
 def _to_paces(
     layers: tuple[LayerSpec, ...], values: Mapping[str, float], threshold: Mapping[str, jax.Array]
 ) -> dict[str, jax.Array]:
+    names = [spec.name for spec in grouped(layers)]
+    require_known(values, names, what="layer of a pace rule")
+    for name in names:
+        factor = values.get(name, math.nan)
+        if not math.isfinite(factor):
+            given = factor if name in values else "none"
+            raise ValueError(
+                f"pace rule: a finite factor for layer {name!r} is wanted, got {given}"
+            )
     return {
         path: jnp.asarray(stacked(kernel, values, 0.0), threshold[path].dtype)
         for path, kernel in kernels(layers).items()
@@ -263,8 +274,8 @@ def _share(part: Number, whole: Number) -> str:
 
 
 def _require_share(what: str, value: float, *, closed: bool = False) -> None:
-    inside = 0 < value <= 1 if closed else 0 < value < 1
-    if isinstance(value, bool) or not inside:
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if not number or not (0 < value <= 1 if closed else 0 < value < 1):
         raise ValueError(
             f"{what}: a share in (0, 1{']' if closed else ')'} is wanted, got {value!r}"
         )

@@ -11,10 +11,10 @@ from ml_collections.config_dict import placeholder
 from domino_jax.layers import require_rules
 from domino_jax.named import require_known
 from domino_jax.optim import METHODS, OPTIMIZERS, SCHEDULES
+from domino_jax.pace import PACES
 from domino_jax.torch_import import SUFFIXES, is_torch_file
 
 SEARCH_METHODS = ("domino", "uniform", "erk", "dense")
-PACES = ("domino", "constant")
 STARTS = ("dense", "random")
 START = "domino_jax.settings.defaults()"
 FACTORY_OPTIONS = ("model.", "data.")  # further keys of these go to the factories
@@ -277,7 +277,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "search.penalty": _number(0),
     "search.penalty_every": _whole(1),
     "search.penalty_doubles_at": (_is_pair_of_steps, "() or (first step, then every)"),
-    "search.pace": _one_of(PACES),
+    "search.pace": _one_of(tuple(PACES)),
     "search.erk_weight": _WEIGHT,
     "search.macs_weight": _WEIGHT,
     "search.lr": _number(0, above=True),

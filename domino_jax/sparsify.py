@@ -4,7 +4,7 @@ Masks are a dict path -> bool, for the grouped kernels only; n is a dict path ->
 The transforms are optax transforms that take the masks (and the pace) as extra arguments of
 `update`, so that one compiled step serves a whole search.
 
-How they combine (design section 6):
+How they combine (formulas in the README, "Glossary and formulas"):
 
     search      chain(survivors(), survivor_decay(penalty, 5), sgd(lr)), gradient at hard masks
     SR-STE      chain(sr_ste(5e-4), add_decayed_weights(5e-5), sgd(lr, momentum))
@@ -23,6 +23,7 @@ from domino_jax import masks as _masks
 from domino_jax.budget import kernels
 from domino_jax.layers import LayerSpec
 from domino_jax.named import leaves_by_path, replace_leaves
+from domino_jax.scheme import NM
 
 Params = TypeVar("Params")
 Masks = Mapping[str, jax.Array]
@@ -35,13 +36,31 @@ def make_masks(params: Any, layers: Iterable[LayerSpec], n: Levels) -> dict[str,
     Args:
         params: parameter pytree.
         layers: as `find_layers` gives them.
-        n: path -> weights kept of every M, [] or [S]; may be traced.
+        n: path -> weights kept of every M, [] or [S], as `levels` gives it; may be traced.
+
+    Raises:
+        ValueError: a kernel has no n, or one that is no number, such as NM, or outside 1..M.
     """
     by_path = leaves_by_path(params)
     return {
-        path: _masks.top_n(by_path[path], n[path], kernel.m, kernel.axes)
+        path: _masks.top_n(by_path[path], _level(path, n, kernel.m), kernel.m, kernel.axes)
         for path, kernel in kernels(layers).items()
     }
+
+
+def _level(path: str, n: Levels, m: int) -> Any:
+    """Returns the n of a kernel, if it is one: arrays are taken as they are."""
+    level = n.get(path)
+    if (
+        level is None
+        or isinstance(level, NM | str)
+        or (isinstance(level, int) and not 1 <= level <= m)
+    ):
+        raise ValueError(
+            f"{path}: the number of weights to keep of every {m} is wanted (`levels` reads it off "
+            f"a scheme), got {level!r}"
+        )
+    return level
 
 
 def apply_masks(params: Params, masks: Masks) -> Params:
@@ -94,7 +113,7 @@ def survivor_decay(
 ) -> optax.GradientTransformationExtraArgs:
     """Adds penalty * pace * w for the survivors of each layer on every `every`-th step, from 0.
 
-    A layer with a negative pace grows. Source: the paper's layer-wise penalty (design section 6).
+    A layer with a negative pace grows. Source: the paper's layer-wise penalty.
     Extra arguments of `update`: `masks`, and `pace`, path -> factor, [] or [S].
 
     Raises:

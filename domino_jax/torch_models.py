@@ -2,8 +2,9 @@
 
 The counterpart of `domino_jax.models`. Residual networks (whose CIFAR forms, stems and shortcuts
 torchvision lacks) and VGG for CIFAR are defined here; RegNetX, GoogLeNet and vision transformers
-are torchvision's own, imported when one is made. This file imports nothing of the package, so it
-can be copied next to `torch_runtime.py`.
+are torchvision's own, imported when one is made; so is `torch_language.py` beside this file, which
+holds the byte language model. Nothing else of the package is needed, so both can be copied next to
+`torch_runtime.py`.
 Letters: B examples, C channels, H, W image rows and columns.
 """
 
@@ -179,8 +180,9 @@ def create(
     name: str,
     *,
     classes: int,
-    in_channels: int = 3,
+    in_channels: int | None = 3,
     image: tuple[int, int] | None = None,
+    positions: int | None = None,
     folded: bool = False,
     dtype: str | None = None,
     **options: Any,
@@ -190,13 +192,15 @@ def create(
     Args:
         name: one of `NAMES`.
         classes: number of logits.
-        in_channels: of the images.
+        in_channels: of the images; a language model has none.
         image: rows and columns of the images, which a vision transformer alone needs to know.
+        positions: the largest number of bytes, which a language model alone needs to know.
         folded: batch norms are folded into the convolutions, which then have a bias.
         dtype: of the computation in JAX; without a meaning here, where the weights decide.
         **options: of residual networks `shortcut` ('projection' or 'pad'), `stem` ('imagenet' or
             'cifar') and `widths` instead of the form's; of GoogLeNet `dropout` (0.2) and
-            `transform_input` (False); of vision transformers `patch` (16).
+            `transform_input` (False); of vision transformers `patch` (16); of the language model
+            `width` (128), `depth` (4) and `heads` (4).
 
     Raises:
         ValueError: an unknown name, an option has another value, torchvision is needed and not
@@ -204,7 +208,9 @@ def create(
     """
     del dtype
     _require("model", name, NAMES)
-    if classes < 1 or in_channels < 1:
+    if name == "byte_lm":
+        in_channels, options["positions"] = 1, positions
+    if classes < 1 or in_channels is None or in_channels < 1:
         raise ValueError(
             f"{name}: classes and in_channels are 1 or more, got {classes} and {in_channels}"
         )
@@ -232,6 +238,7 @@ def of_export(document: Mapping[str, Any], name: str = "") -> nn.Module:
         classes=document["classes"],
         in_channels=document["in_channels"],
         image=None if image is None else (image[0], image[1]),
+        positions=document.get("positions"),
         folded=document.get("folded", False),
         **document.get("model_options", {}),
     )
@@ -295,12 +302,19 @@ def _vit(
     return _with_channels(model, channels)
 
 
+def _byte_lm(name: str, classes: int, channels: int, **options: Any) -> nn.Module:
+    del name, channels
+    beside = f"{__package__}.torch_language" if __package__ else "torch_language"
+    return import_module(beside).byte_lm(classes=classes, **options)
+
+
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {
     **dict.fromkeys(FORMS, _resnet),
     **dict.fromkeys(VGGS, _vgg),
     **dict.fromkeys(REGNETS, _regnet),
     "googlenet": _googlenet,
     **dict.fromkeys(VITS, _vit),
+    "byte_lm": _byte_lm,
 }
 NAMES = tuple(_BUILDERS)
 
@@ -318,14 +332,15 @@ def _torchvision(name: str) -> Any:
 
 def _with_channels(model: nn.Module, channels: int) -> nn.Module:
     """Lets torchvision's networks, which take 3 channels, take others."""
+    conv: Any  # PyTorch types its sizes too loosely
     path, conv = next((p, m) for p, m in model.named_modules() if isinstance(m, nn.Conv2d))
     if conv.in_channels != channels:
         other = nn.Conv2d(
             channels,
             conv.out_channels,
-            conv.kernel_size,  # type: ignore[arg-type]
-            stride=conv.stride,  # type: ignore[arg-type]
-            padding=conv.padding,  # type: ignore[arg-type]
+            conv.kernel_size,
+            stride=conv.stride,
+            padding=conv.padding,
             bias=conv.bias is not None,
         )
         parent, _, last = path.rpartition(".")

@@ -15,9 +15,12 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
+from importlib import import_module, util
 from pathlib import Path
 from typing import Any, NamedTuple, cast
+
+if __name__ == "__main__" and not util.find_spec("torch"):
+    sys.exit("torch_runtime needs PyTorch: pip install torch safetensors")
 
 import torch
 from safetensors import SafetensorError
@@ -56,8 +59,7 @@ class Export(NamedTuple):
 
 def read_folder(folder: str | Path) -> Export:
     """Reads an export; a ValueError if it is foreign or damaged or its files disagree."""
-    folder = Path(folder)
-    info = _read_json(folder / "export.json")
+    info = _read_json((folder := Path(folder)) / "export.json")
     layers = info.get("layers")
     if info.get("format") != 1 or not isinstance(layers, dict):
         raise ValueError(f"{folder / 'export.json'}: no export of format 1 (or of another program)")

@@ -248,7 +248,7 @@ def parity(model: nn.Module, held: Mapping[str, Tensor], dtype: torch.dtype) -> 
     if logits.shape != wanted.shape:
         raise ValueError(f"samples: logits of shape {[*wanted.shape]}, got {[*logits.shape]}")
     apart = (logits - wanted).abs().max() / wanted.abs().max()
-    return float(apart), float((logits.argmax(1) == wanted.argmax(1)).double().mean())
+    return float(apart), float((logits.argmax(-1) == wanted.argmax(-1)).double().mean())
 
 
 def costs(export: runtime.Export, entry: Entry, counts: Sequence[int] = ()) -> dict[str, Any]:

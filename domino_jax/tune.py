@@ -1,10 +1,11 @@
 """What train.py does: scheme and dense weights in, fine-tuned sparse weights and accuracies out."""
 
+import itertools
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from rich.table import Table
 
 from domino_jax import (
@@ -17,8 +18,9 @@ from domino_jax import (
     scheme,
     workdir,
 )
+from domino_jax.data import stream
 from domino_jax.dense import dense_weights, train_dense
-from domino_jax.experiment import Experiment, accuracy, until_stopped
+from domino_jax.experiment import Experiment, accuracy, until_stopped, weights_of
 from domino_jax.phases import planned_steps, rate_of, resume, running, train_batches
 from domino_jax.scheme import Scheme
 from domino_jax.sparsify import apply_masks, make_masks
@@ -33,6 +35,11 @@ LINES = {
     "masked": "masked without training, dense batch statistics",
     "recalibrated": "masked without training, recalibrated batch statistics",
     "tuned": "fine-tuned",
+}
+COLUMNS = {  # of an evaluation: title and format
+    "accuracy": ("accuracy", ".2%"),
+    "top5": ("top-5", ".2%"),
+    "loss": ("loss", ".4f"),
 }
 
 
@@ -101,8 +108,7 @@ def _evaluate(exp: Experiment, found: Scheme, dense: tuple[Any, Any]) -> None:
     results = _before(exp, *dense, n)
     folder = exp.workdir / SPARSE
     if checkpoint.latest(folder) is not None:
-        template = jax.tree.map(np.asarray, {"params": exp.model.params, "stats": exp.model.stats})
-        saved = checkpoint.restore_parts(folder, template)
+        saved = checkpoint.restore_parts(folder, weights_of(exp.model))
         results["tuned"] = accuracy(exp, saved["params"], saved["stats"])
     _write(exp, found, results)
 
@@ -114,16 +120,20 @@ def masked(exp: Experiment, params: Any, n: Any) -> Any:
 
 def _before(exp: Experiment, params: Any, stats: Any, n: Any) -> dict[str, dict[str, float]]:
     sparse = masked(exp, params, n)
+    found = {"dense": accuracy(exp, params, stats), "masked": accuracy(exp, sparse, stats)}
+    if jax.tree.leaves(stats):
+        found["recalibrated"] = accuracy(exp, sparse, _recalibrated(exp, sparse, stats))
+    return found
+
+
+def _recalibrated(exp: Experiment, params: Any, stats: Any) -> Any:
+    """Returns the batch statistics of the masked weights, from training batches."""
     mesh, dataset = devices.make_mesh(), train_batches(exp.phase("train"))
-    steps = until_stopped(exp, range(RECALIBRATION_BATCHES))
-    batches = (devices.split_batch(mesh, dataset[step]) for step in steps)
-    weights, old = devices.replicate(mesh, (sparse, stats))
-    fresh = loop.recalibrate(exp.model.apply, weights, old, batches)
-    return {
-        "dense": accuracy(exp, params, stats),
-        "masked": accuracy(exp, sparse, stats),
-        "recalibrated": accuracy(exp, sparse, fresh),
-    }
+    weights, old = devices.replicate(mesh, (params, stats))
+    with closing(stream(dataset, workers=exp.data.workers)) as source:
+        some = until_stopped(exp, itertools.islice(source, RECALIBRATION_BATCHES))
+        batches = (devices.split_batch(mesh, batch) for batch in some)
+        return loop.recalibrate(exp.model.apply, weights, old, batches)
 
 
 def _train(exp: Experiment, params: Any, stats: Any, n: Any) -> loop.TrainState:
@@ -154,10 +164,14 @@ def _write(exp: Experiment, found: Scheme, results: dict[str, dict[str, float]])
     }
     workdir.update_json(exp.workdir / "results.json", train=results | {"shares": shares})
     table = Table(show_edge=False, header_style="bold", pad_edge=False)
-    for title, side in (("", "left"), ("accuracy", "right"), ("loss", "right")):
-        table.add_column(title, justify=side, no_wrap=True)  # type: ignore[arg-type]
+    table.add_column("", no_wrap=True)
+    columns = [name for name in COLUMNS if name in results["dense"]]
+    for name in columns:
+        table.add_column(COLUMNS[name][0], justify="right", no_wrap=True)
     for name, numbers in results.items():
-        table.add_row(LINES[name], f"{numbers['accuracy']:.2%}", f"{numbers['loss']:.4f}")
+        line = LINES[name] if "recalibrated" in results else LINES[name].partition(",")[0]
+        table.add_row(line, *(format(numbers[key], COLUMNS[key][1]) for key in columns))
     out = monitor.console()
     out.print(table)
     out.print(f"kept: {shares['weights']:.2%} of the weights, {shares['macs']:.2%} of the MACs")
+    monitor.say(f"{exp.workdir}: results.json" + (f", {SPARSE}" if "tuned" in results else ""))

@@ -5,9 +5,9 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from domino_jax.files import write_text
 
@@ -28,6 +28,34 @@ def prepare(workdir: Path) -> None:
     except OSError as error:
         reason = "it is a file" if workdir.is_file() else error.strerror
         raise ValueError(f"workdir {workdir}: cannot be written ({reason})") from None
+
+
+@contextmanager
+def taken(workdir: Path) -> Iterator[None]:
+    """Makes and locks a work directory; folders that it made and that stay empty go again.
+
+    Raises:
+        ValueError: as `prepare` and `locked`.
+    """
+    made: list[Path] = []
+    with suppress(OSError):  # what cannot be looked at, `prepare` refuses
+        made += [folder for folder in (workdir, *workdir.parents) if not folder.exists()]
+    prepare(workdir)
+    with locked(workdir):
+        try:
+            yield
+        finally:
+            if made:
+                _remove_empty(made)
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Removes a work directory that holds its lock alone, and then its parents while empty."""
+    with suppress(OSError):  # another process may be making something there
+        if [path.name for path in folders[0].iterdir()] == [LOCK]:
+            (folders[0] / LOCK).unlink()
+            for folder in folders:
+                folder.rmdir()
 
 
 @contextmanager
@@ -52,11 +80,21 @@ def locked(workdir: Path) -> Iterator[None]:
             ) from None
         except OSError as error:
             raise ValueError(f"workdir {workdir}: cannot be locked ({error.strerror})") from None
-        # Not removed afterwards: another process may hold the old file and a third lock a new one.
+        if not _is_there(workdir / LOCK, file):
+            raise ValueError(f"workdir {workdir}: another process has just left it; try again")
+        # Not removed where there are results: another process may have opened it by now.
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+def _is_there(path: Path, file: IO[str]) -> bool:
+    """Says whether an open file is still the one at a path; who locks a removed one has nothing."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def read_json(path: Path) -> dict[str, Any]:

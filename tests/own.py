@@ -119,6 +119,89 @@ def with_bug(*, example, classes, seed):
     return None + 1
 
 
+def without_file(*, data_dir, workers):
+    return open("nowhere.npy")  # noqa: PTH123
+
+
+def refusing(*, data_dir, workers):
+    raise ValueError
+
+
+def flat_data(*, data_dir, workers):
+    x = np.zeros((64, 5), np.float32)
+    return from_arrays((x, np.arange(64) % 3), (x, np.arange(64) % 3), classes=3)
+
+
+def _plain(apply):
+    """Makes a factory of `network` with another forward pass, `apply(its own, params, x)`."""
+
+    def factory(*, example, classes, seed):
+        model = network(example=example, classes=classes, seed=seed)
+        forward = lambda p, x: model.apply(p, {}, x, train=True, key=None)[0]  # noqa: E731
+        return plain(lambda params, x: apply(forward, params, x), model.params)
+
+    return factory
+
+
+def _branch(forward, params, x):
+    return forward(params, x) if x.sum() > 0 else forward(params, -x)
+
+
+transposed = _plain(lambda forward, params, x: forward(params, jnp.moveaxis(x, 3, 1)))
+branching = _plain(_branch)
+on_host = _plain(lambda forward, params, x: forward(params, np.asarray(x)))
+only_one = _plain(lambda forward, params, x: forward(params, x.reshape(1, 4, 4, 3)))
+summed = _plain(lambda forward, params, x: forward(params, x).sum(0))
+
+
+def no_keywords(*, example, classes, seed):
+    model = network(example=example, classes=classes, seed=seed)
+    return Model(lambda params, stats, x: (x, stats), model.params, {})
+
+
+def only_training(*, example, classes, seed):
+    model = network(example=example, classes=classes, seed=seed)
+
+    def apply(params, stats, x, *, train, key):
+        return model.apply(params, stats, x if train else x[0], train=train, key=key)
+
+    return Model(apply, model.params, {})
+
+
+def with_steps(*, example, classes, seed, kind=int):
+    """Has a parameter beside the kernels: a Python number."""
+    model = network(example=example, classes=classes, seed=seed)
+
+    def apply(params, x):
+        own = {name: leaf for name, leaf in params.items() if name != "k"}
+        return model.apply(own, {}, x, train=True, key=None)[0] * params["k"]
+
+    return plain(apply, {**model.params, "k": kind(1)})
+
+
+def with_float(*, example, classes, seed):
+    return with_steps(example=example, classes=classes, seed=seed, kind=float)
+
+
+def with_text(*, example, classes, seed):
+    return with_steps(example=example, classes=classes, seed=seed, kind=str)
+
+
+def one_hot(*, data_dir, workers):
+    rng = np.random.default_rng(0)
+    part = (
+        rng.normal(size=(64, 4, 4, 3)).astype(np.float32),
+        np.eye(3, dtype=int)[np.arange(64) % 3],
+    )
+    return from_arrays(part, part, classes=3)
+
+
+def columns(*, data_dir, workers):
+    rng = np.random.default_rng(0)
+    part = rng.normal(size=(64, 4, 4, 3)).astype(np.float32), np.arange(64)[:, None] % 3
+    return from_arrays(part, part, classes=3)
+
+
 def float_labels(*, data_dir, workers):
     made = data(data_dir=data_dir, workers=workers)
     images = np.zeros((8, 4, 4, 3), np.float32)

@@ -12,7 +12,7 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from domino_jax import checkpoint, experiment, find, tune, workdir
+from domino_jax import checkpoint, cli, experiment, find, tune, workdir
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "tests" / "tiny.py"
@@ -60,6 +60,7 @@ def settings(*overrides, config=TINY):
     argv = ["test", f"--config={config}", *(f"--config.{override}" for override in overrides)]
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", flag_values=values)
+    values["config"].parser = cli.ConfigParser("config")
     # ml_collections reads the overrides there, and loads the file in a way that Python drops.
     with mock.patch.object(sys, "argv", argv), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)

@@ -19,6 +19,24 @@ def test_batches_and_counts():
     assert sum(batch["weight"].sum() for batch in data.evaluate(2)) == 3
 
 
+def test_lists_are_arrays():
+    lists, arrays = (
+        from_arrays(part, part, classes=3) for part in ((X.tolist(), Y.tolist()), (X * 1.0, Y))
+    )
+    assert lists.example.shape == arrays.example.shape
+    for key, values in arrays.train(0, 3)[0].items():
+        assert lists.train(0, 3)[0][key].tolist() == values.tolist()
+
+
+def test_what_is_no_array():
+    with pytest.raises(ValueError, match=r"train: inputs: .* inhomogeneous"):
+        from_arrays(([[1.0], [1.0, 2.0]], [0, 1]), (X, Y), classes=3)
+    with pytest.raises(ValueError, match="test: labels: an array of numbers is wanted, got <U3"):
+        from_arrays((X, Y), (X, ["cat"] * 6), classes=3)
+    with pytest.raises(ValueError, match="train: inputs: an array of numbers is wanted, got obj"):
+        from_arrays((None, Y), (X, Y), classes=3)
+
+
 def test_wrong_arrays():
     with pytest.raises(ValueError, match="train: 6 inputs and 5 labels"):
         from_arrays((X, Y[:5]), (X, Y), classes=3)

@@ -154,6 +154,9 @@ def test_levels_of_a_stack_with_a_slice_that_is_not_used():
     [
         ({"fc": NM(1, 4)}, r"it lacks 'conv' \(1 in all\)$"),
         ({"fc": NM(1, 4), "conv": NM(2, 8)}, "conv: scheme has M = 8, not 4"),
+        ({"fc": NM(1, 4), "conv": NM(9, 16)}, "conv: scheme has M = 16, not 4"),
+        ({"fc": NM(1, 4), "conv": "2:4"}, r"conv: NM\(n, m\) is wanted .* got '2:4'"),
+        ({"fc": 1, "conv": NM(2, 4)}, r"fc: NM\(n, m\) is wanted .* got 1"),
         ({"fc": NM(1, 4), "conw": NM(2, 4)}, "lacks 'conv' .* has no 'conw'"),
         ({"fc": NM(1, 4), "conv": NM(1, 4), "embedding": NM(4, 4)}, "has no 'embedding'"),
     ],

@@ -47,7 +47,8 @@ SIDE_ROOMS = {
     "data": {"named", "factories"},
     "checkpoint": {"named"},
     # PyTorch alone, no JAX: these files are copied next to a deployment.
-    "torch_models": set(),
+    "torch_models": {"torch_language"},
+    "torch_language": set(),
     "torch_attention": set(),
     "torch_runtime": {"torch_attention", "torch_models", "torch_tune"},
     "torch_tune": {"torch_runtime"},

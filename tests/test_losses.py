@@ -138,3 +138,24 @@ def test_nan_is_never_among_the_top5():
     outputs = jnp.full((2, 11), jnp.nan).at[1, 0].set(1.0)
     found = totals(outputs, {"labels": jnp.array([3, 0]), "weight": jnp.ones(2)})
     assert float(found["top5"]) == 0
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (4, 1), (), (3,), (4, 2)])
+def test_labels_of_another_shape(shape):
+    batch = {"labels": jnp.zeros(shape, jnp.int32), "weight": jnp.ones(4)}
+    said = rf"int32\[.*outputs \[4, 3\] need labels \[4\]{'; one-hot' if shape == (4, 3) else '$'}"
+    for loss in (losses.cross_entropy(), losses.cross_entropy(0.1), losses.totals):
+        with pytest.raises(ValueError, match=said):
+            loss(jnp.zeros((4, 3)), batch)
+
+
+@pytest.mark.parametrize("classes", [2, 11])
+def test_nan_is_never_right(classes):
+    """Also not for class 0, which argmax takes for the largest where all or the first are NaN."""
+    rows = [jnp.full(classes, jnp.nan), jnp.zeros(classes).at[0].set(jnp.nan)]
+    rows.append(jnp.zeros(classes).at[0].set(1.0).at[1].set(jnp.nan))
+    rows.append(jnp.arange(float(classes)))  # without NaN
+    found = totals(
+        jnp.stack(rows), {"labels": jnp.array([0, 0, 0, classes - 1]), "weight": jnp.ones(4)}
+    )
+    assert float(found["correct"]) == 1

@@ -180,6 +180,8 @@ def factories(tmp_path, monkeypatch):
         "def mlp(*, example, classes, seed, width=2):\n"
         "    shape = (example.shape[-1], width, classes, seed)\n"
         "    return plain(lambda params, x: x, {'w': jnp.zeros(shape)})\n"
+        "def given(*, example, classes, seed, params, stats=()):\n"
+        "    return plain(lambda params, x: x, params)._replace(stats=stats)\n"
         "def nothing(*, example, classes, seed):\n"
         "    return [1]\n"
     )
@@ -195,12 +197,37 @@ def test_create_calls_a_factory_with_its_options(factories):
     assert model.params["w"].shape == (1, 3, 5, 7)
 
 
+def test_parameters_and_stats_become_arrays(factories):
+    kept = jnp.ones(2, jnp.bfloat16)
+    params = {"k": 1.0, "w": np.ones((2, 2)), "weak": jnp.asarray(2.0), "kept": kept}
+    stats = {"steps": 3, "key": jax.random.key(0)}
+    model = models.create(
+        "my_nets:given", example=EXAMPLE, classes=5, seed=7, params=params, stats=stats
+    )
+    leaves = leaves_by_path(model.params) | {"steps": model.stats["steps"]}
+    kinds = {path: (str(leaf.dtype), leaf.weak_type) for path, leaf in leaves.items()}
+    assert kinds == {
+        **dict.fromkeys(("k", "w", "weak"), ("float32", False)),
+        "kept": ("bfloat16", False),
+        "steps": ("int32", False),
+    }
+    assert model.params["kept"] is kept
+    assert model.stats["key"] is stats["key"]
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
         ("resnet51", {}, "unknown model 'resnet51'; nearest: resnet"),
         ("my_nets:mlp", {"depth": 1}, "unexpected keyword argument 'depth'; .*width=2"),
         ("my_nets:nothing", {}, r"must return a domino_jax\.models\.Model, got list"),
+        (
+            "my_nets:given",
+            {"params": {"a": [1.0, 2]}},
+            r"'my_nets:given': parameter 'a/1' is int32",
+        ),
+        ("my_nets:given", {"params": {"a": True}}, r"'a' is bool\[\], .*: put it into stats"),
+        ("my_nets:given", {"params": {}, "stats": {"b": "x"}}, "stats 'b': an array .* got 'x'"),
         ("my_nets:number", {}, "unknown factory of my_nets 'number'"),
         ("my_nets:cnn", {}, "unknown factory of my_nets 'cnn'"),
         ("my_broken:net", {}, "cannot import my_broken: .*No module named 'not_there_at_all'"),

@@ -1,11 +1,13 @@
-"""The penalty factors of small networks, computed by hand from design section 6."""
+"""The penalty factors of small networks, computed by hand from the README's formulas."""
+
+from types import SimpleNamespace
 
 import pytest
 
-from domino_jax import budget
+from domino_jax import budget, find, settings
 from domino_jax.layers import LayerSpec
 from domino_jax.masks import Axes
-from domino_jax.pace import constant_pace, domino_pace
+from domino_jax.pace import PACES, constant_pace, domino_pace
 
 DENSE = Axes((), (), (0,), (1,))  # IO
 
@@ -127,3 +129,26 @@ def test_each_slice_of_a_stack_has_its_own_pace():
 
 def test_constant():
     assert constant_pace({"a": 4, "b": 1}) == {"a": 1.0, "b": 1.0}
+
+
+@pytest.mark.parametrize("name", PACES)
+def test_every_name_is_a_setting_and_makes_its_rule(name, monkeypatch):
+    weights = {"cost": budget.macs, "macs_weight": 0.3, "erk_weight": 0.7}
+    found = PACES[name]([A, B, C], 0.5, **weights)({"a": 4, "b": 4, "c": 1})
+    assert found.keys() == {"a", "b", "c"}
+    config = settings.defaults()
+    config.search.update(pace=name, budget=0.5, macs_weight=0.3, erk_weight=0.7)
+    settings.check(config)
+    exp = SimpleNamespace(config=config, layers=(A, B, C))
+    assert find._pace(exp)({"a": 4, "b": 4, "c": 1}) == found
+    calls = []
+    monkeypatch.setitem(PACES, name, lambda *given, **options: calls.append((given, options)))
+    find._pace(exp)
+    assert calls == [(((A, B, C), 0.5), weights)]
+
+
+def test_other_names_are_refused():
+    config = settings.defaults()
+    config.search.pace = "cosine"
+    with pytest.raises(ValueError, match=r"search.pace: one of 'domino', 'constant' is wanted"):
+        settings.check(config)

@@ -353,3 +353,15 @@ def test_weights_have_torchvisions_distribution():
     stats = {"mean": shape((2,), jnp.float32), "var": shape((2,), jnp.float32)}
     np.testing.assert_array_equal(fill(stats, 3)["mean"], np.zeros(2))
     np.testing.assert_array_equal(fill(stats, 3)["var"], np.ones(2))
+
+
+def test_widths_of_ones_own():
+    example = jax.ShapeDtypeStruct((1, 8, 8, 1), np.float32)
+    made = models.create("resnet8", example=example, classes=3, seed=0, widths=(16, 16, 32))
+    shapes = {path: leaf.shape for path, leaf in leaves_by_path(made.params).items()}
+    assert shapes["layer2/0/conv1/kernel"] == (3, 3, 16, 16)
+    assert shapes["layer3/0/conv2/kernel"] == (3, 3, 32, 32)
+    assert shapes["fc/kernel"] == (32, 3)
+    for widths, fault in (((16, 16), "3 stages"), ((16, 0, 16), r"widths\[1\]")):
+        with pytest.raises(ValueError, match=fault):
+            models.create("resnet8", example=example, classes=3, seed=0, widths=widths)

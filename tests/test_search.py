@@ -84,11 +84,35 @@ def test_votes_need_their_share_of_groups():
         assert int(state.n["a"]) == expected
 
 
+@pytest.mark.parametrize(
+    ("paces", "said"),
+    [
+        ({"a": 1.0}, "a finite factor for layer 'b' is wanted, got none"),
+        ({"a": 1.0, "b": float("nan")}, "for layer 'b' is wanted, got nan"),
+        ({"a": np.float32("inf"), "b": 1.0}, "for layer 'a' is wanted, got inf"),
+        ({"a": 1.0, "b": 1.0, "c": 1.0}, "unknown layer of a pace rule 'c'"),
+    ],
+)
+def test_wrong_paces_are_refused(paces, said):
+    params, layers = two_layers()
+    with pytest.raises(ValueError, match=said):
+        domino(layers, 0.3, pace=lambda committed: paces).init(params)
+    right = {"a": 0.0, "b": -1}
+    rule = lambda committed: right if committed["a"] == 4 else paces  # noqa: E731
+    search = domino(layers, 0.3, vote_ratio=0.5, pace=rule)
+    state = search.init(params)
+    assert float(state.pace["b"]) == -1
+    zeros = {name: jnp.zeros_like(leaf) for name, leaf in params.items()}
+    state = search.update(state, zeros)
+    with pytest.raises(ValueError, match=said):
+        search.update(state, zeros)
+
+
 def test_budget_out_of_reach_is_refused_with_the_floor():
     params, layers = two_layers(rules=[("b", "dense")])
     with pytest.raises(ValueError, match=r"budget 0.3 is out of reach.*0\.4000 \(16 of 40\)"):
         domino(layers, 0.3)
-    for wrong in (0, 1, -0.1, 1.5, float("nan"), True):
+    for wrong in (0, 1, -0.1, 1.5, float("nan"), True, "50", "0.5", None):
         with pytest.raises(ValueError, match="budget: a share in"):
             domino(layers, wrong)
     with pytest.raises(ValueError, match="vote_ratio"):
@@ -168,10 +192,10 @@ def test_reference_search_number_for_number():
             survivor_decay(layers, meta["decay"], meta["penalty_every"]),
             optax.sgd(meta["lr"]),
         )
-        history, factors, losses_seen = [], [], []
+        history, factors, losses_seen = [], [], {}
 
         def record(step, loss, run):
-            losses_seen.append(loss)
+            losses_seen[step] = loss  # the last one comes again after the last vote
 
         def recorded(state, params):
             state = search.update(state, params)
@@ -201,7 +225,8 @@ def test_reference_search_number_for_number():
         assert int(run.train.step) == meta["iterations"]
         assert np.array_equal(np.array(history), arrays["history"])
         np.testing.assert_allclose(factors, arrays["factors"], rtol=0, atol=1e-9)
-        np.testing.assert_allclose(losses_seen, arrays["losses"][: len(losses_seen)], atol=1e-9)
+        seen = list(losses_seen.values())
+        np.testing.assert_allclose(seen, arrays["losses"][: len(seen)], atol=1e-9)
         final = golden.params_of(arrays, "final")
         for ours, theirs in zip(
             jax.tree.leaves(run.train.params), jax.tree.leaves(final), strict=True

@@ -45,6 +45,12 @@ def test_masks_and_gradients():
     assert listed(grads) == {"w": [1, 2, 3, 4], "b": [1]}
 
 
+@pytest.mark.parametrize("n", [{"w": NM(2, 4)}, {"w": "2:4"}, {"w": 9}, {"w": 0}, {}])
+def test_what_is_no_level_is_refused(n):
+    with pytest.raises(ValueError, match=r"^w: the number of weights to keep of every 4 .*levels"):
+        sparsify.make_masks(PARAMS, layers(), n)
+
+
 def test_survivors_decay_at_their_pace_on_every_third_step():
     tx = sparsify.survivor_decay(layers(), lambda step: 0.5, every=3)
     state, zero = tx.init(PARAMS), jax.tree.map(jnp.zeros_like, PARAMS)

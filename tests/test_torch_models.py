@@ -131,8 +131,8 @@ def test_vgg_is_that_of_the_network_in_jax():
     assert np.abs(found - wanted).max() <= 1e-4 * np.abs(wanted).max()
 
 
-def test_every_network_of_images_of_ours_is_here():
-    assert set(torch_models.NAMES) == set(models.names()) - {"byte_lm"}
+def test_every_network_of_ours_is_here():
+    assert set(torch_models.NAMES) == set(models.names())
 
 
 @pytest.mark.parametrize("name", [*torch_models.FORMS, *torch_models.VGGS])

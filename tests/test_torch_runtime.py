@@ -1,6 +1,8 @@
 """Running an export in PyTorch, on a CPU: the kernels' place is taken by other matrices."""
 
 import logging
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -17,6 +19,14 @@ from domino_jax import torch_tune
 @pytest.fixture(autouse=True)
 def _same_weights():
     torch.manual_seed(0)
+
+
+def test_without_pytorch_it_says_what_to_install():
+    command = [sys.executable, "-S", runtime.__file__, "--check", "exported"]  # -S: no packages
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert "pip install torch" in line
 
 
 @pytest.fixture

@@ -301,9 +301,9 @@ def test_fresh_weights_have_torchvisions_distributions():
         assert 0.99 * largest < np.abs(leaves[inside + path]).max() <= largest, path
     patches = leaves["conv_proj/kernel"]
     std = math.sqrt(1 / (CHANNELS * PATCH**2))
-    # Cut at 2, a normal distribution has a standard deviation of 0.8796.
-    assert abs(patches.std() / std - 0.8796) < 0.02
-    assert 1.9 * std < np.abs(patches).max() <= 2 * std
+    # torchvision's trunc_normal_ cuts at ±2 itself, which no draw of this deviation comes near.
+    assert abs(patches.std() / std - 1) < 0.03
+    assert 3 * std < np.abs(patches).max() < 2
     assert abs(leaves["encoder/pos_embedding"].std() / 0.02 - 1) < 0.05
     assert 0 < np.abs(leaves[inside + "mlp/3/bias"]).max() < 1e-5
     for path in ("class_token", "heads/head/kernel", "conv_proj/bias"):

@@ -1,5 +1,6 @@
 """Files of a work directory: whole or not there, and a curve that survives a killed process."""
 
+import fcntl
 import json
 
 import pytest
@@ -21,6 +22,38 @@ def test_a_directory_that_cannot_be_made(tmp_path):
         with pytest.raises(ValueError, match=rf"^workdir {folder}: cannot be written \(.+\)$"):
             workdir.prepare(folder)
     assert file.read_text() == ""
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_what_a_refused_run_made_goes_again(tmp_path, there):
+    folder = tmp_path / "runs" / "none"
+    if there:
+        folder.mkdir(parents=True)
+    with pytest.raises(ValueError, match="refused"), workdir.taken(folder):
+        assert (folder / workdir.LOCK).exists()
+        raise ValueError("refused")
+    assert folder.exists() == (tmp_path / "runs").exists() == there
+
+
+def test_what_a_run_wrote_stays(tmp_path):
+    folder = tmp_path / "runs" / "some"
+    with pytest.raises(ValueError, match="late"), workdir.taken(folder):
+        (folder / "config.json").write_text("{}")
+        raise ValueError("late")
+    assert {path.name for path in folder.iterdir()} == {workdir.LOCK, "config.json"}
+
+
+def test_the_lock_of_a_removed_directory_is_none(tmp_path, monkeypatch):
+    """A process that opened the file before another removed it, and locked it after, stops."""
+    take = fcntl.flock
+
+    def late(file, kind):
+        (tmp_path / workdir.LOCK).unlink()
+        take(file, kind)
+
+    monkeypatch.setattr(workdir.fcntl, "flock", late)
+    with pytest.raises(ValueError, match="has just left it"), workdir.locked(tmp_path):
+        pass
 
 
 def test_json_entries_are_merged(tmp_path):

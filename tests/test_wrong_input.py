@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import io
+import json
 import os
 import re
 import shutil
@@ -20,7 +21,7 @@ import scripts
 from absl import app, flags, logging
 from wrong_input import CASES, OWN
 
-from domino_jax import checkpoint, cli
+from domino_jax import checkpoint, cli, experiment
 from domino_jax.optim import learning_rate
 
 ROOT = Path(__file__).parents[1]
@@ -103,12 +104,12 @@ def test_one_line_and_nothing_heavy(case, tmp_path, made):
     for words in case.wanted:
         assert words in line
     assert len(line) < 500
-    assert not re.search(r"Traceback|Error\b(?!:)", line)
+    assert not re.search(r"Traceback|Error\b(?!:| \()", line)
     assert own.READ == []
-    left = (
-        {path.name for path in (tmp_path / "run").glob("*")} if case.files != {"f": ""} else set()
-    )
-    assert left <= {".lock", *(Path(name).name for name in case.files)}
+    put = {Path(name) for name in case.files if name.startswith("run/")}
+    assert (tmp_path / "run").exists() == bool(put)
+    left = {path.name for path in (tmp_path / "run").glob("*")}
+    assert left <= {".lock", *(path.name for path in put)}
     assert sorted(made.rglob("*")) == before
 
 
@@ -194,10 +195,57 @@ def test_labels_of_a_batch(tmp_path):
     assert "from 0 to 1, got int32 from 0 to 2" in outcome.lines[0]
 
 
-def test_bugs_keep_their_traceback(tmp_path):
+def test_options_reach_the_factories(tmp_path):
+    given = ("--config.model.features=16", "--config.data.labels=4", "--config.search.m=8")
+    arguments = [
+        f"--config={OWN}",
+        f"--workdir={tmp_path}",
+        *given,
+        "--config.search.method=uniform",
+    ]
+    assert run("search", *arguments).code == 0
+    rows = scripts.results(tmp_path)["search"]["layers"]
+    shapes = {row["name"]: row["shape"] for row in rows}
+    assert (shapes["hidden/kernel"], shapes["head/kernel"]) == ([8, 16], [16, 4])
+
+
+@pytest.mark.parametrize(("name", "shape"), [("one_hot", [16, 3]), ("columns", [16, 1])])
+def test_shape_of_labels(name, shape, tmp_path):
+    arguments = f"--config={OWN}", f"--workdir={tmp_path}", f"--config.data.name=own:{name}"
+    outcome = run("search", *arguments)
+    assert (outcome.code, len(outcome.lines)) == (1, 1), outcome
+    said = f"labels' of the data's batches are int32{shape}, outputs [16, 3] need labels [16]"
+    assert said in outcome.lines[0]
+    assert outcome.lines[0].endswith("one-hot labels: use argmax") == (name == "one_hot")
+
+
+def test_python_numbers_are_parameters(tmp_path, made):
+    name = "--config.model.name=own:with_float"
+    outcome = run("search", f"--config={OWN}", f"--workdir={tmp_path}", name)
+    assert outcome.code == 0, outcome
+    assert scripts.arrays(tmp_path / "dense")
+
+
+def test_traceback_on_request(tmp_path, monkeypatch):
+    monkeypatch.setenv("DOMINO_TRACEBACK", "1")
     name = "--config.model.name=own:with_bug"
+    code, out, lines = run("search", f"--config={OWN}", f"--workdir={tmp_path}", name)
+    assert (code, out, lines[0]) == (1, "", "Traceback (most recent call last):")
+    assert "    return None + 1" in lines
+    assert lines[-1].startswith("model 'own:with_bug': TypeError: unsupported operand")
+
+
+def test_errors_of_libraries_are_told_by_type(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment, "build", lambda *arguments: json.loads("{"))
+    (line,) = run("search", f"--config={OWN}", f"--workdir={tmp_path}").lines
+    assert line.startswith("JSONDecodeError: Expecting property name")
+    assert line.endswith("; DOMINO_TRACEBACK=1 shows more")
+
+
+def test_our_bugs_keep_their_traceback(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment, "build", lambda *arguments: None + 1)
     with pytest.raises(TypeError, match="unsupported operand"):
-        run("search", f"--config={OWN}", f"--workdir={tmp_path}", name)
+        run("search", f"--config={OWN}", f"--workdir={tmp_path}")
 
 
 @pytest.mark.parametrize(

@@ -193,13 +193,59 @@ PARTS = {
         "--config.model.name=own:seedless", ("own:seedless", "'seed'", "(*, example, classes)")
     ),
     "outputs for fewer classes": Case(
-        "--config.model.name=own:narrow", ("own:narrow", "3 classes", "(1, 2)")
+        "--config.model.name=own:narrow", ("own:narrow", "3 classes", "(2, 2)")
     ),
     "outputs without stats": Case(
         "--config.model.name=own:no_pair", ("own:no_pair", "(outputs, stats)")
     ),
     "stats of another shape": Case(
         "--config.model.name=own:other_stats", ("'mean'", "float32[2]", "float32[3]")
+    ),
+    "model factory that fails": Case(
+        "--config.model.name=own:with_bug",
+        ("model 'own:with_bug': TypeError: unsupported operand", "own.py, line ", "TRACEBACK=1"),
+    ),
+    "model factory that asserts": Case(
+        "--config.model.name=own:network --config.data.name=own:flat_data",
+        ("model 'own:network': AssertionError (", "own.py, line "),
+    ),
+    "data factory that fails": Case(
+        "--config.data.name=own:without_file",
+        ("data set 'own:without_file': FileNotFoundError: ", "'nowhere.npy' (", "own.py, line "),
+    ),
+    "data factory that refuses": Case(
+        "--config.data.name=own:refusing", ("data set 'own:refusing': ValueError (", "own.py, line")
+    ),
+    "apply on inputs of another shape": Case(
+        "--config.model.name=own:transposed",
+        ("model 'own:transposed': apply failed on inputs float32[2, 4, 4, 3]: ", "own.py, line "),
+    ),
+    "apply that branches": Case(
+        "--config.model.name=own:branching",
+        ("apply failed on inputs", "TracerBoolConversionError: Attempted", "own.py, line "),
+    ),
+    "apply in NumPy": Case(
+        "--config.model.name=own:on_host", ("inputs float32[2, 4, 4, 3]: TracerArrayConversion",)
+    ),
+    "apply for one example": Case(
+        "--config.model.name=own:only_one",
+        ("inputs float32[2, 4, 4, 3]: TypeError", "(2, 4, 4, 3)"),
+    ),
+    "apply without keywords": Case(
+        "--config.model.name=own:no_keywords", ("TypeError", "unexpected keyword argument 'train'")
+    ),
+    "apply only for training": Case(
+        "--config.model.name=own:only_training", ("inputs float32[1, 4, 4, 3]: ", "own.py, line ")
+    ),
+    "apply without a batch axis": Case(
+        "--config.model.name=own:summed", ("2 examples", "first axis", "outputs of shape (3,)")
+    ),
+    "integer parameter": Case(
+        "--config.model.name=own:with_steps",
+        ("parameter 'k' is int32[]", "into stats", "close over"),
+    ),
+    "parameter that is text": Case(
+        "--config.model.name=own:with_text", ("params 'k': ", "got '1'")
     ),
     "labels beyond the classes": Case("--config.data.name=own:high_labels", ("0 to 2", "0 to 7")),
     "labels that are no integers": Case("--config.data.name=own:float_labels", ("float64",)),

@@ -4,6 +4,7 @@ from functools import partial
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
 from domino_jax.data import Data
 from domino_jax.data.pipeline import Record, evaluate_batches, train_batches
@@ -11,18 +12,22 @@ from domino_jax.data.pipeline import Record, evaluate_batches, train_batches
 Arrays = tuple[np.ndarray, np.ndarray]
 
 
-def from_arrays(train: Arrays, test: Arrays, *, classes: int) -> Data:
+def from_arrays(
+    train: tuple[ArrayLike, ArrayLike], test: tuple[ArrayLike, ArrayLike], *, classes: int
+) -> Data:
     """Makes a data set of inputs and labels.
 
     Args:
-        train: inputs [N, ...] and integer labels [N, ...] (one per image, or one per token).
+        train: inputs [N, ...] and integer labels [N, ...] (one per image, or one per token), as
+            arrays or as lists of numbers.
         test: the same for evaluation.
         classes: number of labels, 0 to classes - 1.
 
     Raises:
-        ValueError: inputs and labels are not equally many, a label is no integer or out of
-            range, or the inputs of both parts differ in shape or dtype.
+        ValueError: no arrays of numbers, inputs and labels are not equally many, a label is no
+            integer or out of range, or the inputs of both parts differ in shape or dtype.
     """
+    train, test = _to_arrays("train", train), _to_arrays("test", test)
     _require_alike(train[0], test[0])
     return Data(
         train=partial(train_batches, _records("train", train, classes)),
@@ -34,8 +39,26 @@ def from_arrays(train: Arrays, test: Arrays, *, classes: int) -> Data:
     )
 
 
+def _to_arrays(split: str, pair: tuple[ArrayLike, ArrayLike]) -> Arrays:
+    inputs, labels = (
+        _to_array(f"{split}: {part}", values)
+        for part, values in zip(("inputs", "labels"), pair, strict=True)
+    )
+    return inputs, labels
+
+
+def _to_array(what: str, values: ArrayLike) -> np.ndarray:
+    try:
+        array = np.asarray(values)
+    except ValueError as error:  # rows of several lengths
+        raise ValueError(f"{what}: {error}") from None
+    if array.ndim == 0 or array.dtype.kind not in "biufcV":  # V: bfloat16 and the like
+        raise ValueError(f"{what}: an array of numbers is wanted, got {array.dtype}")
+    return array
+
+
 def _records(split: str, arrays: Arrays, classes: int) -> list[Record]:
-    inputs, labels = np.asarray(arrays[0]), np.asarray(arrays[1])
+    inputs, labels = arrays
     if len(inputs) != len(labels) or not len(inputs):
         raise ValueError(f"{split}: {len(inputs)} inputs and {len(labels)} labels")
     if not np.issubdtype(labels.dtype, np.integer):

@@ -8,7 +8,12 @@ function; Flax is imported only when one of its networks is asked for.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from domino_jax.factories import call_factory, find_factory
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from domino_jax.factories import call_factory, find_factory, is_ours, told
+from domino_jax.named import leaves_by_path, path_of
 
 _RESNETS = (
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
@@ -34,7 +39,7 @@ class Model(NamedTuple):
         apply: `apply(params, stats, inputs, *, train, key) -> (outputs, stats)`. Inputs and outputs
             are pytrees whose leaves have the examples along axis 0. `train` is a Python bool; `key`
             is a JAX random key, or None where nothing is random.
-        params: what training changes: nested dicts of arrays.
+        params: what training changes: nested dicts of arrays of floating-point numbers.
         stats: what the forward pass itself changes (running statistics); may be `{}`.
     """
 
@@ -106,9 +111,58 @@ def create(name: str, *, example: Any, classes: int, seed: int, **options: Any) 
         seed: of the weights, a non-negative integer.
         **options: the factory's own, for instance `dtype='bfloat16'`.
 
+    Returns:
+        The network; its parameters and stats are JAX arrays, and whatever its `apply` raises is a
+        ValueError with the name and the inputs.
+
     Raises:
         ValueError: an unknown name or option, a factory that cannot be imported, or one that
-            returns something else than a `Model`.
+            returns something else than a `Model`, or parameters that no gradient can change.
     """
     arguments = {"example": example, "classes": classes, "seed": seed, **options}
-    return call_factory(name, _KNOWN, arguments, Model, what="model")
+    made = call_factory(name, _KNOWN, arguments, Model, what="model")
+    params, stats = _to_arrays(name, "params", made.params), _to_arrays(name, "stats", made.stats)
+    for path, leaf in leaves_by_path(params).items():
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            raise ValueError(
+                f"model {name!r}: parameter {path!r} is {leaf.dtype}{list(leaf.shape)}, which no "
+                "gradient can change: put it into stats, or let apply close over it"
+            )
+    return Model(_explained(name, made.apply), params, stats)
+
+
+def _to_arrays(name: str, part: str, tree: Any) -> Any:
+    """Makes every leaf a JAX array of the dtype that JAX gives it, also a Python number."""
+
+    def to_array(keys: tuple[Any, ...], leaf: Any) -> jax.Array:
+        if isinstance(leaf, jax.Array) and not getattr(leaf, "weak_type", False):
+            return leaf
+        try:
+            return jnp.asarray(np.asarray(leaf))  # a Python number alone would be weakly typed
+        except TypeError:
+            raise ValueError(
+                f"model {name!r}: {part} {path_of(keys)!r}: an array or a number is wanted, got "
+                f"{leaf!r}"
+            ) from None
+
+    return jax.tree_util.tree_map_with_path(to_array, tree)
+
+
+def _explained(name: str, apply: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any, Any]]:
+    """Says on which inputs of which model an `apply` failed, wherever it is traced."""
+
+    def explained(params: Any, stats: Any, inputs: Any, **options: Any) -> tuple[Any, Any]:
+        try:
+            return apply(params, stats, inputs, **options)
+        except Exception as error:  # whatever a user's function does
+            if is_ours(error):
+                raise
+            given = ", ".join(
+                f"{path} {getattr(leaf, 'dtype', type(leaf).__name__)}{list(np.shape(leaf))}"
+                for path, leaf in leaves_by_path(inputs).items()
+            ).strip()
+            raise ValueError(
+                f"model {name!r}: apply failed on inputs {given}: {told(error)}"
+            ) from error
+
+    return explained

@@ -16,31 +16,21 @@ from domino_jax.models import Model, from_nnx
 from domino_jax.models.attention import attend
 from domino_jax.models.initial import fill, normal, zeros
 from domino_jax.models.layer_norm import LayerNorm
+from domino_jax.models.linear import linear
 from domino_jax.models.options import only_array, require_dtype, require_positive
 
 EPSILON = 1e-5
 STD = 0.02  # GPT-2 (Radford et al. 2019)
 
 
-def _linear(inputs: int, outputs: int, *, dtype: Any, bias: bool = True) -> nnx.Linear:
-    return nnx.Linear(
-        inputs,
-        outputs,
-        use_bias=bias,
-        dtype=dtype,
-        kernel_init=nnx.initializers.zeros,
-        rngs=nnx.Rngs(0),
-    )
-
-
 class Attention(nnx.Module):
     """Causal self-attention with biases."""
 
     def __init__(self, width: int, heads: int, *, dtype: Any) -> None:
-        self.query = _linear(width, width, dtype=dtype)
-        self.key = _linear(width, width, dtype=dtype)
-        self.value = _linear(width, width, dtype=dtype)
-        self.out = _linear(width, width, dtype=dtype)
+        self.query = linear(width, width, dtype=dtype)
+        self.key = linear(width, width, dtype=dtype)
+        self.value = linear(width, width, dtype=dtype)
+        self.out = linear(width, width, dtype=dtype)
         self.heads = heads
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
@@ -53,8 +43,8 @@ class Mlp(nnx.Module):
     """Two linear layers, four times as wide between them, with an exact GELU."""
 
     def __init__(self, width: int, *, dtype: Any) -> None:
-        self.up = _linear(width, 4 * width, dtype=dtype)
-        self.down = _linear(4 * width, width, dtype=dtype)
+        self.up = linear(width, 4 * width, dtype=dtype)
+        self.down = linear(4 * width, width, dtype=dtype)
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """Maps [B, T, C] to [B, T, C]."""
@@ -93,7 +83,7 @@ class ByteLM(nnx.Module):
         self.positions = Table(length, width)
         self.blocks = nnx.List([Block(width, heads, dtype=dtype) for _ in range(depth)])
         self.norm = LayerNorm(width, epsilon=EPSILON)
-        self.head = _linear(width, classes, dtype=dtype, bias=False)
+        self.head = linear(width, classes, dtype=dtype, bias=False)
         self.dtype = dtype
 
     def __call__(self, inputs: jax.Array) -> jax.Array:

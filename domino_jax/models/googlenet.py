@@ -16,7 +16,8 @@ from flax import nnx
 
 from domino_jax.models import Model
 from domino_jax.models.batch_norm import BatchNorm
-from domino_jax.models.images import conv, in_turn, linear, logits, make, max_pool
+from domino_jax.models.convolutional import conv, in_turn, logits, make, max_pool
+from domino_jax.models.linear import linear
 
 EPSILON = 1e-3  # of torchvision's BasicConv2d
 SMALLEST = 15  # rows and columns that leave something to pool
@@ -136,7 +137,7 @@ def googlenet(
         example: one array of images, [1, H, W, C], at least 15 by 15.
         classes: number of logits.
         seed: of the weights.
-        dtype: as for `domino_jax.models.images.make`.
+        dtype: as for `domino_jax.models.convolutional.make`.
         dropout: share of the features that training drops before `fc`, at least 0, below 1.
         transform_input: torchvision's option, which its pretrained weights need where images are
             normalized by ImageNet's mean and deviation: they expect 1/2 and 1/2.

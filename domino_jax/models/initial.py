@@ -58,18 +58,6 @@ def normal(std: float) -> Draw:
     return lambda rng, shape: rng.standard_normal(shape, np.float32) * np.float32(std)
 
 
-def truncated_normal(std: float) -> Draw:
-    """Makes a draw from the normal distribution with mean 0, cut at two standard deviations."""
-
-    def draw(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-        values = rng.standard_normal(shape, np.float32)
-        while (outside := np.abs(values) > 2).any():
-            values[outside] = rng.standard_normal(np.count_nonzero(outside), np.float32)
-        return values * np.float32(std)
-
-    return draw
-
-
 def xavier_uniform(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     """Draws a matrix uniform in ±√(6 / (inputs + outputs)) (Glorot and Bengio 2010)."""
     bound = math.sqrt(6 / sum(shape))

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from domino_jax.models import Model
-from domino_jax.models.images import conv_norm, in_turn, linear, logits, make
+from domino_jax.models.convolutional import conv_norm, in_turn, logits, make
+from domino_jax.models.linear import linear
 
 STEM = 32
 
@@ -112,7 +113,7 @@ class RegNet(nnx.Module):
 def _create(
     form: Form, *, example: Any, classes: int, seed: int, dtype: str | None = None
 ) -> Model:
-    """Makes a RegNetX; the arguments are those of `domino_jax.models.images.make`."""
+    """Makes a RegNetX; the arguments are those of `domino_jax.models.convolutional.make`."""
     return make(
         lambda channels: RegNet(form, channels, classes, dtype=dtype),
         example=example,

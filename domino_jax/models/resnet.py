@@ -22,7 +22,8 @@ from flax import nnx
 from domino_jax import named
 from domino_jax.models import Model
 from domino_jax.models.batch_norm import BatchNorm
-from domino_jax.models.images import conv, conv_norm, in_turn, linear, logits, make, max_pool
+from domino_jax.models.convolutional import conv, conv_norm, in_turn, logits, make, max_pool
+from domino_jax.models.linear import linear
 from domino_jax.models.options import require_positive
 
 SHORTCUTS = ("projection", "pad")
@@ -170,7 +171,7 @@ def _create(
         example: one array of images, [1, H, W, C]: gives the number of channels.
         classes: number of logits.
         seed: of the weights.
-        dtype: as for `domino_jax.models.images.make`.
+        dtype: as for `domino_jax.models.convolutional.make`.
         shortcut: instead of the form's: 'projection' or 'pad'.
         stem: instead of the form's: 'imagenet' or 'cifar'.
         widths: instead of the form's: channels inside the blocks of each stage.

@@ -15,7 +15,8 @@ from flax import nnx
 
 from domino_jax.models import Model
 from domino_jax.models.batch_norm import BatchNorm
-from domino_jax.models.images import conv, in_turn, linear, logits, make, max_pool
+from domino_jax.models.convolutional import conv, in_turn, logits, make, max_pool
+from domino_jax.models.linear import linear
 
 WIDTHS = (64, 128, 256, 512, 512)
 SMALLEST = 2 ** len(WIDTHS)
@@ -50,7 +51,7 @@ class VGG(nnx.Module):
 def _create(
     depths: tuple[int, ...], *, example: Any, classes: int, seed: int, dtype: str | None = None
 ) -> Model:
-    """Makes a VGG; the arguments are those of `domino_jax.models.images.make`."""
+    """Makes a VGG; the arguments are those of `domino_jax.models.convolutional.make`."""
     return make(
         lambda channels: VGG(depths, channels, classes, dtype=dtype),
         example=example,

@@ -18,8 +18,9 @@ from flax import nnx
 
 from domino_jax.models import Model, from_nnx
 from domino_jax.models.attention import attend
-from domino_jax.models.initial import fill, normal, truncated_normal, xavier_uniform, zeros
+from domino_jax.models.initial import fill, normal, xavier_uniform, zeros
 from domino_jax.models.layer_norm import LayerNorm
+from domino_jax.models.linear import linear
 from domino_jax.models.options import only_array, require_dtype, require_positive
 
 EPSILON = 1e-6
@@ -40,19 +41,13 @@ class Form:
     heads: int
 
 
-def _linear(inputs: int, outputs: int, dtype: Any) -> nnx.Linear:
-    return nnx.Linear(
-        inputs, outputs, dtype=dtype, kernel_init=nnx.initializers.zeros, rngs=nnx.Rngs(0)
-    )
-
-
 class SelfAttention(nnx.Module):
     """Self-attention with one packed kernel for query, key and value."""
 
     def __init__(self, width: int, heads: int, *, dtype: Any) -> None:
         self.in_proj_kernel = nnx.Param(jnp.zeros((width, 3 * width), jnp.float32))
         self.in_proj_bias = nnx.Param(jnp.zeros((3 * width,), jnp.float32))
-        self.out_proj = _linear(width, width, dtype)
+        self.out_proj = linear(width, width, dtype=dtype)
         self.heads = heads
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
@@ -73,8 +68,8 @@ class EncoderLayer(nnx.Module):
         self.ln_2 = LayerNorm(form.width, epsilon=EPSILON)
         # Activation and dropout stand between them in torchvision.
         first, last = (
-            _linear(form.width, 4 * form.width, dtype),
-            _linear(4 * form.width, form.width, dtype),
+            linear(form.width, 4 * form.width, dtype=dtype),
+            linear(4 * form.width, form.width, dtype=dtype),
         )
         self.mlp = nnx.Dict({"0": first, "3": last})
 
@@ -140,7 +135,7 @@ class VisionTransformer(nnx.Module):
         self.class_token = nnx.Param(jnp.zeros((1, 1, form.width), jnp.float32))
         length = (rows // patch) * (columns // patch) + 1
         self.encoder = Encoder(form, length, dtype=dtype)
-        self.heads = nnx.Dict({"head": _linear(form.width, classes, dtype)})
+        self.heads = nnx.Dict({"head": linear(form.width, classes, dtype=dtype)})
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """Maps images [B, H, W, C] to logits [B, classes] in the dtype of the parameters."""
@@ -188,7 +183,7 @@ def _create(
     model = from_nnx(module)
     fan_in = image[2] * patch**2
     draws = (
-        (r"conv_proj/kernel$", truncated_normal(math.sqrt(1 / fan_in))),
+        (r"conv_proj/kernel$", normal(math.sqrt(1 / fan_in))),
         (r"pos_embedding$", normal(0.02)),
         (r"(in_proj_kernel|mlp/\d/kernel)$", xavier_uniform),
         (r"mlp/\d/bias$", normal(1e-6)),

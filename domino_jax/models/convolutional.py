@@ -69,13 +69,6 @@ def in_turn(steps: Any, inputs: jax.Array) -> jax.Array:
     return x
 
 
-def linear(inputs: int, outputs: int, *, dtype: Any) -> nnx.Linear:
-    """Makes a linear layer, all zero."""
-    return nnx.Linear(
-        inputs, outputs, dtype=dtype, kernel_init=nnx.initializers.zeros, rngs=nnx.Rngs(0)
-    )
-
-
 def logits(layer: nnx.Linear, features: jax.Array) -> jax.Array:
     """Maps [B, C] to [B, classes] in the dtype of the layer's parameters."""
     return layer(features).astype(layer.kernel[...].dtype)

@@ -7,12 +7,13 @@ import pytest
 from flax import nnx
 
 from domino_jax import models
-from domino_jax.models import images
+from domino_jax.models import convolutional
+from domino_jax.models.linear import linear
 
 
 def test_a_grouped_convolution_by_hand():
     """Two groups of two channels: each output sums its own group's alone."""
-    layer = images.conv(4, 2, 1, groups=2)
+    layer = convolutional.conv(4, 2, 1, groups=2)
     assert layer.kernel.shape == (1, 1, 2, 2)
     layer.kernel[...] = jnp.asarray([[[[1.0, 10.0], [2.0, 20.0]]]])
     x = jnp.asarray([1.0, 2.0, 3.0, 4.0])[None, None, None]
@@ -21,10 +22,10 @@ def test_a_grouped_convolution_by_hand():
 
 def test_a_pool_by_hand():
     x = jnp.arange(1.0, 17.0).reshape(1, 4, 4, 1)
-    np.testing.assert_array_equal(images.max_pool(x, 3, stride=2)[0, ..., 0], [[11]])
-    rounded = images.max_pool(x, 3, stride=2, ceil=True)[0, ..., 0]
+    np.testing.assert_array_equal(convolutional.max_pool(x, 3, stride=2)[0, ..., 0], [[11]])
+    rounded = convolutional.max_pool(x, 3, stride=2, ceil=True)[0, ..., 0]
     np.testing.assert_array_equal(rounded, [[11, 12], [15, 16]])
-    padded = images.max_pool(-x, 3, stride=4, padding=1)
+    padded = convolutional.max_pool(-x, 3, stride=4, padding=1)
     np.testing.assert_array_equal(padded, [[[[-1]]]])
 
 
@@ -36,18 +37,20 @@ def test_pools_are_pytorchs(size, window, stride, padding, ceil):
     x = np.random.default_rng(0).normal(size=(2, size, size + 2, 3)).astype(np.float32) - 5
     pool = torch.nn.MaxPool2d(window, stride, padding, ceil_mode=ceil)
     wanted = pool(torch.from_numpy(x.transpose(0, 3, 1, 2).copy())).numpy()
-    found = images.max_pool(jnp.asarray(x), window, stride=stride, padding=padding, ceil=ceil)
+    found = convolutional.max_pool(
+        jnp.asarray(x), window, stride=stride, padding=padding, ceil=ceil
+    )
     np.testing.assert_array_equal(np.asarray(found).transpose(0, 3, 1, 2), wanted)
 
 
 def test_a_list_in_turn_and_logits_in_the_dtype_of_the_weights():
-    assert images.in_turn([lambda x: x + 1, lambda x: 2 * x], jnp.asarray(3)) == 8
-    layer = images.linear(2, 3, dtype="bfloat16")
-    assert images.logits(layer, jnp.ones((1, 2))).dtype == jnp.float32
+    assert convolutional.in_turn([lambda x: x + 1, lambda x: 2 * x], jnp.asarray(3)) == 8
+    layer = linear(2, 3, dtype="bfloat16")
+    assert convolutional.logits(layer, jnp.ones((1, 2))).dtype == jnp.float32
 
 
 def _make(shape, *, classes=3, dtype=None):
-    return images.make(
+    return convolutional.make(
         lambda channels: nnx.Linear(channels, classes, rngs=nnx.Rngs(0)),
         example=jax.ShapeDtypeStruct(shape, jnp.float32),
         classes=classes,
