@@ -151,7 +151,7 @@ class Photographs:
 def through_grain(encoded: list[bytes], batches: int) -> float:
     """Returns training images a core second of one reading thread, batching by grain included."""
     source = Photographs(encoded)
-    made = from_encoded(source, source, classes=1, size=224, short=256, workers=0)
+    made = from_encoded(source, source, classes=1, size=224, short=256, workers=0, fingerprint="")
     with closing(stream(made.train(0, 64), threads=1)) as running:
         next(running)
         start = time.process_time()

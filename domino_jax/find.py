@@ -47,7 +47,7 @@ def find_scheme(exp: Experiment, *, anew: bool = False) -> None:
     settings = exp.config.search
     if settings.method in AT_ONCE:
         found = AT_ONCE[settings.method](exp.layers, settings.budget, cost=exp.cost)
-        record.begin_search(exp.workdir, exp.config, anew=anew)
+        record.begin_search(exp.workdir, exp.config, data=exp.data.fingerprint, anew=anew)
         _write(exp, found, steps=0)
         return
     checks.require_votes(settings, exp.layers, exp.cost)
@@ -58,7 +58,7 @@ def find_scheme(exp: Experiment, *, anew: bool = False) -> None:
         vote_ratio=settings.vote_ratio,
         pace=_pace(exp),
     )
-    record.begin_search(exp.workdir, exp.config, anew=anew)
+    record.begin_search(exp.workdir, exp.config, data=exp.data.fingerprint, anew=anew)
     train_dense(exp)
     run = _search(exp, search, *dense_weights(exp))
     found, steps = scheme_of(exp.layers, run.search), int(run.train.step)

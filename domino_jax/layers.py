@@ -162,7 +162,7 @@ def flattened(
     chosen = _checked_candidates(m, candidates)
     return tuple(
         replace(layer, axes=_flat(layer.axes), candidates=chosen, reason="")
-        if layer.axes and layer.reason.partition(" (")[0] == _no_multiple(_inputs(layer), m)
+        if layer.axes and layer.reason in _misfits(_inputs(layer), m)
         else layer
         for layer in layers
     )
@@ -318,7 +318,7 @@ def _ruled(layer: LayerSpec, candidates: tuple[int, ...], pattern: str, value: A
         candidates = _default_candidates(value) if _is_int(value) else tuple(value)
     inputs, m = _inputs(layer), candidates[-1]
     if inputs % m and value is not None:
-        raise ValueError(f"rule {pattern!r}: {layer.name}: {_no_multiple(inputs, m)}")
+        raise ValueError(f"rule {pattern!r}: {layer.name}: {_misfits(inputs, m)[0]}")
     return _grouped(layer, candidates, () if inputs % m else candidates)
 
 
@@ -349,15 +349,16 @@ def _inputs(layer: LayerSpec) -> int:
     return math.prod(size for a, size in zip(axes, layer.shape, strict=True) if a in inputs)
 
 
-def _no_multiple(inputs: int, m: int) -> str:
-    return f"input size {inputs} is no multiple of {m}"
-
-
 def _misfit(inputs: int, candidates: tuple[int, ...]) -> str:
     """Says why a layer has no groups of M, and with which rule it would."""
-    smaller = _shrunk(candidates, inputs)
-    hint = f" (M = {smaller[-1]} by the rule 'shrink')" if smaller else ""
-    return _no_multiple(inputs, candidates[-1]) + hint
+    alone, hinted = _misfits(inputs, candidates[-1])
+    return hinted if _shrunk(candidates, inputs) else alone
+
+
+def _misfits(inputs: int, m: int) -> tuple[str, str]:
+    """Returns all that `_misfit` says for any candidates: without and with the rule."""
+    alone = f"input size {inputs} is no multiple of {m}"
+    return alone, f"{alone} (M = {math.gcd(m, inputs)} by the rule 'shrink')"
 
 
 def _nothing(layers: Sequence[LayerSpec], m: int) -> str:

@@ -17,32 +17,36 @@ from ml_collections import ConfigDict
 
 from domino_jax import checkpoint, workdir
 from domino_jax.scheme import Scheme
+from domino_jax.settings import defaults
 
 RECORD = "config.json"
 OURS = {"program": "domino_jax", "format": 1}
 PHASES = ("dense", "search", "train")
 FILES = ("scheme.json", "results.json", "timing.json", "report.png")
 COMMON = ("seed", "init", "init_head", "model", "data", "dense")
-# No result depends on where the data lie, on who reads them, or on when a search gives up.
+# No result depends on where the data lie (`DATA` tells which they are), on who reads them, or on
+# when a search gives up.
 FREE = ("data.dir", "data.workers", "search.max_steps", "search.patience")
+DATA = "data.fingerprint"
 ABSENT = "(not set)"
 
 Part = Mapping[str, Any]
 Parts = Mapping[str, Part]
 
 
-def begin_search(folder: Path, config: ConfigDict, *, anew: bool) -> None:
+def begin_search(folder: Path, config: ConfigDict, *, data: str, anew: bool) -> None:
     """Starts or goes on with search.py in a work directory.
 
     Args:
         folder: the work directory, locked.
         config: all settings.
+        data: fingerprint of the data set; '' is not compared.
         anew: forget everything there: checkpoints, events, scheme, results, settings.
 
     Raises:
         ValueError: it was made with other settings, or holds files of another origin.
     """
-    parts = _of_search(config)
+    parts = _of_search(config, data)
     made = _read(folder, FILES)
     if anew:
         _require_outside(config.init, folder, PHASES)
@@ -51,30 +55,33 @@ def begin_search(folder: Path, config: ConfigDict, *, anew: bool) -> None:
     _once(lambda: _begin(folder, parts, _forget_all if anew else None))
 
 
-def begin_train(folder: Path, config: ConfigDict, found: Scheme, *, anew: bool) -> None:
+def begin_train(folder: Path, config: ConfigDict, found: Scheme, *, data: str, anew: bool) -> None:
     """Starts or goes on with train.py in a work directory.
 
     Args:
         folder: the work directory, locked.
         config: all settings; those of the search matter where the scheme is the directory's own.
         found: the scheme to train under.
+        data: fingerprint of the data set; '' is not compared.
         anew: forget what train.py wrote there; the dense network and the search stay.
 
     Raises:
         ValueError: it was made with other settings, or holds files of another origin.
     """
-    require_train(folder, config, found, anew=anew)
-    parts = _of_train(config, found)
+    require_train(folder, config, found, data=data, anew=anew)
+    parts = _of_train(config, found, data)
     _once(lambda: _begin(folder, parts, _forget_training if anew else None))
 
 
-def require_train(folder: Path, config: ConfigDict, found: Scheme, *, anew: bool = False) -> None:
+def require_train(
+    folder: Path, config: ConfigDict, found: Scheme, *, data: str, anew: bool = False
+) -> None:
     """Refuses what `begin_train` refuses; changes nothing.
 
     Raises:
         ValueError: as `begin_train`.
     """
-    parts = _of_train(config, found) | _searched(config)
+    parts = _of_train(config, found, data) | _searched(config)
     made = _read(folder, FILES[1:])
     if anew:
         _require_outside(config.init, folder, ("train",))
@@ -82,27 +89,31 @@ def require_train(folder: Path, config: ConfigDict, found: Scheme, *, anew: bool
     _require_same(folder, config, made, parts, "search.py --anew")
 
 
-def begin_evaluation(folder: Path, config: ConfigDict, found: Scheme) -> None:
+def begin_evaluation(folder: Path, config: ConfigDict, found: Scheme, *, data: str) -> None:
     """Starts an evaluation of what a work directory holds.
 
     Raises:
         ValueError: as `begin_train`.
     """
-    require_train(folder, config, found)
-    _once(lambda: _begin(folder, {"common": _settings(config, COMMON)}, None))
+    require_train(folder, config, found, data=data)
+    _once(lambda: _begin(folder, {"common": _common(config, data)}, None))
 
 
-def _of_search(config: ConfigDict) -> dict[str, Part]:
-    return {"common": _settings(config, COMMON), "search": _settings(config, ("search",))}
+def _common(config: ConfigDict, data: str) -> Part:
+    return {**_settings(config, COMMON), DATA: data}
 
 
-def _of_train(config: ConfigDict, found: Scheme) -> dict[str, Part]:
+def _of_search(config: ConfigDict, data: str) -> dict[str, Part]:
+    return {"common": _common(config, data), "search": _settings(config, ("search",))}
+
+
+def _of_train(config: ConfigDict, found: Scheme, data: str) -> dict[str, Part]:
     # By what it says, not by its path: a file may change. The rules say along which axes it groups.
     scheme = {"scheme": {name: str(nm) for name, nm in found.items()}}
     search = _settings(config, ("search",))
     rules = {key: search[key] for key in ("search.rules", "search.shrink_m")}
     train = {**_settings(config, ("train",)), **rules, **scheme}
-    return {"common": _settings(config, COMMON), "train": train}
+    return {"common": _common(config, data), "train": train}
 
 
 def _searched(config: ConfigDict) -> dict[str, Part]:
@@ -180,11 +191,15 @@ def _require_same(
 
 
 def _differences(made: Part, part: Part) -> list[str]:
-    """Lists the keys that differ, with both values."""
+    """Lists the keys that differ, with both values.
+
+    A key that an older record does not have was at what is its default today.
+    """
     texts = []
+    missing = _settings(defaults(), (*COMMON, "search", "train"))
     for key in dict.fromkeys([*made, *part]):
-        there, here = made.get(key, ABSENT), part.get(key, ABSENT)
-        if there == here:
+        there, here = (values.get(key, missing.get(key, ABSENT)) for values in (made, part))
+        if there == here or (key == DATA and {there, here} & {"", ABSENT}):
             continue
         if isinstance(there, dict) and isinstance(here, dict):  # a scheme: its first layer will do
             name = next(n for n in [*there, *here] if there.get(n) != here.get(n))

@@ -53,9 +53,10 @@ def train_scheme(exp: Experiment, *, anew: bool = False) -> None:
             made with other settings.
     """
     found = _scheme(exp)
-    record.require_train(exp.workdir, exp.config, found, anew=anew)
+    data = exp.data.fingerprint
+    record.require_train(exp.workdir, exp.config, found, data=data, anew=anew)
     n = _levels(exp, found)
-    record.begin_train(exp.workdir, exp.config, found, anew=anew)
+    record.begin_train(exp.workdir, exp.config, found, data=data, anew=anew)
     train_dense(exp)
     dense = dense_weights(exp)
     fresh = exp.model.params, exp.model.stats
@@ -75,10 +76,10 @@ def evaluate_only(exp: Experiment) -> None:
             was made with other settings.
     """
     found = _scheme(exp)
-    record.require_train(exp.workdir, exp.config, found)
+    record.require_train(exp.workdir, exp.config, found, data=exp.data.fingerprint)
     _levels(exp, found)
     dense = dense_weights(exp)
-    record.begin_evaluation(exp.workdir, exp.config, found)
+    record.begin_evaluation(exp.workdir, exp.config, found, data=exp.data.fingerprint)
     _evaluate(exp, found, dense)
 
 

@@ -42,3 +42,13 @@ def test_wrong_arrays():
         from_arrays((X, Y[:5]), (X, Y), classes=3)
     with pytest.raises(ValueError, match="test: labels are 0 to 1, got 0 to 2"):
         from_arrays((X, Y % 2), (X, Y), classes=2)
+
+
+def test_the_fingerprint_depends_on_every_number():
+    seen = {from_arrays((X, Y), (X[:3], Y[:3]), classes=3).fingerprint for _ in range(2)}
+    assert len(seen) == 1
+    for part in range(4):
+        held = [X.copy(), Y.copy(), X[:3].copy(), Y[:3].copy()]
+        held[part].flat[0] = 2 - held[part].flat[0]
+        seen.add(from_arrays(tuple(held[:2]), tuple(held[2:]), classes=3).fingerprint)
+    assert len(seen) == 5

@@ -78,6 +78,8 @@ def test_sizes_shapes_and_types(made):
     for batch in (opened.train(0, 4)[0], next(iter(opened.evaluate(4)))):
         assert (batch["inputs"].shape, batch["inputs"].dtype) == ((4, 32, 32, 3), np.float32)
         assert (batch["labels"].shape, batch["labels"].dtype) == ((4,), np.int32)
+    assert opened.workers == 0
+    assert opened.fingerprint.startswith(f"cifar{classes}/3.")
     spec = data.spec(f"cifar{classes}")
     assert (spec.example, spec.classes) == (opened.example, classes)
     assert (spec.train_size, spec.test_size) == (50_000, 10_000)
@@ -147,3 +149,11 @@ def test_a_missing_set_names_the_command(name, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(ValueError, match=rf"'{name}' is not prepared in .*python -c .*'{name}:3"):
         data.create(name, data_dir=str(tmp_path))
+    assert list(tmp_path.iterdir()) == []  # TFDS would leave a folder there
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "digits"])
+@pytest.mark.parametrize("ask", [data.create, data.spec])
+def test_augment_is_no_text(name, ask, tmp_path):
+    with pytest.raises(ValueError, match="augment: True or False is wanted, got 'no'"):
+        ask(name, data_dir=str(tmp_path), augment="no")

@@ -72,6 +72,8 @@ def test_wrong_names_and_options(module, name, options, message):
     with pytest.raises(ValueError, match=message) as caught:
         data.create(name, **options)
     assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match=message):
+        data.spec(name, **options)
 
 
 def test_importing_is_cheap():

@@ -162,7 +162,7 @@ class Tiny(tfds.core.GeneratorBasedBuilder):
 
     def _info(self):
         features = tfds.features.FeaturesDict({"x": np.int32})
-        return digits._LocalInfo(builder=self, features=features)
+        return prepared.LocalInfo(builder=self, features=features)
 
     def _split_generators(self, dl_manager):
         return {"train": self._generate_examples()}

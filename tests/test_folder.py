@@ -60,6 +60,7 @@ def test_other_files_are_passed_over(root):
     (root / "train" / "ant" / "notes.txt").write_text("mine")
     (root / "train" / "ant" / ".hidden.png").write_text("mine")
     (root / "train" / ".cache").mkdir()
+    put(root / "train" / "ant" / ".thumbs" / "1.png", COLORS["bee"])
     assert (create(root).train_size, create(root).classes) == (6, 3)
 
 
@@ -126,3 +127,49 @@ def test_a_camera_image_is_decoded(root):
     Image.fromarray(noise).convert("CMYK").save(buffer, "JPEG")
     (root / "test" / "ant" / "1.JPG").write_bytes(buffer.getvalue())
     assert next(iter(create(root).evaluate(1)))["inputs"].shape == (1, 8, 8, 3)
+
+
+def test_a_hidden_folder_above_is_no_matter(root, tmp_path_factory):
+    hidden = tmp_path_factory.mktemp("data") / ".data"
+    root.rename(hidden)
+    assert create(hidden).train_size == 6
+
+
+def test_an_empty_class_is_refused(root):
+    (root / "train" / "dog").mkdir()
+    for ask in (data.create, data.spec):
+        with pytest.raises(ValueError, match=r"train/dog: a class without images; add some or"):
+            ask("folder", data_dir=str(root), size=8)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": "8"}, "size: a whole number of at least 1 is wanted, got '8'"),
+        ({"size": 8, "short": 7}, "short: a whole number of at least 8 is wanted, got 7"),
+        ({"size": 8, "short": False}, "short: a whole number of at least 0 is wanted, got False"),
+    ],
+)
+@pytest.mark.parametrize("ask", [data.create, data.spec])
+def test_options_out_of_range(root, ask, options, message):
+    with pytest.raises(ValueError, match=message):
+        ask("folder", data_dir=str(root), **options)
+
+
+def test_the_fingerprint_depends_on_classes_names_and_sizes(root, tmp_path_factory):
+    seen = [create(root).fingerprint]
+    moved = tmp_path_factory.mktemp("data") / "moved"
+    root.rename(moved)
+    (moved / "test").rename(moved / "val")
+    assert create(moved).fingerprint == seen[0]
+    image = moved / "train" / "ant" / "1.png"
+    image.rename(image.with_name("3.png"))
+    seen.append(create(moved).fingerprint)
+    put(image.with_name("3.png"), COLORS["ant"], (90, 90))
+    seen.append(create(moved).fingerprint)
+    put(moved / "val" / "bee" / "2.png", COLORS["bee"])
+    seen.append(create(moved).fingerprint)
+    (moved / "train" / "cat").rename(moved / "train" / "dog")
+    (moved / "val" / "cat").rename(moved / "val" / "dog")
+    seen.append(create(moved).fingerprint)
+    assert len(set(seen)) == 5

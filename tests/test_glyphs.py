@@ -287,6 +287,7 @@ def test_the_card_is_beside_the_data(folder):
     (found,) = (folder / "glyphs").glob("fonts_*/1.0.0")
     card = glyphs.card(data_dir=str(folder), **OPTIONS)
     assert card.pop("install").startswith("apt-get update && apt-get install -y ")
+    card.pop("counts")
     assert json.loads((found / "metadata.json").read_text()) == card
     assert {path.name for path in found.iterdir()} >= {
         "glyphs-test.array_record-00000-of-00001",
@@ -371,7 +372,7 @@ def test_a_prepared_set_of_too_few_designs(folder):
         ({"fonts": "/no/such/folder"}, "fonts: a folder or several are wanted, '/no/such/folder'"),
         ({"fonts": [3]}, "fonts: a folder or several are wanted, 3 is none"),
         ({"fonts": 3}, "fonts: a folder or several are wanted, got 3"),
-        ({"min_designs": 1}, "min_designs: a whole number, 2 or more, is wanted, got 1"),
+        ({"min_designs": 1}, "min_designs: a whole number of at least 2 is wanted, got 1"),
         ({"min_designs": "all"}, "min_designs: .* got 'all'"),
         ({"augment": "no"}, "augment: True or False is wanted, got 'no'"),
         ({"font": ""}, "data set 'glyphs'.*'font'; it takes .*fonts"),
@@ -381,10 +382,12 @@ def test_wrong_options(tmp_path, options, message):
     with pytest.raises(ValueError, match=message) as caught:
         data.create("glyphs", data_dir=str(tmp_path), **options)
     assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match=message):
+        data.spec("glyphs", data_dir=str(tmp_path), **options)
 
 
 def test_the_description_needs_no_font(made):
-    spec = data.spec("glyphs", fonts="/no/such/folder")
+    spec = data.spec("glyphs")
     assert spec.example == made.example
     assert spec.classes == made.classes
     assert spec.label == jax.ShapeDtypeStruct((1,), np.int32)
@@ -394,3 +397,27 @@ def test_the_folders_of_the_system(monkeypatch):
     monkeypatch.setenv("XDG_DATA_DIRS", "/somewhere:/else")
     folders = [str(folder) for folder in glyph_fonts.system_folders()]
     assert folders[:3] == ["/somewhere/fonts", "/somewhere/texmf/fonts", "/else/fonts"]
+
+
+def test_the_counts_are_those_of_the_data(made, folder):
+    card = glyphs.card(data_dir=str(folder), **OPTIONS)
+    train, test = card["counts"]["train"], card["counts"]["test"]
+    assert (train["images"], test["images"]) == (made.train_size, made.test_size)
+    assert (train["designs"], test["designs"]) == (2, 1)
+    assert (train["fonts"], test["fonts"]) == (made.train_size // 62, made.test_size // 62)
+
+
+def test_counts_by_hand():
+    designs = {"a": ["A One, Bold", "A One, Book", "A Two, Book"], "b": ["B, Book"]}
+    wanted = {"designs": 2, "families": 3, "fonts": 4, "images": 248}
+    assert glyphs._counts(designs) == wanted
+
+
+def test_the_fingerprint_tells_fonts_and_what_drew_them(made, tmp_path):
+    assert "glyphs/fonts_" in made.fingerprint
+    assert " pillow " in made.fingerprint
+    for path in [*SHIPPED.glob("DejaVu*.ttf"), *SHIPPED.glob("STIX*.ttf")]:
+        shutil.copy(path, tmp_path)
+    options = {"fonts": str(tmp_path), "min_designs": 2}
+    other = data.create("glyphs", data_dir=str(tmp_path), **options)
+    assert other.fingerprint != made.fingerprint

@@ -60,6 +60,7 @@ def test_sizes_shapes_and_types(made):
     for batch in (made.train(0, 4)[0], next(iter(made.evaluate(4)))):
         assert (batch["inputs"].shape, batch["inputs"].dtype) == ((4, 224, 224, 3), np.float32)
         assert (batch["labels"].shape, batch["labels"].dtype) == ((4,), np.int32)
+    assert made.fingerprint == "imagenet2012/5.1.0"
     assert set(made.train(0, 4)[0]) == {"inputs", "labels"}
 
 
@@ -154,6 +155,10 @@ if __name__ == '__main__':
     for step in (2, 3, 4):
         np.testing.assert_array_equal(next(running)['inputs'], batches[step]['inputs'])
     running.close()
+    here = data.create('imagenet2012', data_dir=sys.argv[1], size=32, short=36)
+    for one, other in zip(made.evaluate(4), here.evaluate(4), strict=True):
+        for key in ('inputs', 'labels', 'weight'):
+            np.testing.assert_array_equal(one[key], other[key])
     assert not [name for name in sys.modules if name.split('.')[0] == 'tensorflow']
     print('same')
 """
@@ -215,12 +220,15 @@ def test_a_broken_image_is_named():
         ({"size": 0}, "size: a whole number of at least 1 is wanted, got 0"),
         ({"size": 2.5}, "size: a whole number of at least 1 is wanted, got 2.5"),
         ({"size": 300}, "short: a whole number of at least 300 is wanted, got 256"),
+        ({"short": 3}, "short: a whole number of at least 224 is wanted, got 3"),
         ({"short": True}, "short: a whole number of at least 224 is wanted, got True"),
     ],
 )
 def test_options_out_of_range(options, message):
     with pytest.raises(ValueError, match=message):
         data.create("imagenet2012", data_dir=str(FOLDER), **options)
+    with pytest.raises(ValueError, match=message):
+        data.spec("imagenet2012", **options)
 
 
 COMMAND = (
@@ -232,9 +240,12 @@ BRING = "put ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar into {0}/downlo
 
 
 def test_a_missing_set_names_archives_and_command(tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # TFDS leaves a folder there
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     with pytest.raises(ValueError) as caught:
         data.create("imagenet2012", data_dir=str(tmp_path))
+    assert list(temporary.iterdir()) == []
     told = f"data set 'imagenet2012' is not prepared in {tmp_path}; {BRING}{COMMAND}"
     assert str(caught.value) == told.format(tmp_path)
 

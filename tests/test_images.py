@@ -2,6 +2,7 @@
 
 import io
 import warnings
+import zlib
 
 import cv2
 import numpy as np
@@ -258,3 +259,28 @@ def test_a_palette_with_transparency_gives_no_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert images.decode(data).shape == (64, 96, 3)
+
+
+def bad_chunk():
+    """Makes a PNG whose second part of the pixels has a name that is none."""
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3)).astype(np.uint8)
+    data = bytearray(encoded(Image.fromarray(noise), "PNG"))
+    place = data.index(b"IDAT", data.index(b"IDAT") + 4)
+    data[place : place + 4] = b"\x00\x01\x02\x03"
+    return bytes(data)
+
+
+def huge():
+    """Makes the head of a PNG of 400 million pixels."""
+    data = bytearray(encoded(SMALL, "PNG"))
+    data[16:24] = (20_000).to_bytes(4, "big") * 2
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    return bytes(data)
+
+
+@pytest.mark.parametrize("make", [bad_chunk, huge])
+def test_what_pillow_refuses_in_other_ways_is_a_value_error(make):
+    with pytest.raises(ValueError, match=r"^no image: [^\n]+$"):
+        images.evaluation_image(make(), 8, 9)
+    with pytest.raises(ValueError, match=r"^no image: [^\n]+$"):
+        images.train_image(make(), np.random.default_rng(0), 8)

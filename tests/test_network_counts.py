@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import pytest
 
 from domino_jax import find_layers, models
-from domino_jax.models import images
+from domino_jax.models import convolutional
 
 ELSEWHERE = {"byte_lm", "vit_ti16", "vit_s16", "vit_b16"}  # counted in other files
 CASES = [
@@ -57,11 +57,11 @@ def _kernels(model):
 @pytest.fixture
 def abstract(monkeypatch):
     """Makes networks whose weights are shapes alone, and the shape of one example."""
-    monkeypatch.setattr(images, "fill", lambda shapes, seed: shapes)
+    monkeypatch.setattr(convolutional, "fill", lambda shapes, seed: shapes)
 
     def make(name, size, classes):
         example = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-        return models.create(name, example=example, classes=classes, seed=0), example
+        return models.factory(name)(example=example, classes=classes, seed=0), example
 
     return make
 

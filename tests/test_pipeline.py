@@ -261,6 +261,7 @@ def test_the_exit_hook_closes_a_stream_and_goes_with_it(monkeypatch):
 
 
 WORKERS = """
+import os
 import sys
 import numpy as np
 from domino_jax.data.pipeline import stream, train_batches
@@ -268,19 +269,24 @@ from domino_jax.data.pipeline import stream, train_batches
 def noisy(record, rng):
     return {**record, 'inputs': record['inputs'] + rng.integers(100, size=2)}
 
+def here(batch):
+    # Were it run by a worker, a large array would go through shared memory.
+    return {**batch, 'process': np.int64(os.getpid()), 'inputs': batch['inputs'] * 1.0}
+
 if __name__ == '__main__':
     records = [{'inputs': np.full((2,), k), 'labels': np.int32(k)} for k in range(10)]
-    batches = train_batches(records, 0, 4, augment=noisy)
+    batches = train_batches(records, 0, 4, augment=noisy, finish=here)
     workers = int(sys.argv[1])
     running = stream(batches, 3, workers=workers)
     for step in range(3, 9):
         batch = next(running)
         for key, value in batches[step].items():
             np.testing.assert_array_equal(value, batch[key])
-            assert type(batch[key]) is np.ndarray
+            assert key == 'process' or type(batch[key]) is np.ndarray
+        assert batch['process'] == os.getpid()
     print('same')
     if sys.argv[2] == 'interrupted':
-        import os, signal
+        import signal
         os.killpg(0, signal.SIGINT)
 """
 

@@ -194,11 +194,46 @@ def test_other_settings_are_refused_by_both(made, overrides, said, remedy, monke
     assert contents(made) == before
 
 
-def require(script, folder, config):
+def require(script, folder, config, data=""):
     if script == "search":
-        record.begin_search(folder, config, anew=False)
+        record.begin_search(folder, config, data=data, anew=False)
     else:
-        record.require_train(folder, config, scheme.load(folder / "scheme.json"))
+        record.require_train(folder, config, scheme.load(folder / "scheme.json"), data=data)
+
+
+def test_other_data_are_refused_by_both(made, copy):
+    """Also where only the folder, or what is installed, is another."""
+    found = json.loads((made / "config.json").read_text())["common"]["data.fingerprint"]
+    assert len(found) == 16
+    for script in ("search", "train"):
+        require(script, copy, scripts.settings("data.dir=/elsewhere"), data=found)
+        with pytest.raises(
+            ValueError, match=rf"settings: data\.fingerprint '{found}' there, 'other' here; choose"
+        ):
+            require(script, copy, scripts.settings(), data="other")
+
+
+def test_a_data_set_without_a_fingerprint_is_not_compared(copy):
+    for script in ("search", "train"):
+        require(script, copy, scripts.settings(), data="")
+
+
+def test_what_an_older_record_does_not_say_was_at_its_default(copy):
+    path = copy / "config.json"
+    document = json.loads(path.read_text())
+    for part, keys in (
+        ("common", ["data.fingerprint", "init_head"]),
+        ("search", ["search.shrink_m"]),
+        ("train", ["search.shrink_m"]),
+    ):
+        for key in keys:
+            document[part].pop(key)
+    path.write_text(json.dumps(document))
+    for script in ("train", "search"):
+        with pytest.raises(ValueError, match=r"search\.shrink_m False there, True here"):
+            require(script, copy, scripts.settings("search.shrink_m=True"), data="any")
+        require(script, copy, scripts.settings(), data="any")
+    assert json.loads(path.read_text())["common"]["data.fingerprint"] == "any"
 
 
 def test_settings_of_the_training_concern_train_only(made, copy):

@@ -170,11 +170,11 @@ def test_the_description_reads_no_file(made, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"length": 0}, "length: a whole number, 1 to [0-9]+, is wanted, got 0"),
-        ({"length": 10**9}, "length: a whole number, 1 to [0-9]+, is wanted, got 1000000000"),
+        ({"length": 0}, "length: a whole number from 1 to [0-9]+ is wanted, got 0"),
+        ({"length": 10**9}, "length: a whole number from 1 to [0-9]+ is wanted, got 1000000000"),
         ({"length": 12.0}, "length: .* got 12.0"),
         ({"length": True}, "length: .* got True"),
-        ({"test_examples": 0}, "test_examples: a whole number, 1 to [0-9]+, is wanted, got 0"),
+        ({"test_examples": 0}, "test_examples: a whole number from 1 to [0-9]+ is wanted, got 0"),
         ({"test_examples": "all"}, "test_examples: .* got 'all'"),
         ({"test_examples": 10**7}, "test_examples: .* got 10000000"),
         ({"lenght": 3}, "data set 'stdlib_bytes'.*'lenght'; it takes .*length"),
@@ -227,3 +227,14 @@ def test_workers_give_the_same_batches(tmp_path):
         env={**os.environ, "PYTHONPATH": str(Path(domino_jax.__file__).parents[1])},
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "same\n", "")
+
+
+def test_the_fingerprint_depends_on_every_byte(made):
+    assert len(made.fingerprint) == 16
+    assert data.create("stdlib_bytes", length=7).fingerprint == made.fingerprint
+    seen = {made.fingerprint}
+    texts = [np.arange(1, 99, dtype=np.uint8), np.arange(1, 50, dtype=np.uint8)]
+    for part in (0, 1):
+        texts[part] = texts[part] + np.uint8(1)
+        seen.add(stdlib_bytes._fingerprint(*texts))
+    assert len(seen) == 3

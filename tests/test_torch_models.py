@@ -20,6 +20,8 @@ import torch
 import torch_state
 
 from domino_jax import models, named, torch_models
+from domino_jax.models import byte_lm, convolutional, vit
+from domino_jax.torch_layout import torch_name
 
 GOLDEN = Path(__file__).parent / "data" / "resnet_torch.npz"
 SOURCE = Path(torch_models.__file__)
@@ -209,3 +211,43 @@ def test_the_file_alone_needs_neither_jax_nor_the_package(tmp_path):
     code = "import sys, torch_models as t; t.create('resnet20', classes=2);"
     code += "assert not {'jax', 'domino_jax'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=120)
+
+
+def _shapes_in_jax(name, monkeypatch):
+    """Returns the shape that PyTorch gives each leaf of our network, by PyTorch's name."""
+    for module in (convolutional, byte_lm, vit):
+        monkeypatch.setattr(module, "fill", lambda shapes, *_: shapes)
+    shape, dtype = ((1, 8), jnp.uint8) if name == "byte_lm" else ((1, 32, 32, 3), jnp.float32)
+    example = jax.ShapeDtypeStruct(shape, dtype)
+    model = models.factory(name)(example=example, classes=7, seed=0)
+    leaves = named.leaves_by_path(model.params) | named.leaves_by_path(model.stats)
+    found = {}
+    for path, leaf in leaves.items():
+        kernel = path.endswith("kernel")
+        *window, inputs, outputs = leaf.shape if kernel else (0, 0)
+        found[torch_name(path)] = (outputs, inputs, *window) if kernel else leaf.shape
+    return found
+
+
+@pytest.mark.parametrize("name", torch_models.NAMES)
+def test_names_and_shapes_are_those_of_the_network_in_jax(name, monkeypatch):
+    """Depths and widths are written down there and here."""
+    if name in (*torch_models.REGNETS, *torch_models.VITS, "googlenet"):
+        pytest.importorskip("torchvision")
+    device = "cpu" if name in torch_models.REGNETS else "meta"  # widths are computed in tensors
+    with torch.device(device):
+        network = torch_models.create(name, classes=7, image=(32, 32), positions=8)
+    state = network.state_dict().items()
+    there = {key: tuple(value.shape) for key, value in state if "num_batches" not in key}
+    assert there == _shapes_in_jax(name, monkeypatch)
+
+
+def test_tables_are_those_of_the_networks_in_jax():
+    """What no shape shows: heads, and whether a shortcut pads."""
+    for name, theirs in torch_models.FORMS.items():
+        own = vars(models.factory(name).args[0]).copy()
+        bottleneck = own.pop("block") == "bottleneck"
+        assert {"bottleneck": bottleneck, **own} == vars(theirs), name
+    forms = {name: models.factory(name).args[0] for name in torch_models.VITS}
+    assert {name: (form.width, form.heads) for name, form in forms.items()} == torch_models.VITS
+    assert {form.depth for form in forms.values()} == {12}

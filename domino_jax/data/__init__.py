@@ -3,8 +3,8 @@
 Letters: B rows of one batch on one process.
 
 A data set is one small file with a function `create(*, data_dir, workers, ...) -> Data`, entered in
-`_FACTORIES`, and one with the same options, `spec(*, data_dir, workers, ...) -> Spec`; one of your
-own needs neither, its name is 'package.module:factory'.
+`_FACTORIES`, and one with the same options, `spec(*, data_dir, workers, ...) -> Spec` (for
+`create_10` it is `spec_10`); one of your own needs neither, its name is 'package.module:factory'.
 """
 
 from collections.abc import Iterable
@@ -29,8 +29,8 @@ __all__ = [
 ]
 
 _FACTORIES = {
-    "cifar10": "domino_jax.data.cifar10:create",
-    "cifar100": "domino_jax.data.cifar100:create",
+    "cifar10": "domino_jax.data.cifar:create_10",
+    "cifar100": "domino_jax.data.cifar:create_100",
     "digits": "domino_jax.data.digits:create",
     "folder": "domino_jax.data.folder:create",
     "glyphs": "domino_jax.data.glyphs:create",
@@ -96,7 +96,8 @@ class Data(NamedTuple):
     classes: int
     train_size: int  # examples
     test_size: int  # examples
-    workers: int = 0  # as given to `create`: what to pass on to `stream`
+    workers: int = 0  # what to pass on to `stream`; 0 where threads serve better
+    fingerprint: str = ""  # tells other examples or another order of them; '': not said
 
 
 class Spec(NamedTuple):
@@ -132,8 +133,7 @@ def create(name: str, *, data_dir: str = "", workers: int = 0, **options: Any) -
         ValueError: the name is unknown, the factory cannot be loaded or does not take the options
             or returns something else, `workers` is negative, or the data are not prepared.
     """
-    if workers < 0:
-        raise ValueError(f"workers must be 0 or more, got {workers}")
+    _require_workers(workers)
     arguments = {"data_dir": data_dir, "workers": workers, **options}
     return call_factory(name, _FACTORIES, arguments, Data, what="data set")
 
@@ -150,11 +150,17 @@ def spec(name: str, *, data_dir: str = "", workers: int = 0, **options: Any) -> 
     Raises:
         ValueError: as `create`, except that ours need not be prepared.
     """
+    _require_workers(workers)
     arguments = {"data_dir": data_dir, "workers": workers, **options}
     if ":" not in name:
-        known = {key: f"{target.partition(':')[0]}:spec" for key, target in _FACTORIES.items()}
+        known = {key: target.replace(":create", ":spec") for key, target in _FACTORIES.items()}
         return call_factory(name, known, arguments, Spec, what="data set")
     data = create(name, **arguments)
     labels = data.train(0, 1)[0]["labels"]
     label = jax.ShapeDtypeStruct(labels.shape, labels.dtype)
     return Spec(data.example, label, data.classes, data.train_size, data.test_size)
+
+
+def _require_workers(workers: int) -> None:
+    if workers < 0:
+        raise ValueError(f"workers must be 0 or more, got {workers}")

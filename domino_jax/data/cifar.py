@@ -1,7 +1,7 @@
-"""What `cifar10` and `cifar100` share: both are 60,000 images of 32x32, read through TFDS.
+"""CIFAR-10 and CIFAR-100: 50,000 training and 10,000 test images of 32x32 in 10 or 100 classes.
 
-TFDS needs TensorFlow and the network to prepare them, once; reading needs neither. The 184 MB are
-read into memory.
+They come through TFDS, which needs TensorFlow and the network to prepare them, once; reading needs
+neither. The 184 MB are read into memory.
 """
 
 from functools import partial
@@ -9,13 +9,13 @@ from typing import Any
 
 import jax
 import numpy as np
-import tensorflow_datasets as tfds
 
 from domino_jax.data import Data, Spec
 from domino_jax.data.augment import flip, pad_crop
 from domino_jax.data.in_memory import evaluate_arrays, train_arrays
+from domino_jax.data.options import require_flag
 from domino_jax.data.pipeline import Batch
-from domino_jax.data.prepared import require_prepared
+from domino_jax.data.prepared import require_prepared, stock
 
 # Mean and standard deviation of the training pixels in 0 to 1.
 _MOMENTS = {
@@ -25,13 +25,25 @@ _MOMENTS = {
 _EXAMPLE = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
 
 
-def from_builder(name: str, data_dir: str, workers: int, augment: bool) -> Data:
-    """Opens 'cifar10' or 'cifar100'; arguments and result as those of `cifar10.create`.
+def create(classes: int, *, data_dir: str = "", workers: int = 0, augment: bool = True) -> Data:
+    """Opens CIFAR-10 or CIFAR-100.
+
+    Args:
+        classes: 10 or 100.
+        data_dir: folder of all data sets; '' is TFDS_DATA_DIR or the default of TFDS.
+        workers: not used; threads serve arrays in memory.
+        augment: pad each side of a training image by 4, crop at random, mirror half of them.
+
+    Returns:
+        Inputs are float32 [B, 32, 32, 3] of about zero mean and unit variance, labels from 0.
 
     Raises:
-        ValueError: the data are not prepared.
+        ValueError: `augment` is no flag, or the data are not prepared.
     """
-    builder = tfds.builder(name, data_dir=data_dir or None)
+    del workers
+    require_flag("augment", augment)
+    name = f"cifar{classes}"
+    builder = stock(name, data_dir)
     require_prepared(builder)
     train, test = _arrays(builder, "train"), _arrays(builder, "test")
     finish = partial(_normalize, name)
@@ -39,16 +51,22 @@ def from_builder(name: str, data_dir: str, workers: int, augment: bool) -> Data:
         train=partial(train_arrays, train, augment=_augment if augment else None, finish=finish),
         evaluate=partial(evaluate_arrays, test, finish=finish),
         example=_EXAMPLE,
-        classes=builder.info.features["label"].num_classes,
+        classes=classes,
         train_size=len(train["labels"]),
         test_size=len(test["labels"]),
-        workers=workers,
+        fingerprint=builder.info.full_name,
     )
 
 
-def spec_of(classes: int) -> Spec:
-    """Describes either one."""
+def spec(classes: int, *, data_dir: str = "", workers: int = 0, augment: bool = True) -> Spec:
+    """Describes either one; nothing is read. Arguments as for `create`."""
+    del data_dir, workers
+    require_flag("augment", augment)
     return Spec(_EXAMPLE, jax.ShapeDtypeStruct((1,), np.int32), classes, 50_000, 10_000)
+
+
+create_10, spec_10 = partial(create, 10), partial(spec, 10)
+create_100, spec_100 = partial(create, 100), partial(spec, 100)
 
 
 def _arrays(builder: Any, split: str) -> Batch:

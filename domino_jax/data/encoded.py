@@ -16,6 +16,7 @@ import numpy as np
 
 from domino_jax.data import Data
 from domino_jax.data.images import evaluation_image, lighting, normalize, train_image
+from domino_jax.data.options import require_whole
 from domino_jax.data.pipeline import Batch, Record, evaluate_batches, train_batches
 
 
@@ -40,7 +41,14 @@ class Examples(Protocol):
 
 
 def from_encoded(
-    train: Examples, test: Examples, *, classes: int, size: int, short: int, workers: int
+    train: Examples,
+    test: Examples,
+    *,
+    classes: int,
+    size: int,
+    short: int,
+    workers: int,
+    fingerprint: str,
 ) -> Data:
     """Makes a data set of encoded images.
 
@@ -51,6 +59,7 @@ def from_encoded(
         size: S.
         short: pixels of the shorter side, of which evaluation cuts the middle [S, S].
         workers: processes that read ahead.
+        fingerprint: tells other examples.
 
     Returns:
         Inputs are float32 [B, S, S, 3] of about zero mean and unit variance over ImageNet.
@@ -58,9 +67,7 @@ def from_encoded(
     Raises:
         ValueError: `size` or `short` is out of range.
     """
-    for name, value, low in (("size", size, 1), ("short", short, size)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < low:
-            raise ValueError(f"{name}: a whole number of at least {low} is wanted, got {value!r}")
+    require_sizes(size, short)
     return Data(
         train=partial(train_batches, train, augment=partial(_draw, size), finish=_normalize),
         evaluate=partial(
@@ -71,7 +78,18 @@ def from_encoded(
         train_size=len(train),
         test_size=len(test),
         workers=workers,
+        fingerprint=fingerprint,
     )
+
+
+def require_sizes(size: int, short: int) -> None:
+    """Refuses what is no number of pixels of a side, and of the shorter side before the cut.
+
+    Raises:
+        ValueError: the option, what is allowed and what came.
+    """
+    require_whole("size", size, 1)
+    require_whole("short", short, size)
 
 
 def _draw(size: int, example: Example, rng: np.random.Generator) -> Record:

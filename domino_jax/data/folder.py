@@ -6,7 +6,8 @@
 The classes are the folders of train/, sorted by name.
 """
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,8 @@ import numpy as np
 from PIL import Image
 
 from domino_jax.data import Data, Spec
-from domino_jax.data.encoded import Example, from_encoded
+from domino_jax.data.encoded import Example, from_encoded, require_sizes
+from domino_jax.data.options import require_whole
 from domino_jax.named import require_known
 
 _TESTS = ("test", "val", "validation")
@@ -24,7 +26,8 @@ _TESTS = ("test", "val", "validation")
 def create(*, data_dir: str = "", workers: int = 0, size: int = 224, short: int = 0) -> Data:
     """Opens a folder of class folders; images are read when they are asked for.
 
-    Files whose extension Pillow does not know and hidden ones are passed over.
+    Files whose extension Pillow does not know, hidden ones and those in hidden folders are passed
+    over.
 
     Args:
         data_dir: the folder.
@@ -37,9 +40,13 @@ def create(*, data_dir: str = "", workers: int = 0, size: int = 224, short: int 
         Inputs are float32 [B, S, S, 3], transformed as those of ImageNet.
 
     Raises:
-        ValueError: a folder that is wanted is missing or has no images, a class to test that is
-            not trained, or `size` or `short` is out of range.
+        ValueError: a folder that is wanted is missing or has no images, a class that has none to
+            train, one to test that is not trained, or `size` or `short` is out of range.
     """
+    require_whole("short", short, 0)
+    require_whole("size", size, 1)
+    short = short or round(size * 256 / 224)
+    require_sizes(size, short)
     root = Path(data_dir)
     if not data_dir or not root.is_dir():
         raise ValueError(
@@ -53,8 +60,16 @@ def create(*, data_dir: str = "", workers: int = 0, size: int = 224, short: int 
         raise ValueError(f"{root}: one of test/, val/ and validation/ is wanted, got {held}")
     require_known(_classes(found[0]), names, what=f"class of {root / 'train'}")
     train, test = (_Files(*_files(part, names)) for part in (root / "train", found[0]))
-    short = short or round(size * 256 / 224)
-    return from_encoded(train, test, classes=len(names), size=size, short=short, workers=workers)
+    _require_all_trained(root / "train", names, train.labels)
+    return from_encoded(
+        train,
+        test,
+        classes=len(names),
+        size=size,
+        short=short,
+        workers=workers,
+        fingerprint=_fingerprint(names, {"train": train, "test": test}, root),
+    )
 
 
 def spec(*, data_dir: str = "", workers: int = 0, size: int = 224, short: int = 0) -> Spec:
@@ -82,7 +97,9 @@ class _Files:
 def _classes(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; it holds a folder of images for every class")
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and _shown(path))
+    return sorted(
+        path.name for path in folder.iterdir() if path.is_dir() and _shown(Path(path.name))
+    )
 
 
 def _files(folder: Path, names: Sequence[str]) -> tuple[list[str], list[int]]:
@@ -91,7 +108,8 @@ def _files(folder: Path, names: Sequence[str]) -> tuple[list[str], list[int]]:
     paths, labels = [], []
     for label, name in enumerate(names):
         inside = sorted((folder / name).rglob("*")) if (folder / name).is_dir() else []
-        images = [p for p in inside if p.suffix.lower() in known and _shown(p) and p.is_file()]
+        shown = (path for path in inside if _shown(path.relative_to(folder / name)))
+        images = [path for path in shown if path.suffix.lower() in known and path.is_file()]
         paths += [str(path) for path in images]
         labels += [label] * len(images)
     if not paths:
@@ -99,5 +117,26 @@ def _files(folder: Path, names: Sequence[str]) -> tuple[list[str], list[int]]:
     return paths, labels
 
 
+def _require_all_trained(folder: Path, names: Sequence[str], labels: Sequence[int]) -> None:
+    present = set(labels)
+    empty = [name for label, name in enumerate(names) if label not in present]
+    if empty:
+        raise ValueError(f"{folder / empty[0]}: a class without images; add some or remove it")
+
+
+def _fingerprint(names: Sequence[str], splits: Mapping[str, _Files], root: Path) -> str:
+    """Returns 16 hexadecimal digits that depend on classes, names and sizes of files."""
+    digest = hashlib.sha256("\0".join(names).encode(errors="surrogateescape"))
+    for split, files in splits.items():
+        digest.update(f"\n{split}".encode())
+        for path in files.paths:
+            # The test folder may be renamed.
+            inside = "/".join(Path(path).relative_to(root).parts[1:])
+            told = f"\n{inside} {Path(path).stat().st_size}"
+            digest.update(told.encode(errors="surrogateescape"))
+    return digest.hexdigest()[:16]
+
+
 def _shown(path: Path) -> bool:
-    return not path.name.startswith(".")
+    """Says whether neither a relative path nor a folder on the way is hidden."""
+    return not any(part.startswith(".") for part in path.parts)

@@ -17,7 +17,7 @@ from PIL import features
 
 from domino_jax.data.glyph_fonts import INSTALL, design_of, find_files, fingerprint, is_test
 from domino_jax.data.glyph_images import CHARACTERS, SIZE, Font, draw
-from domino_jax.data.prepared import prepare_own
+from domino_jax.data.prepared import LocalInfo, prepare_own
 
 _MOST = 20  # fonts of a design
 
@@ -54,13 +54,6 @@ class _Fonts(tfds.core.BuilderConfig):
     min_designs: int = 2
 
 
-class _LocalInfo(tfds.core.DatasetInfo):
-    """Information that TFDS need not look for elsewhere."""
-
-    def initialize_from_bucket(self) -> None:
-        """Skips the look-up of published data, which leaves a temporary folder behind."""
-
-
 class Glyphs(tfds.core.GeneratorBasedBuilder):
     """One example a font: 'images' uint8 [C, H, W], 'family', 'style' and 'file'.
 
@@ -76,7 +69,7 @@ class Glyphs(tfds.core.GeneratorBasedBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         shape = (len(CHARACTERS), SIZE, SIZE)
-        return _LocalInfo(
+        return LocalInfo(
             builder=self,
             features=tfds.features.FeaturesDict(
                 {

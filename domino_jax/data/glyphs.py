@@ -24,7 +24,7 @@ names and sizes of the font files, and other fonts are drawn anew. `card` lists 
 Letters: N images, B rows of one batch, C = 62 characters, H = W = 32 pixels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from domino_jax.data.augment import pad_crop
 from domino_jax.data.glyph_fonts import INSTALL, system_folders
 from domino_jax.data.glyph_images import CHARACTERS, SIZE
 from domino_jax.data.in_memory import evaluate_arrays, train_arrays
+from domino_jax.data.options import require_flag, require_whole
 from domino_jax.data.pipeline import Batch
 
 _TRAIN_FONTS, _TEST_FONTS = 318, 97  # of the packages above
@@ -56,7 +57,7 @@ def create(
 
     Args:
         data_dir: folder of all data sets; '' is TFDS_DATA_DIR or the default of TFDS.
-        workers: processes that read ahead; 0, threads, serves here.
+        workers: not used; threads serve arrays in memory.
         fonts: folder or folders in which to look for .ttf and .otf files; () is the system's.
         augment: shift every training image by up to one pixel each way. The shifts (all nine of
             each image) take the nearest neighbor from 90.4 to 92.7 %; by up to two: 92.5 %.
@@ -70,8 +71,8 @@ def create(
         ValueError: too few usable fonts (with the command that installs some), a folder that is
             none, an option of the wrong kind, or the data cannot be written.
     """
-    if not isinstance(augment, bool):
-        raise ValueError(f"augment: True or False is wanted, got {augment!r}")
+    del workers
+    require_flag("augment", augment)
     builder = _builder(data_dir, fonts, min_designs)
     train, test = _arrays(builder, "train"), _arrays(builder, "test")
     return Data(
@@ -81,7 +82,7 @@ def create(
         classes=len(CHARACTERS),
         train_size=len(train["labels"]),
         test_size=len(test["labels"]),
-        workers=workers,
+        fingerprint=_drawn(builder),
     )
 
 
@@ -94,7 +95,9 @@ def spec(
     min_designs: int = 20,
 ) -> Spec:
     """Describes the glyphs of the packages above; nothing is drawn. Arguments as for `create`."""
-    del data_dir, workers, fonts, augment, min_designs
+    del data_dir, workers
+    require_flag("augment", augment)
+    _require_options(fonts, min_designs)
     label = jax.ShapeDtypeStruct((1,), np.int32)
     return Spec(_EXAMPLE, label, len(CHARACTERS), 62 * _TRAIN_FONTS, 62 * _TEST_FONTS)
 
@@ -104,32 +107,58 @@ def card(
 ) -> dict[str, Any]:
     """Describes the data set of these fonts, drawn if need be; arguments as for `create`.
 
-    The same, but for the command, is in the file metadata.json beside the data.
+    The same, but for counts and command, is in the file metadata.json beside the data.
 
     Returns:
         'files' found, 'fonts' {split: {design: ['Family, Style', …]}} drawn, 'left_out' {reason:
-        files}, the 'pillow' and 'freetype' versions that drew, and 'install', the command that
-        installs the fonts of the default set on Debian.
+        files}, the 'pillow' and 'freetype' versions that drew, 'counts' {split: {'designs',
+        'families', 'fonts', 'images'}}, and 'install', the command that installs the fonts of the
+        default set on Debian.
 
     Raises:
         ValueError: as `create`.
     """
-    return {**_builder(data_dir, fonts, min_designs).info.metadata, "install": INSTALL}
+    drawn = _builder(data_dir, fonts, min_designs).info.metadata
+    counts = {split: _counts(designs) for split, designs in drawn["fonts"].items()}
+    return {**drawn, "counts": counts, "install": INSTALL}
 
 
 def _builder(data_dir: str, fonts: str | Sequence[str], min_designs: int) -> Any:
     from domino_jax.data.glyph_builder import prepare  # TFDS: a second  # noqa: PLC0415
 
-    if isinstance(min_designs, bool) or not isinstance(min_designs, int) or min_designs < 2:
-        raise ValueError(f"min_designs: a whole number, 2 or more, is wanted, got {min_designs!r}")
+    folders = _require_options(fonts, min_designs) or system_folders()
+    return prepare(folders, data_dir=data_dir, min_designs=min_designs)
+
+
+def _require_options(fonts: str | Sequence[str], min_designs: int) -> tuple[Path, ...]:
+    """Returns the folders that are given."""
+    require_whole("min_designs", min_designs, 2)
     if not isinstance(fonts, Sequence):
         raise ValueError(f"fonts: a folder or several are wanted, got {fonts!r}")
     given = [fonts] if isinstance(fonts, str) else fonts
     for folder in given:
         if not isinstance(folder, str) or not Path(folder).is_dir():
             raise ValueError(f"fonts: a folder or several are wanted, {folder!r} is none")
-    folders = tuple(map(Path, given)) or system_folders()
-    return prepare(folders, data_dir=data_dir, min_designs=min_designs)
+    return tuple(map(Path, given))
+
+
+def _drawn(builder: Any) -> str:
+    """Names the fonts, and what drew them: another version may round otherwise."""
+    card = builder.info.metadata
+    return f"{builder.info.full_name} pillow {card['pillow']} freetype {card['freetype']}"
+
+
+def _counts(designs: Mapping[str, Sequence[str]]) -> dict[str, int]:
+    """Counts what a split has, from {design: ['Family, Style']}."""
+    fonts = [font for names in designs.values() for font in names]
+    families = {font.rpartition(", ")[0] for font in fonts}
+    images = len(fonts) * len(CHARACTERS)
+    return {
+        "designs": len(designs),
+        "families": len(families),
+        "fonts": len(fonts),
+        "images": images,
+    }
 
 
 def _arrays(builder: Any, split: str) -> Batch:

@@ -12,8 +12,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from domino_jax.data import Data, Spec
-from domino_jax.data.encoded import Example, from_encoded
-from domino_jax.data.prepared import require_prepared
+from domino_jax.data.encoded import Example, from_encoded, require_sizes
+from domino_jax.data.prepared import require_prepared, stock
 
 _ARCHIVES = {"train": "ILSVRC2012_img_train.tar", "validation": "ILSVRC2012_img_val.tar"}
 
@@ -35,15 +35,25 @@ def create(*, data_dir: str = "", workers: int = 0, size: int = 224, short: int 
     Raises:
         ValueError: the data are not prepared, or `size` or `short` is out of range.
     """
-    builder = tfds.builder("imagenet2012", data_dir=data_dir or None)
+    require_sizes(size, short)
+    builder = stock("imagenet2012", data_dir)
     require_prepared(builder, _ARCHIVES)
     train, test = (_Records(_encoded(builder, split)) for split in _ARCHIVES)
-    return from_encoded(train, test, classes=1000, size=size, short=short, workers=workers)
+    return from_encoded(
+        train,
+        test,
+        classes=1000,
+        size=size,
+        short=short,
+        workers=workers,
+        fingerprint=builder.info.full_name,
+    )
 
 
 def spec(*, data_dir: str = "", workers: int = 0, size: int = 224, short: int = 256) -> Spec:
     """Describes ImageNet; nothing is read. Arguments as for `create`."""
-    del data_dir, workers, short
+    del data_dir, workers
+    require_sizes(size, short)
     example = jax.ShapeDtypeStruct((1, size, size, 3), np.float32)
     return Spec(example, jax.ShapeDtypeStruct((1,), np.int32), 1000, 1_281_167, 50_000)
 

@@ -13,9 +13,12 @@ from typing import Generic, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 Number = TypeVar("Number", int, float)
+
+# What Pillow raises: no image (an OSError), a bad chunk of a PNG, over 179 million pixels.
+_FAULTS = (OSError, SyntaxError, Image.DecompressionBombError)
 
 # Workers are the parallel ones: threads of OpenCV would only take their cores.
 cv2.setNumThreads(0)
@@ -61,7 +64,7 @@ def size_of(data: bytes) -> tuple[int, int]:
     try:
         with Image.open(io.BytesIO(data)) as opened:
             return opened.height, opened.width
-    except (UnidentifiedImageError, OSError) as error:
+    except _FAULTS as error:
         raise ValueError(f"no image: {error}") from error
 
 
@@ -85,7 +88,7 @@ def decode(data: bytes, reduction: int = 1) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data)) as opened:
             return np.asarray(opened.convert("RGB").reduce(reduction))
-    except (UnidentifiedImageError, OSError) as error:
+    except _FAULTS as error:
         raise ValueError(f"no image: {error}") from error
 
 

@@ -15,6 +15,7 @@ import signal
 import threading
 import weakref
 from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -67,7 +68,8 @@ def train_batches(
         seed: not negative.
         batch: records of one step over all P processes, at most the size of the source.
         augment: changes one record at random.
-        finish: changes a whole batch; cheaper than record by record.
+        finish: changes a whole batch; cheaper than record by record. Workers send batches as they
+            are before that: leave to it what makes them large, such as uint8 to float32.
         process_index: 0 to P - 1; takes every P-th row of a global batch, starting here.
         process_count: P, a divisor of `batch`.
 
@@ -86,7 +88,7 @@ def train_batches(
         dataset = dataset.random_map(augment)
     # Sharded after shuffling: step k holds the same records for any number of processes.
     dataset = dataset[process_index::process_count].batch(rows, drop_remainder=True)
-    return dataset if finish is None else dataset.map(finish)
+    return dataset if finish is None else _Finished(dataset, finish)
 
 
 def evaluate_batches(
@@ -124,7 +126,7 @@ def evaluate_batches(
 
     dataset = grain.MapDataset.range(-(-size // batch) * batch).map(weighted)
     dataset = dataset[process_index::process_count].batch(rows, drop_remainder=True)
-    return stream(dataset if finish is None else dataset.map(finish), workers=workers)
+    return stream(dataset if finish is None else _Finished(dataset, finish), workers=workers)
 
 
 def stream(
@@ -135,6 +137,9 @@ def stream(
     Leaving it unfinished is safe: `close()`, the garbage collector or the end of the program stops
     the reading. With workers the program's main module must be importable without side effects
     (`if __name__ == '__main__':`), since every worker imports it.
+
+    Workers need shared memory (/dev/shm), at most threads + 2 batches each as they are before
+    `finish`: 1.2 GB for 8 workers and 256 images of 224x224 in uint8.
 
     Args:
         batches: any object with `__len__` and `__getitem__(step)`.
@@ -153,15 +158,18 @@ def stream(
     for name, value in (("start", start), ("threads", threads), ("workers", workers)):
         if value < 0:
             raise ValueError(f"{name} must be 0 or more, got {value}")
+    finish = batches.finish if workers and isinstance(batches, _Finished) else None
+    batches = batches.raw if finish is not None else batches  # type: ignore[attr-defined]
     dataset = batches if isinstance(batches, grain.MapDataset) else grain.MapDataset.source(batches)
-    # One batch in the works for every thread and two that wait.
-    ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 2)
+    # One batch in the works for every thread and two that wait; of a worker's one waits.
+    waiting = max(threads, 1) if workers else threads + 2
+    ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=waiting)
     dataset = dataset[start:].to_iter_dataset(ahead)
     if workers:
         _require_parsed_flags()
-        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
         dataset = dataset.mp_prefetch(options, worker_init_fn=_obey_the_main_process)
-    running = _drain(iter(dataset), shared=workers > 0)
+    running = _drain(iter(dataset), shared=workers > 0, finish=finish)
     _close_at_exit(running)
     return running
 
@@ -193,14 +201,31 @@ def require_trainable(size: int, seed: int, batch: int) -> None:
         raise ValueError(f"seed must be 0 or more, got {seed}")
 
 
-def _drain(iterator: Any, *, shared: bool) -> Generator[Batch, None, None]:
+@dataclass(frozen=True, eq=False)
+class _Finished:
+    """Batches that are finished in the main process, also where workers read them."""
+
+    raw: Any
+    finish: Callable[[Batch], Batch]
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    def __getitem__(self, step: int) -> Batch:
+        return self.finish(self.raw[step])
+
+
+def _drain(
+    iterator: Any, *, shared: bool, finish: Callable[[Batch], Batch] | None = None
+) -> Generator[Batch, None, None]:
     """Yields what the iterator gives and closes it at the end or when closed itself.
 
     Batches of worker processes lie in shared memory, which grain frees with noise if one of them
     outlives the stream: `shared` copies each and drops it.
     """
     try:
-        yield from map(_copy, iterator) if shared else iterator
+        batches = map(_copy, iterator) if shared else iterator
+        yield from batches if finish is None else map(finish, batches)
     finally:
         iterator.close()
 

@@ -6,7 +6,26 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import tensorflow_datasets as tfds
+
 _FORMAT = "array_record"  # the one that can be read without TensorFlow, in any order
+
+
+class LocalInfo(tfds.core.DatasetInfo):
+    """Information that TFDS need not look for elsewhere."""
+
+    def initialize_from_bucket(self) -> None:
+        """Skips the look-up of published data, which leaves a temporary folder behind."""
+
+
+def stock(name: str, data_dir: str) -> Any:
+    """Makes the builder of a data set of TFDS, its data on disk or not.
+
+    Args:
+        name: of the data set.
+        data_dir: folder of all data sets; '' is TFDS_DATA_DIR or the default of TFDS.
+    """
+    return tfds.builder(name, data_dir=data_dir or None)
 
 
 def require_prepared(builder: Any, archives: Mapping[str, str] | None = None) -> None:
@@ -78,8 +97,6 @@ def prepare_own(builder_class: Callable[..., Any], data_dir: str = "") -> Any:
 
 def _generate(builder: Any) -> OSError | None:
     """Writes the files; returns why that failed, also where another process was faster."""
-    import tensorflow_datasets as tfds  # noqa: PLC0415
-
     config = tfds.download.DownloadConfig(try_download_gcs=False)
     silence = io.StringIO()  # TFDS prints two lines and six progress bars
     try:

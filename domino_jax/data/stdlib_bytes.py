@@ -32,6 +32,7 @@ import numpy as np
 
 from domino_jax.data import Data, Spec
 from domino_jax.data.in_memory import evaluate_arrays, train_arrays
+from domino_jax.data.options import require_whole
 from domino_jax.data.pipeline import Batch
 
 _OTHERS = {"site-packages", "dist-packages", "__pycache__"}
@@ -51,7 +52,7 @@ def create(
 
     Args:
         data_dir: not used; nothing is on disk but Python itself.
-        workers: processes that read ahead; 0, threads, serves here.
+        workers: not used; threads serve arrays in memory.
         length: T, bytes of an example.
         test_examples: windows that an evaluation reads, spread evenly over the test files; they
             do not overlap. None: 1024, or all there are if those are fewer.
@@ -64,9 +65,9 @@ def create(
         ValueError: `length` or `test_examples` is no whole number or out of range, or this Python
             has no source files.
     """
-    del data_dir
+    del data_dir, workers
     train, test = _texts(Path(sysconfig.get_path("stdlib")))
-    _require_whole("length", length, min(len(train), len(test)) - 1)
+    require_whole("length", length, 1, min(len(train), len(test)) - 1)
     most = (len(test) - 1) // length
     examples = _require_test_examples(test_examples, most)
     starts = np.arange(examples) * most // examples * length
@@ -82,7 +83,7 @@ def create(
         classes=256,
         train_size=len(train) // length,
         test_size=examples,
-        workers=workers,
+        fingerprint=_fingerprint(train, test),
     )
 
 
@@ -91,7 +92,7 @@ def spec(
 ) -> Spec:
     """Describes the bytes of Python 3.11; no file is read. Arguments as for `create`."""
     del data_dir, workers
-    _require_whole("length", length, _TEST_SIZE - 1)
+    require_whole("length", length, 1, _TEST_SIZE - 1)
     most = (_TEST_SIZE - 1) // length
     examples = _require_test_examples(test_examples, most)
     one = jax.ShapeDtypeStruct((1, length), np.int32)
@@ -129,6 +130,12 @@ def _texts(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     return np.frombuffer(train, np.uint8), np.frombuffer(test, np.uint8)
 
 
+def _fingerprint(*texts: np.ndarray) -> str:
+    """Returns 16 hexadecimal digits that depend on every byte."""
+    digests = b"".join(hashlib.sha256(text.data).digest() for text in texts)
+    return hashlib.sha256(digests).hexdigest()[:16]
+
+
 def _files(folder: Path) -> Iterator[tuple[str, bytes]]:
     """Yields path within the folder ('json/decoder.py') and content, by path, none twice."""
     seen = {b""}
@@ -153,10 +160,5 @@ def _is_test(path: str) -> bool:
 
 def _require_test_examples(given: int | None, most: int) -> int:
     examples = min(_TEST_EXAMPLES, most) if given is None else given
-    _require_whole("test_examples", examples, most)
+    require_whole("test_examples", examples, 1, most)
     return examples
-
-
-def _require_whole(name: str, value: int, most: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-        raise ValueError(f"{name}: a whole number, 1 to {most}, is wanted, got {value!r}")
