@@ -3,6 +3,9 @@
 The whole method in a few minutes on two CPU cores:
 
     python search.py --config=configs/digits.py && python train.py --config=configs/digits.py
+
+Measured: dense 96.94 %, masked without training 92.22 %, fine-tuned 97.22 % with 11.90 % of the
+weights. The network is too large for the task to tell schemes apart after fine-tuning.
 """
 
 from ml_collections import ConfigDict

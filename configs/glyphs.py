@@ -8,7 +8,9 @@ command. Small enough that sparsity hurts: one of 78,480 weights (widths 16, 32,
 points at one weight in eight. The baselines: --config.search.method=uniform (or erk), and
 python -m benchmarks.allocations --config=configs/glyphs.py for all of them.
 
-GLYPHS_MEASURED
+Measured (3 seeds, %): dense 95.75; at the weights of 4:16 uniform 95.17 ± 0.12, ERK 95.62 ± 0.16,
+mixed 95.64 ± 0.19; of 2:16 uniform 88.2 ± 2.6, ERK 94.73 ± 0.17, mixed 94.37 ± 0.12. A minute or
+less for the dense network and half for the fine-tuning on two busy cores.
 """
 
 from ml_collections import ConfigDict
