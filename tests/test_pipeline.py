@@ -287,6 +287,8 @@ if __name__ == '__main__':
     print('same')
     if sys.argv[2] == 'interrupted':
         import signal
+        # A shell may have had it ignored from the start.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         os.killpg(0, signal.SIGINT)
 """
 
