@@ -23,12 +23,12 @@ def get_config() -> ConfigDict:
     config.model.name = "byte_lm"
     config.data.name = "stdlib_bytes"
     config.dense.update(
-        optimizer="adamw", lr=2e-3, weight_decay=0.01, epochs=0.04, warmup_epochs=0.004, batch=16
+        optimizer="adamw", lr=2e-3, weight_decay=0.01, epochs=0.07, warmup_epochs=0.007, batch=16
     )
     config.search.update(
         budget=0.25, vote_every=10, penalty=1.0, penalty_doubles_at=(), lr=0.05, batch=16
     )
     config.train.update(
-        optimizer="adamw", lr=1e-3, weight_decay=0.01, epochs=0.015, warmup_epochs=0.0015, batch=16
+        optimizer="adamw", lr=1e-3, weight_decay=0.01, epochs=0.035, warmup_epochs=0.0035, batch=16
     )
     return config

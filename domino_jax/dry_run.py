@@ -5,7 +5,7 @@ one of a larger network is only lowered from abstract shapes, which executes not
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -65,26 +65,13 @@ def _zeros(spec: _data.Spec) -> _data.Data:
         "labels": np.zeros(spec.label.shape[1:], spec.label.dtype),
     }
     return _data.Data(
-        train=partial(train_batches, _Same(record, spec.train_size)),
+        train=partial(train_batches, [record] * spec.train_size),
         evaluate=partial(evaluate_batches, [record]),
         example=spec.example,
         classes=spec.classes,
         train_size=spec.train_size,
         test_size=spec.test_size,
     )
-
-
-class _Same:
-    """A source of one record, again and again."""
-
-    def __init__(self, record: Mapping[str, np.ndarray], size: int) -> None:
-        self.record, self.size = record, size
-
-    def __len__(self) -> int:
-        return self.size
-
-    def __getitem__(self, index: int) -> Mapping[str, np.ndarray]:
-        return self.record
 
 
 def _require_scheme(exp: Experiment) -> None:

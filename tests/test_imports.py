@@ -69,6 +69,7 @@ LIBRARIES = {
     "cv2": {"data"},
     "PIL": {"data"},
     "sklearn": {"data"},
+    "scipy": {"data"},
     "ml_collections": TOP,
     "absl": {"data", *TOP},
 }

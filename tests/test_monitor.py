@@ -110,6 +110,12 @@ def test_events_can_be_read_back(tmp_path):
     ]
 
 
+def test_events_without_values_leave_nothing(tmp_path):
+    with monitor.events(tmp_path / "search"):
+        pass
+    assert not (tmp_path / "search").exists()
+
+
 def test_events_are_on_disk_when_a_phase_fails(tmp_path):
     with pytest.raises(FloatingPointError), monitor.events(tmp_path) as write:
         write(1, {"loss": 0.5})

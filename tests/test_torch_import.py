@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+import torch_state
 
 from domino_jax import dense, experiment, models, settings, torch_import
 from domino_jax.named import leaves_by_path
@@ -19,17 +20,8 @@ torch_models = pytest.importorskip("domino_jax.torch_models")
 
 def _torch_network(name, classes, channels, seed=0, **options):
     """Makes a network all of whose values, statistics too, are random."""
-    generator = torch.Generator().manual_seed(seed)
     network = torch_models.create(name, classes=classes, in_channels=channels, **options)
-    with torch.no_grad():
-        for key, value in network.state_dict().items():
-            if key.endswith("running_var"):
-                value.uniform_(0.5, 1.5, generator=generator)
-            elif value.ndim == 1:
-                value.normal_(1.0 if "weight" in key else 0.0, 0.1, generator=generator)
-            elif value.ndim > 1:
-                value.normal_(0.0, (2 / value[0].numel()) ** 0.5, generator=generator)
-    return network
+    return torch_state.randomize(network, seed)
 
 
 def _ours(name, classes, shape, **options):

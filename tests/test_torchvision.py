@@ -22,19 +22,6 @@ CLASSES = 11
 NO_DROPOUT = {"dropout": 0.0}  # whose draws differ
 
 
-def _randomize(network, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for key, value in network.state_dict().items():
-            if key.endswith("running_var"):
-                value.uniform_(0.5, 1.5, generator=generator)
-            elif value.ndim == 1:
-                value.normal_(1.0 if "weight" in key else 0.0, 0.1, generator=generator)
-            elif value.ndim > 1:
-                value.normal_(0.0, (2 / value[0].numel()) ** 0.5, generator=generator)
-    return network
-
-
 def _ours(name, size, **options):
     example = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     model = models.create(name, example=example, classes=CLASSES, seed=0, **options)
@@ -89,7 +76,7 @@ def _theirs(name, **options):
     ],
 )
 def test_logits_in_training_and_evaluation(name, size, options):
-    network = _randomize(_theirs(name, **options))
+    network = torch_state.randomize(_theirs(name, **options))
     model, axes = _ours(name, size, **options)
     layout = tensors(model.params, model.stats, axes)
     ours = from_torch(_arrays(network), layout)
@@ -117,7 +104,7 @@ def test_logits_in_training_and_evaluation(name, size, options):
 @pytest.mark.parametrize("name", ["regnet_x_3_2gf", "googlenet", "vgg19_cifar", "resnet50"])
 def test_what_goes_out_is_what_came_in(name):
     """Bit for bit, and torchvision's network takes it."""
-    network = _randomize(_theirs(name))
+    network = torch_state.randomize(_theirs(name))
     model, axes = _ours(name, 32)
     layout = tensors(model.params, model.stats, axes)
     before = _arrays(network)
@@ -136,7 +123,7 @@ def test_a_googlenet_with_auxiliary_heads(tmp_path):
     whole = torchvision.models.googlenet(
         num_classes=CLASSES, aux_logits=True, init_weights=False, weights=None
     )
-    state = _randomize(whole).state_dict()
+    state = torch_state.randomize(whole).state_dict()
     assert any(key.startswith("aux1.") for key in state)
     torch.save(state, tmp_path / "google.pth")
     model, axes = _ours("googlenet", 32)
@@ -177,7 +164,7 @@ def test_torch_models_makes_torchvisions(name, size, options):
 @pytest.mark.parametrize(("name", "size"), [("regnet_x_400mf", 32), ("googlenet", 32)])
 def test_torchvisions_networks_folded(name, size):
     """Each norm is nothing, each convolution has a bias; folded weights give the same logits."""
-    plain = _randomize(torch_models.create(name, classes=CLASSES)).eval()
+    plain = torch_state.randomize(torch_models.create(name, classes=CLASSES)).eval()
     folded = torch_models.create(name, classes=CLASSES, folded=True).eval()
     count = sum(isinstance(m, torch.nn.BatchNorm2d) for m in plain.modules())
     biases = [m.bias for m in folded.modules() if isinstance(m, torch.nn.Conv2d)]

@@ -42,3 +42,19 @@ def folded_state(plain):
             skipped.add(name)
     left = {k: v for k, v in plain.state_dict().items() if k.rpartition(".")[0] not in skipped}
     return left | state
+
+
+def randomize(network, seed=0):
+    """Draws every value of a PyTorch network anew, statistics too; returns the network."""
+    import torch  # noqa: PLC0415 (digest needs none)
+
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for key, value in network.state_dict().items():
+            if key.endswith("running_var"):
+                value.uniform_(0.5, 1.5, generator=generator)
+            elif value.ndim == 1:
+                value.normal_(1.0 if "weight" in key else 0.0, 0.1, generator=generator)
+            elif value.ndim > 1:
+                value.normal_(0.0, (2 / value[0].numel()) ** 0.5, generator=generator)
+    return network

@@ -3,7 +3,8 @@
 Letters: H rows and W columns of an image, S those of the result, B rows of a batch.
 
 Pixels are RGB, uint8 [H, W, 3], up to `normalize`. OpenCV decodes (to the same pixels as Pillow)
-and resizes what is random anyway; Pillow resizes for evaluation, as published numbers were made.
+and resizes what is random anyway; for evaluation `resample` gives Pillow's pixels, as published
+numbers were made.
 """
 
 import contextlib
@@ -14,6 +15,8 @@ from typing import Generic, NamedTuple, TypeVar
 import cv2
 import numpy as np
 from PIL import Image
+
+from domino_jax.data.resample import resample
 
 Number = TypeVar("Number", int, float)
 
@@ -216,16 +219,9 @@ def _reduction(box: Box[int] | Box[float], size: int) -> int:
 
 
 def _resize(image: np.ndarray, box: Box[int] | Box[float], reduction: int, size: int) -> np.ndarray:
-    """Resizes a box, given in pixels before the reduction, as Pillow does; uint8 [S, S, 3]."""
+    """Resizes a box, given in pixels before the reduction; uint8 [S, S, 3]."""
     top, left, height, width = (side / reduction for side in box)
-    # Only what the antialiasing of the box reaches, since it is copied.
-    reach = math.ceil(max(height, width) / size) + 1
-    above, before = max(0, int(top) - reach), max(0, int(left) - reach)
-    image = image[above : math.ceil(top + height) + reach, before : math.ceil(left + width) + reach]
-    top, left = top - above, left - before
-    edges = left, top, min(left + width, image.shape[1]), min(top + height, image.shape[0])
-    resized = Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR, box=edges)
-    return np.asarray(resized)
+    return resample(image, (top, left, height, width), size)
 
 
 def _smoothing(scale: float) -> np.ndarray:
