@@ -1,3 +1,5 @@
+"""The choice of fonts, and the data set that is drawn from them."""
+
 import json
 import shutil
 from pathlib import Path
@@ -9,7 +11,7 @@ import pytest
 
 from domino_jax import data
 from domino_jax.data import glyph_builder, glyph_fonts, glyph_images, glyphs
-from domino_jax.data.glyph_images import CHARACTERS, Font
+from domino_jax.data.glyph_images import Font
 
 SHIPPED = Path(mpl.get_data_path()) / "fonts" / "ttf"  # DejaVu, STIX and Computer Modern
 OPTIONS = {"fonts": str(SHIPPED), "min_designs": 3}
@@ -44,156 +46,6 @@ def plain(folder):
 def gray(inputs):
     """Undoes the scaling."""
     return np.rint(inputs * glyphs._STD + glyphs._MEAN).astype(int)
-
-
-def of_character(font, character):
-    return font.images[CHARACTERS.index(character)]
-
-
-def rows(image):
-    """Returns the first and the last row with dark ink."""
-    return np.flatnonzero((image >= 100).any(axis=1))[[0, -1]].tolist()
-
-
-# Drawing.
-
-
-def test_characters():
-    assert len(CHARACTERS) == 62
-    assert (CHARACTERS[0], CHARACTERS[26], CHARACTERS[61]) == ("A", "a", "9")
-
-
-def test_all_characters_stand_on_one_baseline_at_one_size():
-    font = glyph_images.draw(SHIPPED / "DejaVuSans.ttf")
-    assert (font.file, font.family, font.style) == ("DejaVuSans.ttf", "DejaVu Sans", "Book")
-    assert font.fault == ""
-    assert font.images.shape == (62, 32, 32)
-    assert font.images.dtype == np.uint8
-    heights = {c: rows(of_character(font, c)) for c in "AHEixvzpT1"}
-    assert {heights[c][1] for c in "AHEixvzT1"} == {21}
-    assert {heights[c][0] for c in "HET1"} == {6}
-    assert heights["x"][0] == heights["z"][0] == 10
-    assert heights["p"] == [10, 26]
-
-
-@pytest.mark.parametrize("pair", ["cC", "oO", "vV", "zZ"])
-def test_case_is_kept(pair):
-    font = glyph_images.draw(SHIPPED / "DejaVuSans.ttf")
-    small, large = (of_character(font, character) for character in pair)
-    assert rows(small)[0] > rows(large)[0]
-
-
-def test_characters_are_in_the_middle():
-    font = glyph_images.draw(SHIPPED / "DejaVuSansMono.ttf")
-    for character in "HTXov8":
-        columns = np.flatnonzero((of_character(font, character) >= 100).any(axis=0))
-        assert abs(columns[[0, -1]].mean() - 15.5) <= 1
-
-
-def framed(*places, ink=255):
-    """Makes framed images with one dot each, or none, in an image of 32 within a frame of 16."""
-    images = np.zeros((len(places), 64, 64), np.uint8)
-    for image, place in zip(images, places, strict=True):
-        if place is not None:
-            image[place[0] + 16, place[1] + 16] = ink
-    return images
-
-
-@pytest.mark.parametrize(
-    ("places", "fault"),
-    [
-        ([(0, 0), (31, 31), (5, 6)], ""),
-        ([(0, 0), None, (5, 6)], "an empty character"),
-        ([(0, 0), (3, 3), (5, 6)], "a missing character"),
-        ([(0, 0), (5, 6), (5, 6)], "two characters look the same"),
-        ([(0, 0), (5, 32), (5, 6)], "a character does not fit"),
-        ([(0, 0), (-1, 6), (5, 6)], "a character does not fit"),
-    ],
-)
-def test_faults_by_hand(places, fault):
-    assert glyph_images._fault(framed(*places), framed((3, 3))[0]) == fault
-
-
-def test_faint_ink_is_none():
-    assert glyph_images._fault(framed((0, 0), ink=3), framed((3, 3))[0]) == "an empty character"
-
-
-@pytest.mark.parametrize(
-    ("file", "fault"),
-    [
-        ("cmsy10.ttf", "a missing character"),
-        ("STIXSizOneSymReg.ttf", "a missing character"),
-        ("cmr10.ttf", ""),
-    ],
-)
-def test_faults_of_real_fonts(file, fault):
-    found = glyph_images.draw(SHIPPED / file).fault
-    assert bool(found) == bool(fault)
-
-
-def test_a_file_that_is_no_font(tmp_path):
-    (tmp_path / "broken.ttf").write_text("mine")
-    font = glyph_images.draw(tmp_path / "broken.ttf")
-    assert (font.file, font.fault) == ("broken.ttf", "unreadable")
-
-
-# Files, designs, the split.
-
-
-def make_files(folder, sizes):
-    for name, size in sizes.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(b"x" * size)
-    return folder
-
-
-def test_files_by_hand(tmp_path):
-    one = make_files(tmp_path / "one", {"b.ttf": 1, "deep/a.OTF": 2, "c.pfb": 3, "z/b.ttf": 1})
-    two = make_files(tmp_path / "two", {"b.ttf": 1, "a.OTF": 5})
-    (two / "gone.ttf").symlink_to("nowhere")
-    found = glyph_fonts.find_files([one, two, tmp_path / "three"])
-    assert found == (one / "deep/a.OTF", two / "a.OTF", one / "b.ttf")
-    assert glyph_fonts.find_files([]) == ()
-
-
-def test_the_fingerprint_depends_on_names_and_sizes_only(tmp_path):
-    sizes = {"a.ttf": 1, "b.ttf": 2}
-    folders = [
-        make_files(tmp_path / "0", sizes),
-        make_files(tmp_path / "1", {f"deep/{name}": size for name, size in sizes.items()}),
-        make_files(tmp_path / "2", {**sizes, "b.ttf": 3}),
-        make_files(tmp_path / "3", {**sizes, "c.ttf": 3}),
-        make_files(tmp_path / "4", {"a.ttf": 1, "d.ttf": 2}),
-    ]
-    marks = [glyph_fonts.fingerprint(glyph_fonts.find_files([folder])) for folder in folders]
-    assert marks[0] == marks[1]
-    assert len(set(marks)) == 4
-
-
-@pytest.mark.parametrize(
-    ("family", "design"),
-    [
-        ("DejaVu Sans Mono", "vera"),
-        ("TeX Gyre Heros Cn", "helvetica"),
-        ("Nimbus Sans", "helvetica"),
-        ("Nimbus Roman", "times"),
-        ("STIXGeneral", "times"),
-        ("cmss10", "computer modern"),
-        ("Latin Modern Mono", "computer modern"),
-        ("Carlito", "lato"),
-        ("PT Serif", "pt"),
-        ("Cabin", "cabin"),
-        ("", ""),
-    ],
-)
-def test_designs(family, design):
-    assert glyph_fonts.design_of(family) == design
-
-
-def test_a_fifth_of_the_designs_tests():
-    tests = [name for name in ("lato", "vera", "gillius", "courier") if glyph_fonts.is_test(name)]
-    assert tests == ["gillius", "courier"]
-    assert 160 < sum(glyph_fonts.is_test(f"design{k}") for k in range(1000)) < 240
 
 
 def fake(family, style, look, fault=""):
@@ -232,9 +84,6 @@ def test_no_design_outweighs_the_others():
     styles = [font.style for font in chosen["train"]["tuffy"]]
     assert styles == [f"{k:02}" for k in range(0, 40, 2)]
     assert left_out == {"more than 20 of a design": 20}
-
-
-# The data set.
 
 
 def test_sizes_shapes_and_types(made):
