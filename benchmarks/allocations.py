@@ -22,7 +22,12 @@ from benchmarks.clock import machine, print_table
 ROOT = Path(__file__).parent.parent
 M = 16
 UNIFORM = (4, 2)  # N of the baselines
-METHODS = ("erk", "domino")
+METHODS: Mapping[str, Mapping[str, str]] = {
+    "erk": {"search.method": "erk"},
+    "domino": {"search.method": "domino"},
+    "constant": {"search.method": "domino", "search.pace": "constant"},  # all layers decay alike
+}
+DEFAULT = ("erk", "domino")
 Results = dict[str, dict[str, Any]]
 
 
@@ -63,7 +68,7 @@ def compare(config: str, folder: Path, seed: int, methods: Sequence[str]) -> Res
         kept = found[f"uniform {n}:{M}"]["search"]["totals"]["weights"]
         budget = (kept["scheme"] + 0.5) / kept["dense"]
         for method in methods:
-            overrides = {"seed": seed, "search.method": method, "search.budget": budget, **init}
+            overrides = {"seed": seed, "search.budget": budget, **METHODS[method], **init}
             workdir = folder / f"seed{seed}_{n}of{M}_{method}"
             found[f"{method} {n}:{M}"] = both(config, workdir, overrides)
     return found
@@ -123,7 +128,7 @@ def main() -> None:
     parser.add_argument("--config", required=True)
     parser.add_argument("--folder", type=Path, help="default runs/allocations/<config name>")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=DEFAULT)
     parser.add_argument("--metric", choices=("accuracy", "loss"), default="accuracy")
     flags = parser.parse_args()
     folder = flags.folder or Path("runs/allocations") / Path(flags.config).stem

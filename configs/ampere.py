@@ -7,9 +7,10 @@
 
 The last one, on the GPU that will run the network, prints what is faster there and writes the
 layers' milliseconds; `--config.search.objective=costs.json` makes the next search meet a share of
-them. The stem, 3 channels in windows of 7x7, is dense by rule: its matrix has 147 columns, no
-multiple of what the kernels take. All other matrices fit; the 1000 rows of `fc` are padded to 1008
-by `torch_runtime`.
+them. 2:4 everywhere keeps 50.0 % of the weights and 51.4 % of the MACs; at 60 % the search chooses
+what stays dense. The stem always does: 3 channels, no multiple of 4, and a matrix of 147 columns,
+no multiple of what the kernels take. All other matrices fit; the 1000 rows of `fc` are padded to
+1008 by `torch_runtime`.
 
 Not run here: needs ImageNet and the GPU-hours of configs/default.py.
 """
@@ -22,5 +23,5 @@ from domino_jax.settings import defaults
 def get_config() -> ConfigDict:
     """Returns the settings."""
     config = defaults()
-    config.search.update(m=4, candidates=(2, 4), budget=0.6, rules=(("^conv1/kernel$", "dense"),))
+    config.search.update(m=4, candidates=(2, 4), budget=0.6)
     return config

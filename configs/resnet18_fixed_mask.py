@@ -6,6 +6,8 @@
 Paper: dense 69.8; uniform 64.2; mixed 65.1. Uniform: --config.search.method=uniform
 --config.search.budget=0.126 (2:16, with the stem dense 12.57 %).
 
+Batch norm is global, that of the published 8-GPU script per GPU.
+
 Not run here: needs ImageNet and 9 GPU-hours to fine-tune (estimated: 6 x MACs x images at a
 sustained 50 TFLOP/s, an A100 with --config.model.dtype=bfloat16), and 2 to 3 for the search as
 the paper says; from a dense network: --config.init=resnet.pth or any checkpoint; training one

@@ -16,5 +16,5 @@ from configs import resnet56_params_210k
 def get_config() -> ConfigDict:
     """Returns the settings."""
     config = resnet56_params_210k.get_config()
-    config.search.budget = 0.125
+    config.search.budget = 0.11e6 / 879_536
     return config

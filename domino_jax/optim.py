@@ -13,7 +13,8 @@ from domino_jax.sparsify import (
 )
 
 SCHEDULES = ("cosine", "constant")
-OPTIMIZERS = ("sgd", "adamw", "adamw_decoupled")
+DENSE_OPTIMIZERS = ("sgd", "adamw")
+OPTIMIZERS = (*DENSE_OPTIMIZERS, "adamw_decoupled")
 METHODS = ("sr_ste", "straight_through", "fixed")
 
 
@@ -55,7 +56,7 @@ def dense_optimizer(
     Raises:
         ValueError: the optimizer is unknown.
     """
-    require_known([name], OPTIMIZERS, what="optimizer")
+    require_known([name], DENSE_OPTIMIZERS, what="optimizer")
     if name == "sgd":
         return optax.chain(
             optax.add_decayed_weights(weight_decay), optax.sgd(rate, momentum or None)
@@ -82,15 +83,18 @@ def sparse_optimizer(
         sr_ste_decay: lambda of SR-STE.
 
     Raises:
-        ValueError: the method or the optimizer is unknown.
+        ValueError: the method or the optimizer is unknown, or a method without the SR-STE term is
+            to have it beside Adam.
     """
     require_known([method], METHODS, what="training method")
+    require_known([name], OPTIMIZERS if method == "sr_ste" else DENSE_OPTIMIZERS, what="optimizer")
+    if method == "sr_ste" and name == "adamw":
+        return sr_ste_adamw(rate, sr_ste_decay, weight_decay)
+    if name == "adamw_decoupled":
+        return sr_ste_adamw_decoupled(rate, sr_ste_decay, weight_decay)
     dense = dense_optimizer(name, rate, momentum, weight_decay)
     if method == "fixed":
         return fixed_masks(dense)
-    decay = sr_ste_decay if method == "sr_ste" else 0.0
-    if name == "adamw":
-        return sr_ste_adamw(rate, decay, weight_decay)
-    if name == "adamw_decoupled":
-        return sr_ste_adamw_decoupled(rate, decay, weight_decay)
-    return optax.chain(sr_ste(decay), dense)
+    if method == "straight_through":
+        return optax.with_extra_args_support(dense)
+    return optax.chain(sr_ste(sr_ste_decay), dense)

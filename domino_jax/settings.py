@@ -10,7 +10,7 @@ from ml_collections.config_dict import placeholder
 
 from domino_jax.layers import require_rules
 from domino_jax.named import require_known
-from domino_jax.optim import METHODS, OPTIMIZERS, SCHEDULES
+from domino_jax.optim import DENSE_OPTIMIZERS, METHODS, OPTIMIZERS, SCHEDULES
 from domino_jax.pace import PACES
 from domino_jax.torch_import import SUFFIXES, is_torch_file
 
@@ -73,7 +73,8 @@ def defaults() -> ConfigDict:
             "max_steps": 100_000,
             "patience": 200,  # votes without any change
             "shrink_m": False,  # where M does not divide the inputs: their gcd instead of dense
-            "rules": (),  # ((regex, 'dense' | 'flatten' | M | candidates), ...), first match wins
+            # ((regex, 'dense' | 'flatten' | 'shrink' | M | candidates), ...): first match wins
+            "rules": (),
         }
     )
     config.train = ConfigDict(
@@ -115,6 +116,7 @@ def check(config: ConfigDict) -> None:
             raise ValueError(f"{wanted(key)}, got {given[key]!r}")
     _require_final_candidate(given)
     _require_pace(given)
+    _require_term(given)
     for phase in ("dense", "train"):
         _require_short_warmup(given, phase)
     _require_torch_init(given)
@@ -165,6 +167,15 @@ def _require_pace(given: dict[str, Any]) -> None:
     weights = ("search.macs_weight", "search.erk_weight")
     if given["search.pace"] == "domino" and all(given[key] == 0 for key in weights):
         raise ValueError(f"{' and '.join(weights)}: one must be above 0, or no layer ever decays")
+
+
+def _require_term(given: dict[str, Any]) -> None:
+    method, optimizer = given["train.method"], given["train.optimizer"]
+    if method != "sr_ste" and optimizer not in DENSE_OPTIMIZERS:
+        raise ValueError(
+            f"train.optimizer: one of {', '.join(map(repr, DENSE_OPTIMIZERS))} is wanted where "
+            f"train.method is {method!r}, got {optimizer!r}"
+        )
 
 
 def _require_torch_init(given: dict[str, Any]) -> None:
@@ -262,7 +273,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.name": _NAME,
     "data.dir": _TEXT,
     "data.workers": _whole(0),
-    "dense.optimizer": _one_of(OPTIMIZERS[:2]),
+    "dense.optimizer": _one_of(DENSE_OPTIMIZERS),
     **{f"dense.{key}": rule for key, rule in _OPTIMIZING.items()},
     "search.method": _one_of(SEARCH_METHODS),
     "search.m": (lambda v: _is_int(v) and 2 <= v <= 64, "a whole number from 2 to 64"),

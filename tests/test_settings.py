@@ -193,6 +193,13 @@ def test_some_pace():
     settings.check(changed(search__macs_weight=0.0))
 
 
+@pytest.mark.parametrize("method", ["fixed", "straight_through"])
+def test_only_sr_ste_has_a_term_to_stand_beside_adam(method):
+    settings.check(changed(train__method=method, train__optimizer="adamw"))
+    with pytest.raises(ValueError, match=r"train\.optimizer: .*got 'adamw_decoupled'"):
+        settings.check(changed(train__method=method, train__optimizer="adamw_decoupled"))
+
+
 def test_candidates_end_in_m():
     settings.check(changed(search__m=6, search__candidates=(2, 3, 6)))
     with pytest.raises(ValueError, match=r"candidates: must end in search\.m = 6, got \(2, 4\)"):

@@ -1,0 +1,108 @@
+"""Where a language model's weights belong: schemes of equal size, from MLP-rich to attention-rich.
+
+    python -m benchmarks.allocations --config=configs/stdlib_bytes.py --metric=loss --methods domino
+    python -m benchmarks.attention_share
+
+Every kernel of attention keeps A of 16 and every kernel of the MLPs B of 16, with 4A + 8B = 48 (an
+MLP has twice the weights), the head 4: as many weights as 4:16 everywhere. The runs start from the
+dense networks of the first command, whose searched schemes are compared too, and are fine-tuned for
+a seventh of the config's time and for all of it. A run that is done is not repeated.
+"""
+
+import argparse
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.allocations import run, shown
+from benchmarks.clock import machine, print_table
+from domino_jax import scheme as schemes
+from domino_jax.scheme import NM
+
+CONFIG = "configs/stdlib_bytes.py"
+M = 16
+UNIFORM = (4, 4)
+SHARES = ((2, 5), UNIFORM, (6, 3), (8, 2))  # kept of 16 by attention and by the MLPs
+SEARCHED = "searched"
+SHORT = {"train.epochs": 0.005, "train.warmup_epochs": 0.0005}
+LENGTHS: Mapping[str, Mapping[str, Any]] = {"short": SHORT, "whole": {}}
+Losses = dict[str, float]  # nats: masked without training, and after each length of fine-tuning
+
+
+def label(attention: int, mlp: int) -> str:
+    """Names an allocation."""
+    return f"attention {attention}:{M}, MLP {mlp}:{M}"
+
+
+def scheme_of(order: Iterable[str], attention: int, mlp: int) -> dict[str, NM]:
+    """Gives every kernel N:16 by what it belongs to."""
+    kinds = {"attention": attention, "mlp": mlp, "head": 4}
+    return {name: NM(next(n for kind, n in kinds.items() if kind in name), M) for name in order}
+
+
+def write_schemes(folder: Path, order: Sequence[str]) -> dict[str, Path]:
+    """Writes the schemes of equal size; {allocation: file}."""
+    files = {}
+    for attention, mlp in SHARES:
+        path = folder / f"attention{attention}_mlp{mlp}.json"
+        schemes.save(path, scheme_of(order, attention, mlp))
+        files[label(attention, mlp)] = path
+    return files
+
+
+def fine_tune(workdir: Path, overrides: Mapping[str, Any]) -> Losses:
+    """Fine-tunes for both lengths, unless that is done."""
+    losses: Losses = {}
+    for length, changes in LENGTHS.items():
+        results = workdir / length / "results.json"
+        if not results.exists() or "tuned" not in json.loads(results.read_text()).get("train", {}):
+            run("train.py", CONFIG, results.parent, {**overrides, **changes})
+        found = json.loads(results.read_text())["train"]
+        losses |= {"masked": found["masked"]["loss"], length: found["tuned"]["loss"]}
+    return losses
+
+
+def compare(folder: Path, seed: int) -> dict[str, Losses]:
+    """Makes the runs of one seed."""
+    base = folder / f"seed{seed}_{UNIFORM[0]}of{M}_uniform"
+    shares = folder / "attention_share"
+    shares.mkdir(exist_ok=True)
+    files = write_schemes(shares, list(schemes.load(base / "scheme.json")))
+    files[SEARCHED] = folder / f"seed{seed}_{UNIFORM[0]}of{M}_domino" / "scheme.json"
+    return {
+        name: fine_tune(
+            shares / f"seed{seed}_{SEARCHED if name == SEARCHED else path.stem}",
+            {"seed": seed, "init": base / "dense", "scheme": path},
+        )
+        for name, path in files.items()
+    }
+
+
+def rows(results: Sequence[Mapping[str, Losses]]) -> list[list[str]]:
+    """Makes the rows of the table from the losses of each seed."""
+    made = []
+    for name in results[0]:
+        cells = [
+            shown((seed[name][when] for seed in results), 1.0, "") for when in ("masked", *LENGTHS)
+        ]
+        gains = (seed[name]["whole"] - seed[label(*UNIFORM)]["whole"] for seed in results)
+        made.append([name, *cells, "-" if name == label(*UNIFORM) else shown(gains, 1.0, "")])
+    return made
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--folder", type=Path, default=Path("runs/allocations/stdlib_bytes"))
+    parser.add_argument("--seeds", type=int, default=3)
+    flags = parser.parse_args()
+    results = [compare(flags.folder.absolute(), seed) for seed in range(flags.seeds)]
+    print(machine())
+    print(f"\nnats a byte, mean ± standard deviation of {flags.seeds} seeds\n")
+    heads = ["kept", "masked without training", "short fine-tuning", "whole", "whole over uniform"]
+    print_table(heads, rows(results))
+
+
+if __name__ == "__main__":
+    main()
