@@ -20,7 +20,8 @@ import numpy as np
 from domino_jax.layers import LayerSpec
 from domino_jax.masks import Axes
 from domino_jax.named import require_known
-from domino_jax.scheme import NM, Scheme, Signature, require_fits
+from domino_jax.published import Signature
+from domino_jax.scheme import NM, Scheme, require_fits
 
 Number = int | Fraction
 Cost = Callable[[LayerSpec, int | None], Number]
@@ -150,6 +151,12 @@ def total(layers: Iterable[LayerSpec], cost: Cost, scheme: Scheme | None = None)
     return sum(
         cost(spec, scheme[spec.name].n if spec.name in scheme else None) for spec in counted(layers)
     )
+
+
+def share(layers: Iterable[LayerSpec], cost: Cost, scheme: Scheme) -> float:
+    """Returns the cost of a scheme as a share of that of the dense network."""
+    layers = tuple(layers)
+    return float(total(layers, cost, scheme) / total(layers, cost))
 
 
 def lowest(layers: Iterable[LayerSpec], cost: Cost) -> Number:

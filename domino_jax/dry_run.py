@@ -16,10 +16,10 @@ import numpy as np
 from ml_collections import ConfigDict
 from rich.table import Table
 
-from domino_jax import budget, checks, devices, loop, monitor, scheme
+from domino_jax import budget, checks, devices, loop, monitor
 from domino_jax import data as _data
 from domino_jax.data.pipeline import evaluate_batches, train_batches
-from domino_jax.experiment import Experiment, assemble, data_options
+from domino_jax.experiment import Experiment, assemble, data_options, read_scheme
 from domino_jax.find import AT_ONCE
 from domino_jax.phases import planned_steps
 from domino_jax.settings import check
@@ -78,7 +78,7 @@ def _require_scheme(exp: Experiment) -> None:
     """Refuses a budget that the search cannot reach, or a scheme file of another network."""
     settings = exp.config.search
     if exp.config.scheme:
-        budget.levels(scheme.load(exp.config.scheme), exp.layers)
+        budget.levels(read_scheme(Path(exp.config.scheme), exp.layers), exp.layers)
     elif settings.method in AT_ONCE:
         AT_ONCE[settings.method](exp.layers, settings.budget, cost=exp.cost)
     else:

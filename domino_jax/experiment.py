@@ -16,6 +16,8 @@ from domino_jax import (
     checks,
     devices,
     loop,
+    published,
+    scheme,
     torch_import,
     torch_layout,
 )
@@ -24,6 +26,7 @@ from domino_jax import models as _models
 from domino_jax.layers import LayerSpec, find_layers
 from domino_jax.phases import Phase
 from domino_jax.record import PHASES
+from domino_jax.scheme import Scheme
 from domino_jax.settings import check
 from domino_jax.workdir import prepare
 
@@ -77,6 +80,11 @@ def data_options(config: ConfigDict) -> dict[str, Any]:
     return {key: value for key, value in config.data.items() if key not in ("name", "dir")}
 
 
+def model_options(config: ConfigDict) -> dict[str, Any]:
+    """Returns what of the config goes to the network besides its seed."""
+    return {key: value for key, value in config.model.items() if key != "name"}
+
+
 def assemble(
     config: ConfigDict, workdir: Path, data: _data.Data, should_stop: Callable[[], bool]
 ) -> Experiment:
@@ -86,9 +94,12 @@ def assemble(
         ValueError: a setting is wrong.
     """
     checks.require_batches(config, data)
-    options = {key: value for key, value in config.model.items() if key != "name"}
     model = _models.create(
-        config.model.name, example=data.example, classes=data.classes, seed=config.seed, **options
+        config.model.name,
+        example=data.example,
+        classes=data.classes,
+        seed=config.seed,
+        **model_options(config),
     )
     checks.require_outputs(config.model.name, model, data)
     layers = layers_of(model, data.example, config.search)
@@ -99,6 +110,17 @@ def assemble(
     objective = config.search.objective
     cost = OBJECTIVES.get(objective) or budget.read_table(objective, layers)
     return Experiment(config, workdir, data, model, layers, cost, should_stop)
+
+
+def read_scheme(path: Path, layers: tuple[LayerSpec, ...]) -> Scheme:
+    """Reads a scheme file for the layers of a network: ours, or the paper's text (`.txt`).
+
+    Raises:
+        ValueError: it cannot be read, or the text is of another network.
+    """
+    if path.suffix == published.SUFFIX:
+        return published.load_published(path, budget.signatures(layers))
+    return scheme.load(path)
 
 
 def layers_of(model: _models.Model, example: Any, search: ConfigDict) -> tuple[LayerSpec, ...]:
@@ -153,8 +175,8 @@ def _checked(exp: Experiment, test: Iterable[Any]) -> Iterator[Any]:
         yield batch
 
 
-def accuracy(exp: Experiment, params: Any, stats: Any) -> dict[str, float]:
-    """Evaluates params and stats on the test set: 'accuracy' and 'loss'."""
+def evaluation(exp: Experiment, params: Any, stats: Any) -> dict[str, float]:
+    """Evaluates params and stats on the test set; see `loop.evaluate`."""
     mesh = devices.make_mesh()
     part = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     test = exp.data.evaluate(exp.config.dense.batch, **part)

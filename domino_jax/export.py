@@ -1,4 +1,4 @@
-"""A finished run for PyTorch: python -m domino_jax.export --workdir=runs/digits --out=digits_2to4.
+"""A finished run for PyTorch: python -m domino_jax.export --workdir=runs/digits --out=digits_pt.
 
 Reads the sparse weights, the scheme and the settings of a work directory, and writes a folder that
 `domino_jax/torch_runtime.py` runs; `domino_jax.exported` describes it.
@@ -59,9 +59,10 @@ def network_of(workdir: Path, *, data_dir: str | None = None) -> Network:
         flat.pop("model.dtype", None)  # the logits are those of float32
     config = _config(flat, found)
     settings.check(config)
-    options = {key: value for key, value in config.data.items() if key not in ("name", "dir")}
-    held = data.create(config.data.name, data_dir=config.data.dir, **options)
-    options = {key: value for key, value in config.model.items() if key != "name"}
+    held = data.create(
+        config.data.name, data_dir=config.data.dir, **experiment.data_options(config)
+    )
+    options = experiment.model_options(config)
     model = models.create(
         config.model.name, example=held.example, classes=held.classes, seed=config.seed, **options
     )
@@ -81,7 +82,8 @@ def network_of(workdir: Path, *, data_dir: str | None = None) -> Network:
 def _record(workdir: Path) -> tuple[dict[str, Any], Scheme | None]:
     """Reads settings (key -> value) and, where the run has recorded it, the scheme it trained."""
     path = workdir / "scheme.json"
-    flat = _flat(scheme.load_document(path).get("config", {})) if path.exists() else {}
+    document = scheme.load_document(path) if path.exists() else {}
+    flat = dict(settings.flat(document.get("config", {})))
     record = read_json(workdir / "config.json")
     for part in ("common", "search", "train"):
         flat |= record.get(part, {})
@@ -93,14 +95,6 @@ def _record(workdir: Path) -> tuple[dict[str, Any], Scheme | None]:
     if not isinstance(trained, Mapping):
         return flat, None
     return flat, {name: scheme.NM.parse(nm) for name, nm in trained.items()}
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        nested = isinstance(value, Mapping)
-        found |= _flat(value, f"{prefix}{key}.") if nested else {prefix + key: value}
-    return found
 
 
 def _config(flat: Mapping[str, Any], found: Scheme) -> ConfigDict:

@@ -85,9 +85,8 @@ def _pace(exp: Experiment) -> PaceRule:
 
 def _search(exp: Experiment, search: Search, params: Any, stats: Any) -> loop.SearchRun:
     phase, settings = exp.phase("search"), exp.config.search
-    dense_cost = budget.total(exp.layers, exp.cost)
     norms = layer_norms(exp.layers)
-    start_norms = norms(jax.tree.map(jnp.asarray, params))
+    start_norms = norms(_on_device(params))
     tx, step = search_parts(exp)
     run = resume(
         phase,
@@ -101,8 +100,7 @@ def _search(exp: Experiment, search: Search, params: Any, stats: Any) -> loop.Se
     workdir.resume_curve(curve, start)
 
     def share(run: loop.SearchRun) -> float:
-        found = scheme_of(exp.layers, run.search)
-        return float(budget.total(exp.layers, exp.cost, found) / dense_cost)
+        return budget.share(exp.layers, exp.cost, scheme_of(exp.layers, run.search))
 
     def describe(step: int, run: loop.SearchRun) -> tuple[str, dict[str, float]]:
         now = share(run)
@@ -136,9 +134,8 @@ def _search(exp: Experiment, search: Search, params: Any, stats: Any) -> loop.Se
 def _end_curve(exp: Experiment, found: Scheme, steps: int) -> None:
     """Makes the scheme's cost the last point, also where the run was killed after writing it."""
     curve = exp.workdir / "search" / workdir.CURVE
-    kept = budget.total(exp.layers, exp.cost, found) / budget.total(exp.layers, exp.cost)
     workdir.resume_curve(curve, steps - 1)
-    workdir.append_point(curve, {"step": steps, "share": float(kept)})
+    workdir.append_point(curve, {"step": steps, "share": budget.share(exp.layers, exp.cost, found)})
 
 
 def _on_device(params: Any) -> Any:

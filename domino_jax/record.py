@@ -7,7 +7,7 @@ its parts before anything else, and leaves directories alone that hold files lik
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from domino_jax import checkpoint, workdir
 from domino_jax.scheme import Scheme
-from domino_jax.settings import defaults
+from domino_jax.settings import defaults, flat
 
 RECORD = "config.json"
 OURS = {"program": "domino_jax", "format": 1}
@@ -123,23 +123,15 @@ def _searched(config: ConfigDict) -> dict[str, Part]:
 def _settings(config: ConfigDict, names: Iterable[str]) -> dict[str, Any]:
     """Returns key -> value, as JSON has it, of the settings that results depend on."""
     everything = config.to_dict()
-    flat = dict(_flat({name: everything[name] for name in names}))
+    given = dict(flat({name: everything[name] for name in names}))
     try:
-        return {key: json.loads(json.dumps(flat[key])) for key in flat if key not in FREE}
+        return {key: json.loads(json.dumps(given[key])) for key in given if key not in FREE}
     except (TypeError, ValueError):
-        faults = [key for key, value in flat.items() if not _is_plain(value)]
+        faults = [key for key, value in given.items() if not _is_plain(value)]
         raise ValueError(
             f"{faults[0]}: numbers, text, None and tuples of these are wanted, "
-            f"got {flat[faults[0]]!r}"
+            f"got {given[faults[0]]!r}"
         ) from None
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def _is_plain(value: Any) -> bool:

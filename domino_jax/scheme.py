@@ -1,23 +1,21 @@
-"""Which N:M every layer has, as a value, as a JSON file and as the published text.
+"""Which N:M every layer has, as a value and as a JSON file.
 
 N is the number of weights kept in each group of M; N == M is dense. The order of a scheme's
 layers is the order of their first use in the network: the published text has no names but that.
 """
 
-import ast
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from domino_jax.files import write_text
 
 FORMAT = 1
 _KEYS = ("format", "order", "layers")
-_PUBLISHED_KEY = re.compile(r"(SparseConv|Linear)(\d+)_(\d+)-(\d+)(?:-(\(\d+(?:, \d+)*,?\)))?")
 
 
 @dataclass(frozen=True)
@@ -55,26 +53,6 @@ class NM:
 
 
 Scheme = Mapping[str, NM]
-Signature = tuple[str, int, int, tuple[int, ...]]
-"""(path, input channels, output channels, kernel window); the window of a linear layer is ()."""
-
-
-class Published(NamedTuple):
-    """One layer of the published text.
-
-    Attributes:
-        kind: 'conv' or 'linear'.
-        cin: input channels.
-        cout: output channels.
-        kernel: window of the convolution; () for a linear layer.
-        nm: weights kept and group size.
-    """
-
-    kind: str
-    cin: int
-    cout: int
-    kernel: tuple[int, ...]
-    nm: NM
 
 
 def require_fits(scheme: Scheme, names: Iterable[str], optional: Iterable[str] = ()) -> None:
@@ -203,109 +181,3 @@ def _require_same_names(order: list[str], layers: Mapping[str, Any]) -> None:
     for name in layers:
         if name not in seen:
             raise ValueError(f"'layers' has {name!r}, which 'order' lacks")
-
-
-def read_published(text: str) -> list[Published]:
-    """Reads the text that was published with the paper: {'SparseConv0_3-64-(7, 7)': [16, 16], …}.
-
-    Raises:
-        ValueError: one line; the text is no such dictionary, or an entry is malformed, out of
-            turn (each kind counts from 0) or has N outside 1..M.
-    """
-    try:
-        tree = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError) as error:
-        line = getattr(error, "lineno", None) or 1
-        reason = getattr(error, "msg", None) or str(error)
-        raise ValueError(f"not a published scheme: {reason} at line {line}") from None
-    if not isinstance(tree, ast.Dict):
-        raise ValueError("not a published scheme: expected {'SparseConv0_…': [N, M], …}")
-    counts = {"SparseConv": 0, "Linear": 0}
-    entries = []
-    for position, (key, value) in enumerate(zip(tree.keys, tree.values, strict=True)):
-        try:
-            entries.append(_published_entry(_literal(key), _literal(value), counts))
-        except ValueError as error:
-            raise ValueError(f"entry {position} of the published scheme: {error}") from None
-    return entries
-
-
-def _literal(node: ast.expr | None) -> Any:
-    try:
-        return ast.literal_eval(node)  # type: ignore[arg-type]
-    except (ValueError, TypeError):
-        raise ValueError("neither names nor numbers") from None
-
-
-def _published_entry(key: Any, value: Any, counts: dict[str, int]) -> Published:
-    """Reads one entry and counts it in `counts`."""
-    match = _PUBLISHED_KEY.fullmatch(key) if isinstance(key, str) else None
-    if match is None or (match[1] == "SparseConv") != (match[5] is not None):
-        example = "'SparseConv0_3-64-(7, 7)' or 'Linear0_512-10'"
-        raise ValueError(f"a name is like {example}, got {key!r}")
-    if int(match[2]) != counts[match[1]]:
-        raise ValueError(f"expected {match[1]}{counts[match[1]]}, got {key!r}")
-    counts[match[1]] += 1
-    if not isinstance(value, list) or len(value) != 2:
-        raise ValueError(f"{key!r} needs [N, M], got {value!r}")
-    try:
-        nm = NM(*value)
-    except ValueError as error:
-        raise ValueError(f"{key!r}: {error}") from None
-    kernel = () if match[5] is None else tuple(int(size) for size in re.findall(r"\d+", match[5]))
-    kind = "linear" if match[5] is None else "conv"
-    return Published(kind, int(match[3]), int(match[4]), kernel, nm)
-
-
-def from_published(entries: Sequence[Published], signatures: Sequence[Signature]) -> Scheme:
-    """Gives the entries of the published text, one by one, to the layers of a network.
-
-    Args:
-        entries: as `read_published` returns them.
-        signatures: the layers in order of first use.
-
-    Raises:
-        ValueError: the numbers of layers differ; or the shapes at one position do: with the
-            position, the layer's path and both shapes; or a path is there twice.
-    """
-    if len(entries) != len(signatures):
-        raise ValueError(
-            f"the published scheme has {len(entries)} layers, the network {len(signatures)}"
-        )
-    scheme: dict[str, NM] = {}
-    for position, (entry, (path, *shape)) in enumerate(zip(entries, signatures, strict=True)):
-        theirs = [entry.cin, entry.cout, entry.kernel]
-        if theirs != shape:
-            raise ValueError(
-                f"layer {position}, {path!r}: (inputs, outputs, kernel) is {_show(shape)} in the "
-                f"network, {_show(theirs)} in the published scheme"
-            )
-        if path in scheme:
-            raise ValueError(f"layer {position}, {path!r}: this path was there before")
-        scheme[path] = entry.nm
-    return scheme
-
-
-def _show(shape: Sequence[Any]) -> str:
-    return f"({', '.join(str(part) for part in shape)})"
-
-
-def to_published(scheme: Scheme, signatures: Sequence[Signature]) -> str:
-    """Writes a scheme as the published text, one line with a newline at its end.
-
-    Args:
-        scheme: the layers.
-        signatures: the same layers in order of first use.
-
-    Raises:
-        ValueError: the scheme and the signatures name different layers.
-    """
-    require_fits(scheme, [path for path, *_ in signatures])
-    counts = {"SparseConv": 0, "Linear": 0}
-    entries = {}
-    for path, cin, cout, kernel in signatures:
-        kind = "SparseConv" if kernel else "Linear"
-        window = f"-{tuple(kernel)}" if kernel else ""
-        entries[f"{kind}{counts[kind]}_{cin}-{cout}{window}"] = [scheme[path].n, scheme[path].m]
-        counts[kind] += 1
-    return f"{entries}\n"

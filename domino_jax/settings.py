@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -27,7 +27,7 @@ def defaults() -> ConfigDict:
     config.seed = 0
     config.init = ""  # dense network: a checkpoint, a .pth or .safetensors file; '' trains it
     config.init_head = True  # False: the last layer of such a file is left out (other classes)
-    config.scheme = ""  # scheme file for train.py; '' takes the work directory's
+    config.scheme = ""  # scheme.json or the paper's .txt for train.py; '': the work directory's
     config.log_every = 50  # steps
     config.checkpoint_every = 1000  # steps
     config.evaluate = False  # train.py: only evaluate what the work directory holds
@@ -102,8 +102,8 @@ def check(config: ConfigDict) -> None:
     Raises:
         ValueError: the first wrong key, what came and what is allowed.
     """
-    known = dict(_flat(defaults()))
-    given = dict(_flat(config))
+    known = dict(flat(defaults()))
+    given = dict(flat(config))
     for group in groups():
         if group in given:
             raise ValueError(f"{wanted(group)}, got {given[group]!r}")
@@ -123,6 +123,16 @@ def check(config: ConfigDict) -> None:
     require_rules(given["search.rules"])
 
 
+def flat(tree: ConfigDict | Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields the settings of a tree of groups: 'search.budget' and its value."""
+    # Items of a ConfigDict, not of to_dict(): that one turns tuples into lists.
+    for key, value in tree.items():
+        if isinstance(value, ConfigDict | Mapping):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
 def names() -> tuple[str, ...]:
     """Lists all settings, such as 'search.budget'."""
     return tuple(_RULES)
@@ -139,15 +149,6 @@ def wanted(key: str) -> str:
         members = [known.partition(".")[2] for known in _RULES if known.startswith(f"{key}.")]
         return f"{key}: a group of settings ({', '.join(members)}) is wanted"
     return f"{key}: {_RULES[key][1]} is wanted"
-
-
-def _flat(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    # Items of a ConfigDict, not of to_dict(): that one turns tuples into lists.
-    for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def _allows(key: str, value: Any) -> bool:

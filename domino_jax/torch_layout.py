@@ -55,11 +55,6 @@ def torch_name(path: str) -> str:
     return ".".join([*owner, _LEAVES.get(leaf, leaf)])
 
 
-def same_name(path: str) -> str:
-    """Keeps our path as the name, for a network that PyTorch does not know."""
-    return path
-
-
 def kernel_axes(apply: Callable[[Any, Any], Any], params: Any, inputs: Any) -> dict[str, Axes]:
     """Reads from the trace which axes of each kernel are window, inputs and outputs.
 

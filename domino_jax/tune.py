@@ -15,12 +15,11 @@ from domino_jax import (
     loop,
     monitor,
     record,
-    scheme,
     workdir,
 )
 from domino_jax.data import stream
 from domino_jax.dense import dense_weights, train_dense
-from domino_jax.experiment import Experiment, accuracy, until_stopped, weights_of
+from domino_jax.experiment import Experiment, evaluation, read_scheme, until_stopped, weights_of
 from domino_jax.phases import planned_steps, rate_of, resume, running, train_batches
 from domino_jax.scheme import Scheme
 from domino_jax.sparsify import apply_masks, make_masks
@@ -94,7 +93,7 @@ def _scheme(exp: Experiment) -> Scheme:
             f"{path}: there is no scheme; run search.py first with the same --config and "
             "--workdir, or name another one by --config.scheme=FILE"
         )
-    return scheme.load(path)
+    return read_scheme(path, exp.layers)
 
 
 def _levels(exp: Experiment, found: Scheme) -> Any:
@@ -110,7 +109,7 @@ def _evaluate(exp: Experiment, found: Scheme, dense: tuple[Any, Any]) -> None:
     folder = exp.workdir / SPARSE
     if checkpoint.latest(folder) is not None:
         saved = checkpoint.restore_parts(folder, weights_of(exp.model))
-        results["tuned"] = accuracy(exp, saved["params"], saved["stats"])
+        results["tuned"] = evaluation(exp, saved["params"], saved["stats"])
     _write(exp, found, results)
 
 
@@ -121,9 +120,9 @@ def masked(exp: Experiment, params: Any, n: Any) -> Any:
 
 def _before(exp: Experiment, params: Any, stats: Any, n: Any) -> dict[str, dict[str, float]]:
     sparse = masked(exp, params, n)
-    found = {"dense": accuracy(exp, params, stats), "masked": accuracy(exp, sparse, stats)}
+    found = {"dense": evaluation(exp, params, stats), "masked": evaluation(exp, sparse, stats)}
     if jax.tree.leaves(stats):
-        found["recalibrated"] = accuracy(exp, sparse, _recalibrated(exp, sparse, stats))
+        found["recalibrated"] = evaluation(exp, sparse, _recalibrated(exp, sparse, stats))
     return found
 
 
@@ -160,7 +159,7 @@ def _train(exp: Experiment, params: Any, stats: Any, n: Any) -> loop.TrainState:
 
 def _write(exp: Experiment, found: Scheme, results: dict[str, dict[str, float]]) -> None:
     shares = {
-        name: float(budget.total(exp.layers, cost, found) / budget.total(exp.layers, cost))
+        name: budget.share(exp.layers, cost, found)
         for name, cost in (("weights", budget.weights), ("macs", budget.macs))
     }
     workdir.update_json(exp.workdir / "results.json", train=results | {"shares": shares})

@@ -15,7 +15,7 @@ ROOT = "domino_jax"  # its own __init__
 
 # From the ground up; a module may import those of its own floor and of all below.
 FLOORS = (
-    {"named", "files", "scheme", "masks", "erk", "factories"},
+    {"named", "files", "scheme", "published", "masks", "erk", "factories"},
     {"views", "elementwise", "moves", "products", "trace", "layers", "budget"},
     {"sparsify", "pace"},
     {"search", "stuck", "uniform", "erk_scheme"},
@@ -73,7 +73,7 @@ LIBRARIES = {
     "ml_collections": TOP,
     "absl": {"data", *TOP},
 }
-STANDARD_LIBRARY_ONLY = {"files", "scheme", "erk", "factories"}
+STANDARD_LIBRARY_ONLY = {"files", "scheme", "published", "erk", "factories"}
 INSIDE_FUNCTIONS_ONLY = {
     "torch": {"torch_import", "export_writer", "onnx_file"},
     "safetensors": {"torch_import", "exported", "export_writer", "onnx_file"},

@@ -8,22 +8,7 @@ import pytest
 from domino_jax import scheme as schemes
 from domino_jax.scheme import NM
 
-DATA = Path(__file__).parent / "data"
-PUBLISHED = DATA / "resnet50_M16_0.80.txt"
 SCHEME = {"b/kernel": NM(2, 4), "a/kernel": NM(4, 4), "stack/kernel#3": NM(1, 16)}
-SIGNATURES = [("stem", 3, 8, (3, 3)), ("mixer", 8, 8, (3,)), ("fc", 8, 10, ())]
-TEXT = (
-    "{'SparseConv0_3-8-(3, 3)': [4, 4], 'SparseConv1_8-8-(3,)': [1, 4], 'Linear0_8-10': [2, 4]}\n"
-)
-
-
-def resnet50_signatures() -> list[schemes.Signature]:
-    """Reads the layers off the reference shapes, which are not the published text's own."""
-    shapes = json.loads((DATA / "erk_and_macs.json").read_text())["resnet50"]["shapes"]
-    return [
-        (f"layer{i}", shape[1], shape[0], tuple(shape[2:]))
-        for i, shape in enumerate(shapes.values())
-    ]
 
 
 def test_nm_text() -> None:
@@ -178,95 +163,3 @@ def test_require_fits() -> None:
         ValueError, match=r"lacks 'x' \(1 in all\) and .* no 'b/kernel' \(3 in all\)"
     ):
         schemes.require_fits(SCHEME, iter(["x"]))
-
-
-def test_published_by_hand() -> None:
-    entries = schemes.read_published(TEXT)
-    assert entries[0] == schemes.Published("conv", 3, 8, (3, 3), NM(4, 4))
-    assert entries[1] == ("conv", 8, 8, (3,), NM(1, 4))
-    assert entries[2] == ("linear", 8, 10, (), NM(2, 4))
-    scheme = schemes.from_published(entries, SIGNATURES)
-    assert list(scheme.items()) == [("stem", NM(4, 4)), ("mixer", NM(1, 4)), ("fc", NM(2, 4))]
-    assert schemes.to_published(scheme, SIGNATURES) == TEXT
-
-
-def test_published_resnet50() -> None:
-    text = PUBLISHED.read_text()
-    entries = schemes.read_published(text)
-    assert len(entries) == 54
-    assert entries[0] == ("conv", 3, 64, (7, 7), NM(16, 16))
-    assert entries[53] == ("linear", 2048, 1000, (), NM(4, 16))
-    signatures = resnet50_signatures()
-    scheme = schemes.from_published(entries, signatures)
-    assert schemes.to_published(scheme, signatures).encode() == PUBLISHED.read_bytes()
-
-
-def test_published_resnet50_keeps_the_known_number_of_weights() -> None:
-    entries = schemes.read_published(PUBLISHED.read_text())
-    weights = kept = 0
-    for _, cin, cout, kernel, nm in entries:
-        size = cin * cout * (kernel[0] * kernel[1] if kernel else 1)
-        weights += size
-        kept += size * nm.n // nm.m
-    assert (kept, weights) == (4_907_200, 25_502_912)
-
-
-def test_published_order_is_that_of_the_signatures() -> None:
-    scheme = {"fc": NM(2, 4), "mixer": NM(1, 4), "stem": NM(4, 4)}
-    assert schemes.to_published(scheme, SIGNATURES) == TEXT
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "not a published scheme: .* at line 1"),
-        ("{'SparseConv0_3-8-(3, 3)': [4, 4],\n  'Linear0_8-10' [2, 4]}", "at line 2"),
-        ("{'SparseConv0_3-8-(3, 3)': [4, 4], 'Sparse", "not a published scheme: "),
-        ("\0", "not a published scheme: "),
-        ("[1, 2]", "not a published scheme: expected"),
-        ("{'conv': [1, 2]}", "entry 0 .*a name is like .*got 'conv'"),
-        ("{7: [1, 2]}", "entry 0 .*got 7"),
-        ("{'SparseConv0_3-8': [1, 2]}", "entry 0 .*got 'SparseConv0_3-8'"),
-        ("{'Linear0_3-8-(3, 3)': [1, 2]}", "entry 0 .*got 'Linear0_3-8-"),
-        ("{'SparseConv1_3-8-(1, 1)': [1, 2]}", "expected SparseConv0, got 'SparseConv1_"),
-        ("{'Linear0_3-8': [1, 2], 'Linear0_3-8': [1, 4]}", "entry 1 .*expected Linear1"),
-        ("{'Linear0_3-8': [1, 2, 3]}", "needs \\[N, M\\], got \\[1, 2, 3\\]"),
-        ("{'Linear0_3-8': '1:2'}", "needs \\[N, M\\], got '1:2'"),
-        ("{'Linear0_3-8': [3, 2]}", "'Linear0_3-8': .*got 3:2"),
-        ("{'Linear0_3-8': [n, 2]}", "entry 0 .*neither names nor numbers"),
-        ("{**{}}", "entry 0 .*"),
-    ],
-)
-def test_published_refused(text: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message) as caught:
-        schemes.read_published(text)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("position", "other", "message"),
-    [
-        (
-            0,
-            ("stem", 4, 8, (3, 3)),
-            r"layer 0, 'stem': .* \(4, 8, \(3, 3\)\) .* \(3, 8, \(3, 3\)\)",
-        ),
-        (1, ("mixer", 8, 4, (3,)), "layer 1, 'mixer'"),
-        (1, ("mixer", 8, 8, (1,)), "layer 1, 'mixer'"),
-        (2, ("fc", 8, 10, (1, 1)), r"layer 2, 'fc': .* \(8, 10, \(1, 1\)\) .* \(8, 10, \(\)\)"),
-        (1, ("stem", 8, 8, (3,)), "layer 1, 'stem': this path was there before"),
-    ],
-)
-def test_published_of_another_network(position: int, other: Any, message: str) -> None:
-    signatures = [*SIGNATURES]
-    signatures[position] = other
-    with pytest.raises(ValueError, match=message):
-        schemes.from_published(schemes.read_published(TEXT), signatures)
-
-
-def test_published_with_other_counts() -> None:
-    entries = schemes.read_published(TEXT)
-    with pytest.raises(ValueError, match="has 3 layers, the network 2"):
-        schemes.from_published(entries, SIGNATURES[:2])
-    with pytest.raises(ValueError, match="lacks 'stem'"):
-        schemes.to_published({"fc": NM(2, 4)}, SIGNATURES)
