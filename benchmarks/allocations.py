@@ -5,7 +5,8 @@
 For each seed train.py trains the dense network and fine-tunes 4:16 and 2:16 in every layer that can
 be grouped (75 and 87.5 % of these weights removed); then search.py looks for a mixed scheme under
 the weights that each of them keeps, and train.py fine-tunes it from the same dense weights. Every
-run is a process of its own, resumes if it is stopped, and is not repeated if it is done.
+run is a process of its own, resumes if it is stopped, and is not repeated if it is done. Further
+flags, such as --config.search.rules="(('^fc/','dense'),)", go to every run; give them a --folder.
 """
 
 import argparse
@@ -53,12 +54,15 @@ def both(config: str, workdir: Path, overrides: Mapping[str, Any]) -> dict[str, 
     return json.loads(results.read_text()) | {"seconds": json.loads(timing.read_text())}
 
 
-def compare(config: str, folder: Path, seed: int, methods: Sequence[str]) -> Results:
-    """Makes the runs of one seed; {method and uniform N:M: results}."""
+def compare(
+    config: str, folder: Path, seed: int, methods: Sequence[str], common: Mapping[str, Any]
+) -> Results:
+    """Makes the runs of one seed, all with some overrides; {method and uniform N:M: results}."""
     found: Results = {}
+    common = {"seed": seed, **common}
     init: dict[str, Any] = {}
     for n in UNIFORM:
-        fixed = {"seed": seed, "search.method": "uniform", **init}
+        fixed = {**common, "search.method": "uniform", **init}
         # Of two candidates only n of M is below a budget of almost everything.
         fixed |= {"search.candidates": f"({n},{M})", "search.budget": 0.999}
         workdir = folder / f"seed{seed}_{n}of{M}_uniform"
@@ -68,7 +72,7 @@ def compare(config: str, folder: Path, seed: int, methods: Sequence[str]) -> Res
         kept = found[f"uniform {n}:{M}"]["search"]["totals"]["weights"]
         budget = (kept["scheme"] + 0.5) / kept["dense"]
         for method in methods:
-            overrides = {"seed": seed, "search.budget": budget, **METHODS[method], **init}
+            overrides = {**common, "search.budget": budget, **METHODS[method], **init}
             workdir = folder / f"seed{seed}_{n}of{M}_{method}"
             found[f"{method} {n}:{M}"] = both(config, workdir, overrides)
     return found
@@ -122,6 +126,21 @@ def times(results: Sequence[Results]) -> str:
     return ", ".join(f"{phase} {seconds:.0f} s" for phase, seconds in longest.items())
 
 
+def overrides_of(flags: Iterable[str]) -> dict[str, str]:
+    """Reads flags --config.key=value; {key: value}.
+
+    Raises:
+        SystemExit: a flag has another form.
+    """
+    found = {}
+    for flag in flags:
+        key, equals, value = flag.partition("=")
+        if not key.startswith("--config.") or not equals:
+            raise SystemExit(f"--config.KEY=VALUE is wanted, got {flag!r}")
+        found[key.removeprefix("--config.")] = value
+    return found
+
+
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
@@ -130,10 +149,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=DEFAULT)
     parser.add_argument("--metric", choices=("accuracy", "loss"), default="accuracy")
-    flags = parser.parse_args()
+    flags, others = parser.parse_known_args()
     folder = flags.folder or Path("runs/allocations") / Path(flags.config).stem
+    common = overrides_of(others)
     results = [
-        compare(flags.config, folder.absolute(), seed, flags.methods) for seed in range(flags.seeds)
+        compare(flags.config, folder.absolute(), seed, flags.methods, common)
+        for seed in range(flags.seeds)
     ]
     print(machine())
     print(f"\nmean ± standard deviation of {flags.seeds} seeds; longest phases: {times(results)}\n")

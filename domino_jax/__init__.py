@@ -13,6 +13,7 @@ N is the number of weights kept of every M consecutive input weights; N == M is 
 """
 
 from domino_jax.budget import levels, macs, table_cost, total, uniform, weights
+from domino_jax.erk_scheme import erk_scheme
 from domino_jax.layers import LayerSpec, find_layers, flattened
 from domino_jax.masks import Axes, top_n
 from domino_jax.models import Model, plain
@@ -33,6 +34,7 @@ from domino_jax.sparsify import (
     survivor_decay,
     survivors,
 )
+from domino_jax.uniform import uniform_scheme
 
 __version__ = "0.1.0"
 
@@ -48,6 +50,7 @@ __all__ = [
     "constant_pace",
     "domino",
     "domino_pace",
+    "erk_scheme",
     "find_layers",
     "fixed_masks",
     "flattened",
@@ -69,5 +72,6 @@ __all__ = [
     "top_n",
     "total",
     "uniform",
+    "uniform_scheme",
     "weights",
 ]

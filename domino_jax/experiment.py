@@ -15,6 +15,7 @@ from domino_jax import (
     budget,
     checks,
     devices,
+    evaluation,
     loop,
     published,
     scheme,
@@ -127,7 +128,7 @@ def layers_of(model: _models.Model, example: Any, search: ConfigDict) -> tuple[L
     """Finds the layers of a model under the settings of a search."""
     rules = (*search.rules, ("", "shrink")) if search.shrink_m else search.rules
     return find_layers(
-        _forward_of(model), model.params, example, search.m, rules, search.candidates
+        _forward_of(model), model.params, example, search.m, rules, candidates=search.candidates
     )
 
 
@@ -175,15 +176,15 @@ def _checked(exp: Experiment, test: Iterable[Any]) -> Iterator[Any]:
         yield batch
 
 
-def evaluation(exp: Experiment, params: Any, stats: Any) -> dict[str, float]:
-    """Evaluates params and stats on the test set; see `loop.evaluate`."""
+def evaluate(exp: Experiment, params: Any, stats: Any) -> dict[str, float]:
+    """Evaluates params and stats on the test set; see `evaluation.evaluate`."""
     mesh = devices.make_mesh()
     part = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     test = exp.data.evaluate(exp.config.dense.batch, **part)
     batches = (devices.split_batch(mesh, batch) for batch in _checked(exp, test))
-    step = loop.eval_step(exp.model.apply)
+    step = evaluation.eval_step(exp.model.apply)
     params, stats = devices.replicate(mesh, (params, stats))
-    return loop.evaluate(step, params, stats, batches)
+    return evaluation.evaluate(step, params, stats, batches)
 
 
 def versions() -> dict[str, str]:

@@ -60,7 +60,7 @@ def export(
     if onnx and not network.known:
         raise ValueError(f"format onnx: PyTorch has no network {network.name!r} to write")
     with _whole_folder(out) as folder:
-        _write(network, folder, dtype, fold_norms, backend, names)
+        _write(network, folder, dtype, fold_norms, backend, names=names)
         document = exported.check(folder)
         if onnx:
             from domino_jax import onnx_file  # noqa: PLC0415 (needs PyTorch)
@@ -101,7 +101,13 @@ def _whole_folder(out: Path) -> Iterator[Path]:
 
 
 def _write(
-    network: Network, folder: Path, dtype: str, fold_norms: bool, backend: str, names: Names | None
+    network: Network,
+    folder: Path,
+    dtype: str,
+    fold_norms: bool,
+    backend: str,
+    *,
+    names: Names | None,
 ) -> None:
     params, stats = _host(network.model.params), _host(network.model.stats)
     masks = _masks(network, params)

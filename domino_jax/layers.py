@@ -88,6 +88,7 @@ def find_layers(
     inputs: Any,
     m: int,
     rules: named.Rules = (),
+    *,
     candidates: Sequence[int] | None = None,
 ) -> tuple[LayerSpec, ...]:
     """Finds the layers of a network by tracing it; nothing is executed.

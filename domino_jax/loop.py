@@ -5,7 +5,6 @@ Everything here works on plain functions and pytrees; what a run logs, saves and
 """
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
@@ -15,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from domino_jax.layers import LayerSpec
-from domino_jax.losses import Batch, Loss, totals
+from domino_jax.losses import Batch, Loss
 from domino_jax.named import leaves_by_path
 from domino_jax.search import Search, SearchState
 from domino_jax.sparsify import Masks, apply_masks, make_masks
@@ -101,7 +100,9 @@ def dense_step(
     As all steps here, it donates its state; `sharding` is that of the state on several devices.
     """
     tx = optax.with_extra_args_support(tx)
-    return _jit_step(apply, loss, tx, lambda params, control: {}, lambda control: {}, sharding)
+    return _jit_step(
+        apply, loss, tx, lambda params, control: {}, lambda control: {}, sharding=sharding
+    )
 
 
 def search_step(
@@ -124,7 +125,7 @@ def search_step(
         tx,
         lambda params, control: make_masks(params, layers, control["n"]),
         lambda control: {"pace": control["pace"]},
-        sharding,
+        sharding=sharding,
     )
 
 
@@ -139,7 +140,12 @@ def sparse_step(
     """Makes the jitted step under a scheme, masks anew each step: step(state, n, batch, key)."""
     layers = tuple(layers)
     return _jit_step(
-        apply, loss, tx, lambda params, n: make_masks(params, layers, n), lambda n: {}, sharding
+        apply,
+        loss,
+        tx,
+        lambda params, n: make_masks(params, layers, n),
+        lambda n: {},
+        sharding=sharding,
     )
 
 
@@ -151,7 +157,9 @@ def fixed_step(
     sharding: jax.sharding.Sharding | None = None,
 ) -> Step:
     """Makes the jitted step under masks that never change: step(state, masks, batch, key)."""
-    return _jit_step(apply, loss, tx, lambda params, masks: masks, lambda masks: {}, sharding)
+    return _jit_step(
+        apply, loss, tx, lambda params, masks: masks, lambda masks: {}, sharding=sharding
+    )
 
 
 def _jit_step(
@@ -160,6 +168,7 @@ def _jit_step(
     tx: optax.GradientTransformation,
     masks_of: Callable[[Any, Any], Masks],
     extra_of: Callable[[Any], Mapping[str, Any]],
+    *,
     sharding: jax.sharding.Sharding | None,
 ) -> Step:
     def step(
@@ -204,7 +213,7 @@ def run_train(
         state, loss = step(state, control, next(batches), key)
         return state, loss, i + 1 == steps
 
-    return _run(advance, state, lambda state: state.params, int(state.step), steps, hooks)
+    return _run(advance, state, lambda state: state.params, int(state.step), steps, hooks=hooks)
 
 
 def run_search(
@@ -257,7 +266,9 @@ def run_search(
 
     if run.search.done:
         return run
-    run = _run(advance, run, lambda run: run.train.params, int(run.train.step), max_steps, hooks)
+    run = _run(
+        advance, run, lambda run: run.train.params, int(run.train.step), max_steps, hooks=hooks
+    )
     if not run.search.done:
         raise Stuck(f"the budget was not reached in {max_steps} steps (search.max_steps)")
     return run
@@ -269,6 +280,7 @@ def _run(
     params_of: Callable[[State], Any],
     first: int,
     last: int,
+    *,
     hooks: Hooks,
 ) -> State:
     losses: list[jax.Array] = []
@@ -326,44 +338,3 @@ def _require_finite_params(params: Any, step: int) -> None:
     for path, finite in jax.device_get(_finite_leaves(params)).items():
         if not finite:
             raise Diverged(f"{path} became NaN or infinite", step - 1)
-
-
-def eval_step(apply: Apply) -> Callable[[Any, Any, Batch], dict[str, jax.Array]]:
-    """Makes the jitted evaluation of one batch: sums of hits, loss and weight."""
-
-    @jax.jit
-    def step(params: Any, stats: Any, batch: Batch) -> dict[str, jax.Array]:
-        key = jax.random.key(0)  # evaluation draws nothing
-        outputs, _ = apply(params, stats, batch["inputs"], train=False, key=key)
-        return totals(outputs, batch)
-
-    return step
-
-
-def evaluate(
-    step: Callable[[Any, Any, Batch], dict[str, jax.Array]],
-    params: Any,
-    stats: Any,
-    batches: Iterable[Batch],
-) -> dict[str, float]:
-    """Returns accuracy, mean loss and, of more than ten classes, the accuracy 'top5'.
-
-    Over all examples, each counted once.
-    """
-    sums: Counter[str] = Counter()
-    for batch in batches:
-        sums.update({k: float(v) for k, v in jax.device_get(step(params, stats, batch)).items()})
-    means = {name: value / sums["weight"] for name, value in sums.items() if name != "weight"}
-    return {"loss": means.pop("loss"), "accuracy": means.pop("correct"), **means}
-
-
-def recalibrate(apply: Apply, params: Any, stats: Any, batches: Iterable[Batch]) -> Any:
-    """Returns the batch statistics after forward passes in training mode; weights stay."""
-
-    @jax.jit
-    def forward(params: Any, stats: Any, batch: Batch) -> Any:
-        return apply(params, stats, batch["inputs"], train=True, key=jax.random.key(0))[1]
-
-    for batch in batches:
-        stats = forward(params, stats, batch)
-    return stats

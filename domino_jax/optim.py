@@ -70,6 +70,7 @@ def sparse_optimizer(
     rate: optax.ScalarOrSchedule,
     momentum: float,
     weight_decay: float,
+    *,
     sr_ste_decay: float,
 ) -> optax.GradientTransformationExtraArgs:
     """Makes the optimizer of a sparse training run.

@@ -45,7 +45,7 @@ def train_parts(exp: Experiment) -> Parts:
         rate_of(exp.phase("train")),
         settings.momentum,
         settings.weight_decay,
-        settings.sr_ste,
+        sr_ste_decay=settings.sr_ste,
     )
     loss = losses.cross_entropy(settings.label_smoothing)
     if settings.method == "fixed":

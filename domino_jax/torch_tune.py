@@ -79,7 +79,7 @@ def tune(
     entries = _entries(file)
     found = next((e for e in entries if all(e.get(k) == v for k, v in key.items())), None)
     if found is None:
-        found = key | _measure(model, export, backends, inputs, compiled, seconds)
+        found = key | _measure(model, export, backends, inputs, compiled, seconds=seconds)
         others = [e for e in entries if any(e.get(k) != v for k, v in key.items())]
         text = json.dumps({"format": 1, "entries": [*others, found]}, indent=1) + "\n"
         try:
@@ -131,6 +131,7 @@ def _measure(
     backends: Sequence[runtime.Backend],
     inputs: Tensor,
     compiled: bool,
+    *,
     seconds: float,
 ) -> Entry:
     def whole() -> float:

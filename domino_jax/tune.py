@@ -12,6 +12,7 @@ from domino_jax import (
     budget,
     checkpoint,
     devices,
+    evaluation,
     loop,
     monitor,
     record,
@@ -19,7 +20,7 @@ from domino_jax import (
 )
 from domino_jax.data import stream
 from domino_jax.dense import dense_weights, train_dense
-from domino_jax.experiment import Experiment, evaluation, read_scheme, until_stopped, weights_of
+from domino_jax.experiment import Experiment, evaluate, read_scheme, until_stopped, weights_of
 from domino_jax.phases import planned_steps, rate_of, resume, running, train_batches
 from domino_jax.scheme import Scheme
 from domino_jax.sparsify import apply_masks, make_masks
@@ -109,7 +110,7 @@ def _evaluate(exp: Experiment, found: Scheme, dense: tuple[Any, Any]) -> None:
     folder = exp.workdir / SPARSE
     if checkpoint.latest(folder) is not None:
         saved = checkpoint.restore_parts(folder, weights_of(exp.model))
-        results["tuned"] = evaluation(exp, saved["params"], saved["stats"])
+        results["tuned"] = evaluate(exp, saved["params"], saved["stats"])
     _write(exp, found, results)
 
 
@@ -120,9 +121,9 @@ def masked(exp: Experiment, params: Any, n: Any) -> Any:
 
 def _before(exp: Experiment, params: Any, stats: Any, n: Any) -> dict[str, dict[str, float]]:
     sparse = masked(exp, params, n)
-    found = {"dense": evaluation(exp, params, stats), "masked": evaluation(exp, sparse, stats)}
+    found = {"dense": evaluate(exp, params, stats), "masked": evaluate(exp, sparse, stats)}
     if jax.tree.leaves(stats):
-        found["recalibrated"] = evaluation(exp, sparse, _recalibrated(exp, sparse, stats))
+        found["recalibrated"] = evaluate(exp, sparse, _recalibrated(exp, sparse, stats))
     return found
 
 
@@ -133,7 +134,7 @@ def _recalibrated(exp: Experiment, params: Any, stats: Any) -> Any:
     with closing(stream(dataset, workers=exp.data.workers)) as source:
         some = until_stopped(exp, itertools.islice(source, RECALIBRATION_BATCHES))
         batches = (devices.split_batch(mesh, batch) for batch in some)
-        return loop.recalibrate(exp.model.apply, weights, old, batches)
+        return evaluation.recalibrate(exp.model.apply, weights, old, batches)
 
 
 def _train(exp: Experiment, params: Any, stats: Any, n: Any) -> loop.TrainState:

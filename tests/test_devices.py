@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from domino_jax import devices, loop, losses
+from domino_jax import devices, evaluation, loop, losses
 from domino_jax.layers import find_layers
 from domino_jax.sparsify import survivor_decay, survivors
 
@@ -114,9 +114,11 @@ def test_a_step_on_two_devices_is_that_on_one():
 
 def test_evaluation_on_two_devices_is_that_on_one():
     _, state, _, batches = training()
-    mesh, step = devices.make_mesh(), loop.eval_step(apply)
+    mesh, step = devices.make_mesh(), evaluation.eval_step(apply)
     batches = [batch | {"weight": np.float32([1] * 7 + [0])} for batch in batches]
-    alone = loop.evaluate(step, state.params, state.stats, batches)
+    alone = evaluation.evaluate(step, state.params, state.stats, batches)
     params, stats = devices.replicate(mesh, (state.params, state.stats))
-    shared = loop.evaluate(step, params, stats, (devices.split_batch(mesh, b) for b in batches))
+    shared = evaluation.evaluate(
+        step, params, stats, (devices.split_batch(mesh, b) for b in batches)
+    )
     assert shared == pytest.approx(alone, rel=1e-5)

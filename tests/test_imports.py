@@ -21,7 +21,7 @@ FLOORS = (
     {"search", "stuck", "uniform", "erk_scheme"},
     {"losses", "optim", "devices", "workdir", "report", "monitor"},
     {"semi_structured", "torch_layout", "torch_import", "exported", "fold"},
-    {"loop"},
+    {"loop", "evaluation"},
     {
         *(
             "settings",

@@ -287,7 +287,7 @@ def test_default_candidates(m, candidates):
 
 
 def found(rules=(), m=8, candidates=None):
-    return by_name(find_layers(image_net, IMAGE_NET, IMAGES, m, rules, candidates))
+    return by_name(find_layers(image_net, IMAGE_NET, IMAGES, m, rules, candidates=candidates))
 
 
 def test_given_candidates():
