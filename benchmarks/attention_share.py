@@ -51,13 +51,13 @@ def write_schemes(folder: Path, order: Sequence[str]) -> dict[str, Path]:
     return files
 
 
-def fine_tune(workdir: Path, overrides: Mapping[str, Any]) -> Losses:
-    """Fine-tunes for both lengths, unless that is done."""
+def fine_tune(workdirs: Mapping[str, Path], overrides: Mapping[str, Any]) -> Losses:
+    """Fine-tunes for each length in its work directory, unless that is done."""
     losses: Losses = {}
-    for length, changes in LENGTHS.items():
-        results = workdir / length / "results.json"
+    for length, workdir in workdirs.items():
+        results = workdir / "results.json"
         if not results.exists() or "tuned" not in json.loads(results.read_text()).get("train", {}):
-            run("train.py", CONFIG, results.parent, {**overrides, **changes})
+            run("train.py", CONFIG, workdir, {**overrides, **LENGTHS[length]})
         found = json.loads(results.read_text())["train"]
         losses |= {"masked": found["masked"]["loss"], length: found["tuned"]["loss"]}
     return losses
@@ -65,18 +65,23 @@ def fine_tune(workdir: Path, overrides: Mapping[str, Any]) -> Losses:
 
 def compare(folder: Path, seed: int) -> dict[str, Losses]:
     """Makes the runs of one seed."""
-    base = folder / f"seed{seed}_{UNIFORM[0]}of{M}_uniform"
+    uniform, searched = (
+        folder / f"seed{seed}_{UNIFORM[0]}of{M}_{method}" for method in ("uniform", "domino")
+    )
     shares = folder / "attention_share"
     shares.mkdir(exist_ok=True)
-    files = write_schemes(shares, list(schemes.load(base / "scheme.json")))
-    files[SEARCHED] = folder / f"seed{seed}_{UNIFORM[0]}of{M}_domino" / "scheme.json"
-    return {
-        name: fine_tune(
-            shares / f"seed{seed}_{SEARCHED if name == SEARCHED else path.stem}",
-            {"seed": seed, "init": base / "dense", "scheme": path},
-        )
-        for name, path in files.items()
-    }
+    files = write_schemes(shares, list(schemes.load(uniform / "scheme.json")))
+    files[SEARCHED] = searched / "scheme.json"
+    made = {label(*UNIFORM): uniform, SEARCHED: searched}  # by benchmarks.allocations
+    losses = {}
+    for name, scheme in files.items():
+        own = shares / f"seed{seed}_{SEARCHED if name == SEARCHED else scheme.stem}"
+        workdirs = {length: own / length for length in LENGTHS}
+        if name in made:
+            workdirs["whole"] = made[name]
+        overrides = {"seed": seed, "init": uniform / "dense", "scheme": scheme}
+        losses[name] = fine_tune(workdirs, overrides)
+    return losses
 
 
 def rows(results: Sequence[Mapping[str, Losses]]) -> list[list[str]]:

@@ -28,6 +28,7 @@ from domino_jax import (
 )
 from domino_jax.export_document import Network
 from domino_jax.named import require_known
+from domino_jax.record import DATA
 from domino_jax.scheme import Scheme
 from domino_jax.workdir import read_json
 
@@ -87,6 +88,7 @@ def _record(workdir: Path) -> tuple[dict[str, Any], Scheme | None]:
     record = read_json(workdir / "config.json")
     for part in ("common", "search", "train"):
         flat |= record.get(part, {})
+    flat.pop(DATA, None)
     trained = flat.pop("scheme", None)
     if not flat:
         raise ValueError(

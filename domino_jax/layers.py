@@ -22,6 +22,7 @@ from domino_jax.views import positions
 LARGEST_M = 64
 NAMED_RULES = ("dense", "flatten", "shrink")
 NOT_USED = "not used"
+VECTOR = "of one axis, which has no inputs and outputs"
 
 
 @dataclass(frozen=True)
@@ -110,19 +111,21 @@ def find_layers(
 
     Returns:
         One layer per parameter of rank >= 2, or per slice of a stacked one, in the order of their
-        first product; those that are left out come last.
+        first product; those that are left out come last. A parameter of rank 1 that goes into a
+        product (reshaped to a kernel, say) is listed too, and stays dense.
 
     Raises:
         ValueError: m, candidates or a rule is not allowed, a rule matches no parameter or asks for
             groups that do not fit its layer, or no layer can be grouped.
     """
     chosen = _checked_candidates(m, candidates)
-    matrices = {p: leaf for p, leaf in arrays_by_path(params).items() if len(leaf.shape) > 1}
+    arrays = arrays_by_path(params)
     require_rules(rules)
-    named.require_used(rules, matrices)
-    uses: dict[str, list[tuple[int, Use]]] = {path: [] for path in matrices}
+    uses: dict[str, list[tuple[int, Use]]] = {path: [] for path in arrays}
     for number, use in enumerate(find_uses(apply, params, inputs)):
         uses[use.view.path].append((number, use))
+    matrices = {path: leaf for path, leaf in arrays.items() if len(leaf.shape) > 1 or uses[path]}
+    named.require_used(rules, matrices)
     found: list[tuple[float, LayerSpec]] = []
     for path, leaf in matrices.items():
         kernel = _kernel(leaf, uses[path])
@@ -142,9 +145,11 @@ def require_rules(rules: named.Rules) -> None:
     Raises:
         ValueError: the regex of the first rule that is none, or whose value is not allowed.
     """
-    for pattern, value in rules:
-        named.require_regex(pattern)
-        _check_value(pattern, value)
+    for rule in rules:
+        if not isinstance(rule, tuple | list) or len(rule) != 2:
+            raise ValueError(f"a rule is a pair (regex, value), got {rule!r}")
+        named.require_regex(rule[0])
+        _check_value(*rule)
 
 
 def flattened(
@@ -164,6 +169,30 @@ def flattened(
     return tuple(
         replace(layer, axes=_flat(layer.axes), candidates=chosen, reason="")
         if layer.axes and layer.reason in _misfits(_inputs(layer), m)
+        else layer
+        for layer in layers
+    )
+
+
+def shrunk(
+    layers: Sequence[LayerSpec], m: int, candidates: Sequence[int] | None = None
+) -> tuple[LayerSpec, ...]:
+    """Groups the layers whose inputs are no multiple of M as the rule 'shrink' would.
+
+    Args:
+        layers: of `find_layers`.
+        m: as given to `find_layers`.
+        candidates: as given to `find_layers`.
+
+    Raises:
+        ValueError: m or candidates is not allowed.
+    """
+    chosen = _checked_candidates(m, candidates)
+    return tuple(
+        replace(layer, candidates=smaller, reason="")
+        if layer.axes
+        and layer.reason in _misfits(_inputs(layer), m)
+        and (smaller := _shrunk(chosen, _inputs(layer)))
         else layer
         for layer in layers
     )
@@ -220,7 +249,8 @@ def _kernel(leaf: jax.ShapeDtypeStruct, uses: Sequence[tuple[int, Use]]) -> _Ker
     roles, used, clash = _merged(leaf.shape, used)
     axes = _axes(roles)
     macs, firsts = _shared(leaf.shape, axes, used)
-    reason = [*(t for t in troubles if t != DEPTHWISE), *clash, *troubles, ""][0]
+    vector = [VECTOR] if len(leaf.shape) == 1 else []
+    reason = [*vector, *(t for t in troubles if t != DEPTHWISE), *clash, *troubles, ""][0]
     return _Kernel(axes, tuple(macs), tuple(firsts), reason)
 
 

@@ -32,10 +32,13 @@ from domino_jax.budget import (
     total,
     weights,
 )
-from domino_jax.layers import LayerSpec, flattened
+from domino_jax.layers import LayerSpec, flattened, shrunk
 from domino_jax.named import leaves_by_path, require_known
 from domino_jax.pace import PaceRule, domino_pace
 from domino_jax.scheme import NM, Scheme
+
+# Rules for the layers whose inputs M does not divide.
+_GROUPING = {"flatten": flattened, "shrink": shrunk}
 
 
 class SearchState(NamedTuple):
@@ -164,17 +167,22 @@ def require_reachable(layers: Iterable[LayerSpec], budget: float, cost: Cost) ->
     """Refuses a budget that is no share, or below what the candidates allow.
 
     Raises:
-        ValueError: with the lowest share within reach, with and without the 'flatten' rule.
+        ValueError: with the lowest share within reach, as it is and with each rule that lowers it.
     """
     layers = tuple(layers)
     _require_share("budget", budget)
     dense = total(layers, cost)
-    floor, flat = lowest(layers, cost), _lowest_flattened(layers, cost)
+    floor = lowest(layers, cost)
     if floor > exact(budget) * dense:
-        with_flat = f"; {_share(flat, dense)} with the 'flatten' rule" if flat is not None else ""
+        others = {name: _lowest_under(rule, layers, cost) for name, rule in _GROUPING.items()}
+        more = "".join(
+            f"; {_share(least, dense)} with the {name!r} rule"
+            for name, least in others.items()
+            if least is not None and least < floor
+        )
         raise ValueError(
             f"budget {budget} is out of reach: the candidates allow {_share(floor, dense)} of the "
-            f"dense cost at the least{with_flat}"
+            f"dense cost at the least{more}"
         )
 
 
@@ -255,15 +263,14 @@ def _scheme(movable: list[LayerSpec], n: Mapping[str, int]) -> dict[str, NM]:
     return {spec.name: NM(n[spec.name], spec.m) for spec in movable}
 
 
-def _lowest_flattened(layers: tuple[LayerSpec, ...], cost: Cost) -> Number | None:
-    """Adds up the lowest cost with the 'flatten' rule; None if it changes nothing."""
-    flat = layers
+def _lowest_under(
+    rule: Callable[..., tuple[LayerSpec, ...]], layers: tuple[LayerSpec, ...], cost: Cost
+) -> Number | None:
+    """Adds up the lowest cost with a rule for the layers that do not fit."""
     for candidates in dict.fromkeys(spec.candidates for spec in grouped(layers)):
-        flat = flattened(flat, candidates[-1], candidates)
-    if flat == layers:
-        return None
+        layers = rule(layers, candidates[-1], candidates)
     try:
-        return lowest(flat, cost)
+        return lowest(layers, cost)
     except KeyError:  # a cost table knows nothing of a layer that it was made without
         return None
 

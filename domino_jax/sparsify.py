@@ -22,7 +22,7 @@ import optax
 from domino_jax import masks as _masks
 from domino_jax.budget import kernels
 from domino_jax.layers import LayerSpec
-from domino_jax.named import leaves_by_path, replace_leaves
+from domino_jax.named import leaves_by_path, replace_leaves, require_known
 from domino_jax.scheme import NM
 
 Params = TypeVar("Params")
@@ -39,12 +39,15 @@ def make_masks(params: Any, layers: Iterable[LayerSpec], n: Levels) -> dict[str,
         n: path -> weights kept of every M, [] or [S], as `levels` gives it; may be traced.
 
     Raises:
-        ValueError: a kernel has no n, or one that is no number, such as NM, or outside 1..M.
+        ValueError: the parameters lack a kernel; or a kernel has no n, or one that is no number,
+            such as NM, or outside 1..M.
     """
     by_path = leaves_by_path(params)
+    grouped = kernels(layers)
+    require_known(grouped, list(by_path), what="parameter")
     return {
         path: _masks.top_n(by_path[path], _level(path, n, kernel.m), kernel.m, kernel.axes)
-        for path, kernel in kernels(layers).items()
+        for path, kernel in grouped.items()
     }
 
 

@@ -45,6 +45,8 @@ def arrays_by_path(tree: Any) -> dict[str, jax.ShapeDtypeStruct]:
 def find_uses(apply: Callable[[Any, Any], Any], params: Any, inputs: Any) -> list[Use]:
     """Lists every use of every floating parameter of rank >= 2, in the order of the trace.
 
+    After them the products that parameters of rank 1 go into, as views of another shape do.
+
     Args:
         apply: `apply(params, inputs)`; it is traced, not run.
         params: pytree of arrays or ShapeDtypeStructs; other leaves are passed on as they are.
@@ -58,14 +60,22 @@ def find_uses(apply: Callable[[Any, Any], Any], params: Any, inputs: Any) -> lis
         return apply(of_params(leaves), of_inputs(examples))
 
     jaxpr = jax.make_jaxpr(call)(leaves, examples).jaxpr
-    values: list[Value] = [
-        (views.whole(path, leaf.shape),)
-        if len(leaf.shape) > 1 and jnp.issubdtype(leaf.dtype, jnp.floating)
-        else None
+    floating = {
+        path: leaf if jnp.issubdtype(leaf.dtype, jnp.floating) else None
         for path, leaf in arrays_by_path(params).items()
-    ]
-    outs, uses = _walk(jaxpr, [*values, *([INPUT] * len(examples))])
-    return uses + _notes(outs, "returned")
+    }
+
+    def walk(wanted: Callable[[int], bool]) -> Outcome:
+        values: list[Value] = [
+            (views.whole(path, leaf.shape),) if leaf and wanted(len(leaf.shape)) else None
+            for path, leaf in floating.items()
+        ]
+        return _walk(jaxpr, [*values, *([INPUT] * len(examples))])
+
+    outs, uses = walk(lambda rank: rank > 1)
+    # Apart: a vector is mostly a bias or a scale, which must not come between the others' views.
+    _, of_vectors = walk(lambda rank: rank == 1)
+    return uses + _notes(outs, "returned") + [use for use in of_vectors if use.roles]
 
 
 def _is_array(leaf: Any) -> bool:

@@ -1,6 +1,7 @@
 """A folder of one's own images."""
 
 import io
+import shutil
 
 import numpy as np
 import pytest
@@ -61,7 +62,16 @@ def test_other_files_are_passed_over(root):
     (root / "train" / "ant" / ".hidden.png").write_text("mine")
     (root / "train" / ".cache").mkdir()
     put(root / "train" / "ant" / ".thumbs" / "1.png", COLORS["bee"])
+    for name in ("notes.pdf", "film.mpg", "table.h5"):  # of which Pillow knows the extension
+        (root / "train" / "ant" / name).write_text("mine")
     assert (create(root).train_size, create(root).classes) == (6, 3)
+
+
+def test_links_are_followed(root, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    put(elsewhere / "9.png", COLORS["ant"])
+    (root / "train" / "ant" / "more").symlink_to(elsewhere)
+    assert create(root).train_size == 7
 
 
 @pytest.mark.parametrize("name", ["val", "validation"])
@@ -89,8 +99,9 @@ def test_evaluation_resizes_to_eight_sevenths(root):
 
 def test_a_broken_file_is_named(root):
     (root / "train" / "ant" / "1.png").write_bytes(b"no image")
-    with pytest.raises(ValueError, match=r"ant/1\.png: no image"):
+    with pytest.raises(ValueError, match=r"ant/1\.png: no image") as caught:
         create(root).train(0, 6)[0]
+    assert "0x" not in str(caught.value)
 
 
 def test_a_missing_folder(tmp_path):
@@ -115,6 +126,10 @@ def test_missing_and_empty_parts(root):
         create(root)
     (root / "test" / "ant").rename(root / "test" / "ants")
     with pytest.raises(ValueError, match=r"unknown class of .*train 'ants'; nearest: ant"):
+        create(root)
+    shutil.rmtree(root / "train" / "bee")
+    shutil.rmtree(root / "train" / "cat")
+    with pytest.raises(ValueError, match=r"train: a folder for each of two or more .*, got ant"):
         create(root)
     (root / "train").rename(root / "trains")
     with pytest.raises(ValueError, match=r"train: no such folder"):

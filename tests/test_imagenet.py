@@ -148,7 +148,7 @@ import numpy as np
 from domino_jax import data
 
 if __name__ == '__main__':
-    made = data.create('imagenet2012', data_dir=sys.argv[1], workers=1, size=32, short=36)
+    made = data.create('imagenet2012', data_dir=sys.argv[1], workers=2, size=32, short=36)
     batches = made.train(0, 5)
     running = data.stream(batches, 2, workers=made.workers)
     for step in (2, 3, 4):
@@ -243,6 +243,29 @@ def test_a_missing_set_names_archives_and_command(tmp_path):
         data.create("imagenet2012", data_dir=str(tmp_path))
     told = f"data set 'imagenet2012' is not prepared in {tmp_path}; {BRING}{COMMAND}"
     assert str(caught.value) == told.format(tmp_path)
+
+
+def test_a_lost_file_is_named(tmp_path):
+    shutil.copytree(FOLDER / "imagenet2012", tmp_path / "imagenet2012")
+    lost = tmp_path / "imagenet2012" / "5.1.0" / "imagenet2012-train.array_record-00000-of-00001"
+    lost.unlink()
+    with pytest.raises(ValueError) as caught:
+        data.create("imagenet2012", data_dir=str(tmp_path))
+    assert f"lacks {lost} (1 in all)" in str(caught.value)
+    assert COMMAND.format(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize("kept", [0, 0.5, 0.99])
+def test_a_file_cut_short_is_a_value_error(tmp_path, kept):
+    folder = tmp_path / "imagenet2012" / "5.1.0"
+    shutil.copytree(FOLDER / "imagenet2012" / "5.1.0", folder)
+    file = folder / "imagenet2012-train.array_record-00000-of-00001"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(kept * len(whole))])
+    made = data.create("imagenet2012", data_dir=str(tmp_path))
+    with pytest.raises(ValueError, match=r"5\.1\.0: a file is damaged: record ") as caught:
+        made.train(0, 12)[0]
+    assert "\n" not in str(caught.value)
 
 
 def test_a_set_without_validation_is_refused(tmp_path):

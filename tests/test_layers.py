@@ -376,3 +376,16 @@ def test_no_layer_to_group():
         found(m=7)
     with pytest.raises(ValueError, match="it has no parameter of rank 2 or more"):
         find_layers(lambda b, x: x + b[None], floats(3), floats(1, 3), 4)
+
+
+def test_a_vector_in_a_product_is_listed_and_stays_dense():
+    params = {"flat": floats(8 * 16 + 16), "w": floats(16, 16), "head": floats(16), "b": floats(16)}
+
+    def apply(p, x):
+        x = x @ p["flat"][:128].reshape(8, 16) + p["flat"][None, 128:]
+        return (x * p["b"][None]) @ (p["w"] * p["b"][None]) @ p["head"] + p["b"].sum()
+
+    layers = find_layers(apply, params, floats(1, 8), 4)
+    reason = "of one axis, which has no inputs and outputs"
+    found = {spec.name: (spec.reason, spec.macs, spec.size) for spec in layers}
+    assert found == {"w": ("", 256, 256), "flat": (reason, 128, 144), "head": (reason, 16, 16)}

@@ -198,7 +198,7 @@ def test_create_calls_a_factory_with_its_options(factories):
 
 
 def test_parameters_and_stats_become_arrays(factories):
-    kept = jnp.ones(2, jnp.bfloat16)
+    kept = jnp.ones(2, jnp.float32)
     params = {"k": 1.0, "w": np.ones((2, 2)), "weak": jnp.asarray(2.0), "kept": kept}
     stats = {"steps": 3, "key": jax.random.key(0)}
     model = models.create(
@@ -207,8 +207,7 @@ def test_parameters_and_stats_become_arrays(factories):
     leaves = leaves_by_path(model.params) | {"steps": model.stats["steps"]}
     kinds = {path: (str(leaf.dtype), leaf.weak_type) for path, leaf in leaves.items()}
     assert kinds == {
-        **dict.fromkeys(("k", "w", "weak"), ("float32", False)),
-        "kept": ("bfloat16", False),
+        **dict.fromkeys(("k", "w", "weak", "kept"), ("float32", False)),
         "steps": ("int32", False),
     }
     assert model.params["kept"] is kept
@@ -221,6 +220,11 @@ def test_parameters_and_stats_become_arrays(factories):
         ("resnet51", {}, "unknown model 'resnet51'; nearest: resnet"),
         ("my_nets:mlp", {"depth": 1}, "unexpected keyword argument 'depth'; .*width=2"),
         ("my_nets:nothing", {}, r"must return a domino_jax\.models\.Model, got list"),
+        (
+            "my_nets:given",
+            {"params": {"layer": {"w": jnp.ones((2, 3), jnp.bfloat16)}}},
+            r"parameter 'layer/w' is bfloat16\[2, 3\], in which small decays are lost: make it",
+        ),
         (
             "my_nets:given",
             {"params": {"a": [1.0, 2]}},

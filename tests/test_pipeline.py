@@ -236,7 +236,7 @@ def test_a_closed_stream_closes_its_iterator():
             self.closed = True
 
     iterator = Iterator()
-    running = pipeline._drain(iterator, shared=False)
+    running = pipeline._drain(iterator, 2, shared=False)
     next(running)
     assert not iterator.closed
     running.close()

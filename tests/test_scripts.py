@@ -12,7 +12,7 @@ import pytest
 import scripts
 
 import domino_jax as dj
-from domino_jax import checkpoint, loop, scheme
+from domino_jax import checkpoint, export, exported, loop, scheme
 
 DONE, WRONG, STOPPED = 0, 1, 75
 LAYERS = ["stem/kernel", "body/kernel", "fc/kernel"]
@@ -68,6 +68,19 @@ def test_evaluating_repeats_the_numbers(made):
     _, done, seen = made
     assert done["evaluate"][1] == done["train"][1] != ""
     assert seen["evaluate"][1] == seen["train"][1]
+
+
+def test_the_run_exports(made, tmp_path, capsys):
+    """The whole way: search.py, train.py, and what PyTorch is to get."""
+    folder, *_ = made
+    assert export.main([f"--workdir={folder}", f"--out={tmp_path / 'out'}"]) == DONE
+    capsys.readouterr()
+    found = scheme.load(tmp_path / "out" / exported.SCHEME)
+    assert found == scheme.load(folder / "scheme.json")
+    kept = exported.read_arrays(tmp_path / "out" / exported.WEIGHTS)
+    sparse = scripts.arrays(folder / "train" / "sparse")
+    for name in found:
+        np.testing.assert_array_equal(kept[name] != 0, np.float16(sparse[f"params/{name}"]) != 0)
 
 
 def test_the_scheme_file(made):

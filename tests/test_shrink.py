@@ -11,10 +11,11 @@ from jax import lax
 from rich.console import Console
 
 import domino_jax as dj
-from domino_jax import budget, exported, loop, losses, pace, report, scheme
+from domino_jax import budget, experiment, exported, loop, losses, pace, report, scheme, settings
 from domino_jax.erk import erk
 from domino_jax.export_document import Network
 from domino_jax.export_writer import export as write
+from domino_jax.layers import shrunk
 from domino_jax.scheme import NM
 from domino_jax.search import fewest_votes
 from domino_jax.uniform import uniform_scheme
@@ -62,8 +63,32 @@ def weights():
 def find(rules=SHRINK, m=16, candidates=None):
     shapes = {name: jax.ShapeDtypeStruct(shape, F) for name, shape in SHAPES.items()}
     return dj.find_layers(
-        apply, shapes, jax.ShapeDtypeStruct((1, 4, 4, 3), F), m, rules, candidates
+        apply, shapes, jax.ShapeDtypeStruct((1, 4, 4, 3), F), m, rules, candidates=candidates
     )
+
+
+@pytest.mark.parametrize("shrink", [True, False])
+def test_the_setting_is_the_last_rule(shrink):
+    search = settings.defaults().search
+    search.shrink_m, search.rules = shrink, (("pairs", "dense"),)
+    model, example = dj.plain(apply, weights()), jax.ShapeDtypeStruct((1, 4, 4, 3), F)
+    found = experiment.layers_of(model, example, search)
+    assert found == find([("pairs", "dense"), *(SHRINK if shrink else ())])
+    assert found != find([("pairs", "dense"), *(() if shrink else SHRINK)])
+
+
+@pytest.mark.parametrize(
+    ("m", "candidates"), [(16, None), (16, (4, 8, 16)), (32, None), (12, None)]
+)
+def test_the_rule_without_a_trace(m, candidates):
+    assert shrunk(find((), m, candidates), m, candidates) == find(SHRINK, m, candidates)
+
+
+def test_an_unreachable_budget_names_the_rules_that_lower_it():
+    with pytest.raises(ValueError, match=r"with the 'flatten' rule; .* with the 'shrink' rule$"):
+        dj.domino(find(()), 0.001)
+    with pytest.raises(ValueError, match=r"at the least; [^;]* with the 'flatten' rule$"):
+        dj.domino(find(SHRINK), 0.001)
 
 
 def masked(params, found):
@@ -127,7 +152,7 @@ def test_candidates_below_the_smaller_group(m, candidates, halves):
         inputs,
         m,
         SHRINK,
-        candidates,
+        candidates=candidates,
     )
     found = by_name(layers)
     assert found["halves"].candidates == halves

@@ -15,7 +15,7 @@ from domino_jax.data.augment import flip, pad_crop
 from domino_jax.data.in_memory import evaluate_arrays, train_arrays
 from domino_jax.data.options import require_flag
 from domino_jax.data.pipeline import Batch
-from domino_jax.data.prepared import require_prepared, stock
+from domino_jax.data.prepared import open_split, require_prepared, stock
 
 # Mean and standard deviation of the training pixels in 0 to 1.
 _MOMENTS = {
@@ -71,10 +71,11 @@ create_100, spec_100 = partial(create, 100), partial(spec, 100)
 
 def _arrays(builder: Any, split: str) -> Batch:
     """Reads a split: 'inputs' uint8 [N, 32, 32, 3], 'labels' int32 [N]."""
-    source = builder.as_data_source(split)
+    source = open_split(builder, split)
     images = np.empty((len(source), 32, 32, 3), np.uint8)
     labels = np.empty(len(source), np.int32)
-    for place, example in enumerate(source):
+    for place in range(len(source)):
+        example = source[place]
         images[place], labels[place] = example["image"], example["label"]
     return {"inputs": images, "labels": labels}
 

@@ -7,13 +7,13 @@ The classes are the folders of train/, sorted by name.
 """
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import jax
 import numpy as np
-from PIL import Image
 
 from domino_jax.data import Data, Spec
 from domino_jax.data.encoded import Example, from_encoded, require_sizes
@@ -21,13 +21,18 @@ from domino_jax.data.options import require_whole
 from domino_jax.named import require_known
 
 _TESTS = ("test", "val", "validation")
+# Of photographs; Pillow also knows those of documents and films.
+_IMAGES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".jp2", ".png", ".gif", ".bmp", ".webp", ".avif"),
+    *(".tif", ".tiff", ".pcx", ".pbm", ".pgm", ".pnm", ".ppm"),
+)
 
 
 def create(*, data_dir: str = "", workers: int = 0, size: int = 224, short: int = 0) -> Data:
     """Opens a folder of class folders; images are read when they are asked for.
 
-    Files whose extension Pillow does not know, hidden ones and those in hidden folders are passed
-    over.
+    Files whose extension is of no common image format, hidden ones and those in hidden folders are
+    passed over; links are followed.
 
     Args:
         data_dir: the folder.
@@ -40,8 +45,9 @@ def create(*, data_dir: str = "", workers: int = 0, size: int = 224, short: int 
         Inputs are float32 [B, S, S, 3], transformed as those of ImageNet.
 
     Raises:
-        ValueError: a folder that is wanted is missing or has no images, a class that has none to
-            train, one to test that is not trained, or `size` or `short` is out of range.
+        ValueError: a folder that is wanted is missing or has no images, fewer than two classes, a
+            class that has no images to train, one to test that is not trained, or `size` or `short`
+            is out of range.
     """
     require_whole("short", short, 0)
     require_whole("size", size, 1)
@@ -54,6 +60,9 @@ def create(*, data_dir: str = "", workers: int = 0, size: int = 224, short: int 
             f"with a folder of images for every class; got {data_dir!r}"
         )
     names = _classes(root / "train")
+    if len(names) < 2:
+        held = ", ".join(names) or "none"
+        raise ValueError(f"{root / 'train'}: a folder for each of two or more classes, got {held}")
     found = [root / name for name in _TESTS if (root / name).is_dir()]
     if len(found) != 1:
         held = ", ".join(f"{path.name}/" for path in found) or "none"
@@ -104,12 +113,15 @@ def _classes(folder: Path) -> list[str]:
 
 def _files(folder: Path, names: Sequence[str]) -> tuple[list[str], list[int]]:
     """Lists the images of the classes, sorted by path, and their labels."""
-    known = frozenset(Image.registered_extensions())
     paths, labels = [], []
     for label, name in enumerate(names):
-        inside = sorted((folder / name).rglob("*")) if (folder / name).is_dir() else []
+        inside = (
+            Path(parent, file)
+            for parent, _, files in os.walk(folder / name, followlinks=True)
+            for file in files
+        )
         shown = (path for path in inside if _shown(path.relative_to(folder / name)))
-        images = [path for path in shown if path.suffix.lower() in known and path.is_file()]
+        images = sorted(p for p in shown if p.suffix.lower() in _IMAGES and p.is_file())
         paths += [str(path) for path in images]
         labels += [label] * len(images)
     if not paths:

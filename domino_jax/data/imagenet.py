@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 
 from domino_jax.data import Data, Spec
 from domino_jax.data.encoded import Example, from_encoded, require_sizes
-from domino_jax.data.prepared import require_prepared, stock
+from domino_jax.data.prepared import open_split, require_prepared, stock
 
 _ARCHIVES = {"train": "ILSVRC2012_img_train.tar", "validation": "ILSVRC2012_img_val.tar"}
 
@@ -60,7 +60,7 @@ def spec(*, data_dir: str = "", workers: int = 0, size: int = 224, short: int = 
 
 def _encoded(builder: Any, split: str) -> Any:
     """Opens a split whose images stay encoded."""
-    return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+    return open_split(builder, split, decoders={"image": tfds.decode.SkipDecoding()})
 
 
 @dataclass(frozen=True)

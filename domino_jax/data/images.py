@@ -10,6 +10,7 @@ numbers were made.
 import contextlib
 import io
 import math
+import re
 from typing import Generic, NamedTuple, TypeVar
 
 import cv2
@@ -68,7 +69,12 @@ def size_of(data: bytes) -> tuple[int, int]:
         with Image.open(io.BytesIO(data)) as opened:
             return opened.height, opened.width
     except _FAULTS as error:
-        raise ValueError(f"no image: {error}") from error
+        raise ValueError(_no_image(error)) from error
+
+
+def _no_image(error: Exception) -> str:
+    """Says what is wrong with an image, without the address of its bytes."""
+    return f"no image: {re.sub(r' <_io.BytesIO object at 0x[0-9a-f]+>', ' file', str(error))}"
 
 
 def decode(data: bytes, reduction: int = 1) -> np.ndarray:
@@ -92,7 +98,7 @@ def decode(data: bytes, reduction: int = 1) -> np.ndarray:
         with Image.open(io.BytesIO(data)) as opened:
             return np.asarray(opened.convert("RGB").reduce(reduction))
     except _FAULTS as error:
-        raise ValueError(f"no image: {error}") from error
+        raise ValueError(_no_image(error)) from error
 
 
 def random_box(

@@ -1,5 +1,6 @@
 """What the options of a data set may be; `create` and `spec` of each refuse the same."""
 
+from numbers import Integral
 from typing import Any
 
 
@@ -9,8 +10,8 @@ def require_whole(name: str, value: Any, low: int, high: int | None = None) -> N
     Raises:
         ValueError: the option, what is allowed and what came.
     """
-    fits = isinstance(value, int) and not isinstance(value, bool) and value >= low
-    if not fits or (high is not None and value > high):
+    fits = isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= low
+    if not fits or (high is not None and int(value) > high):
         allowed = f"of at least {low}" if high is None else f"from {low} to {high}"
         raise ValueError(f"{name}: a whole number {allowed} is wanted, got {value!r}")
 

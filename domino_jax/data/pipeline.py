@@ -9,9 +9,11 @@ small and in memory goes faster through `in_memory`.
 """
 
 import atexit
+import itertools
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Generator, Mapping
@@ -160,6 +162,9 @@ def stream(
             raise ValueError(f"{name} must be 0 or more, got {value}")
     finish = batches.finish if workers and isinstance(batches, _Finished) else None
     batches = batches.raw if finish is not None else batches  # type: ignore[attr-defined]
+    count = max(len(batches) - start, 0)
+    if workers:
+        batches = _Endless(batches)
     dataset = batches if isinstance(batches, grain.MapDataset) else grain.MapDataset.source(batches)
     # One batch in the works for every thread and two that wait; of a worker's one waits.
     waiting = max(threads, 1) if workers else threads + 2
@@ -169,7 +174,7 @@ def stream(
         _require_parsed_flags()
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
         dataset = dataset.mp_prefetch(options, worker_init_fn=_obey_the_main_process)
-    running = _drain(iter(dataset), shared=workers > 0, finish=finish)
+    running = _drain(iter(dataset), count, shared=workers > 0, finish=finish)
     _close_at_exit(running)
     return running
 
@@ -215,16 +220,33 @@ class _Finished:
         return self.finish(self.raw[step])
 
 
+@dataclass(frozen=True, eq=False)
+class _Endless:
+    """Batches, and nothing after them, without an end.
+
+    At an end that grain finds itself its frames keep the last batches of the workers: in a cycle,
+    with the shared memory in which they lie.
+    """
+
+    batches: Batches
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, step: int) -> Batch:
+        return self.batches[step] if step < len(self.batches) else {}
+
+
 def _drain(
-    iterator: Any, *, shared: bool, finish: Callable[[Batch], Batch] | None = None
+    iterator: Any, count: int, *, shared: bool, finish: Callable[[Batch], Batch] | None = None
 ) -> Generator[Batch, None, None]:
-    """Yields what the iterator gives and closes it at the end or when closed itself.
+    """Yields `count` batches of the iterator and closes it then, or when closed itself.
 
     Batches of worker processes lie in shared memory, which grain frees with noise if one of them
     outlives the stream: `shared` copies each and drops it.
     """
     try:
-        batches = map(_copy, iterator) if shared else iterator
+        batches = itertools.islice(map(_copy, iterator) if shared else iterator, count)
         yield from batches if finish is None else map(finish, batches)
     finally:
         iterator.close()

@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -51,6 +52,8 @@ def require_prepared(builder: Any, archives: Mapping[str, str] | None = None) ->
         found = f"is prepared as {', '.join(formats)} instead of {_FORMAT}"
     elif missing:
         found = f"has no {' and '.join(missing)} split"
+    elif lost := _lost(builder):
+        found = f"lacks {lost[0]} ({len(lost)} in all)"
     else:
         return
     if bring:
@@ -62,6 +65,33 @@ def require_prepared(builder: Any, archives: Mapping[str, str] | None = None) ->
         f"data set {name!r} {found} in {root}; {remove}run once, where tensorflow-cpu is "
         f'installed: python -c "import tensorflow_datasets as tfds; {command}"'
     )
+
+
+@dataclass(frozen=True)
+class Records:
+    """The examples of a prepared split, one by one; a file that cannot be read is named."""
+
+    source: Any
+    folder: str
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        try:
+            record: Mapping[str, Any] = self.source[index]
+        except RuntimeError as error:
+            reason = str(error)
+        else:
+            if all(value is not None for value in record.values()):
+                return record
+            reason = "it is empty"
+        raise ValueError(f"{self.folder}: a file is damaged: record {index}: {reason}")
+
+
+def open_split(builder: Any, split: str, **options: Any) -> Records:
+    """Opens a split that is on disk; options are those of TFDS's `as_data_source`."""
+    return Records(builder.as_data_source(split, **options), os.fspath(builder.data_dir))
 
 
 def prepare_own(builder_class: Callable[..., Any], data_dir: str = "") -> Any:
@@ -105,6 +135,12 @@ def _generate(builder: Any) -> OSError | None:
     except OSError as error:
         return error
     return None
+
+
+def _lost(builder: Any) -> list[str]:
+    """Lists the files of the splits that are not there."""
+    files = (path for split in builder.info.splits.values() for path in split.filepaths)
+    return [os.fspath(path) for path in files if not path.exists()]
 
 
 def _formats(builder: Any) -> list[str]:

@@ -31,6 +31,8 @@ _KNOWN = {
     **{name: f"domino_jax.models.vit:{name}" for name in ("vit_ti16", "vit_s16", "vit_b16")},
 }
 
+FLOAT32 = 4  # bytes
+
 
 class Model(NamedTuple):
     """A network as a pure function and its state.
@@ -117,7 +119,8 @@ def create(name: str, *, example: Any, classes: int, seed: int, **options: Any) 
 
     Raises:
         ValueError: an unknown name or option, a factory that cannot be imported, or one that
-            returns something else than a `Model`, or parameters that no gradient can change.
+            returns something else than a `Model`, or parameters that no gradient can change or that
+            are narrower than float32: the search and SR-STE decay them by less than such can hold.
     """
     arguments = {"example": example, "classes": classes, "seed": seed, **options}
     made = call_factory(name, _KNOWN, arguments, Model, what="model")
@@ -127,6 +130,11 @@ def create(name: str, *, example: Any, classes: int, seed: int, **options: Any) 
             raise ValueError(
                 f"model {name!r}: parameter {path!r} is {leaf.dtype}{list(leaf.shape)}, which no "
                 "gradient can change: put it into stats, or let apply close over it"
+            )
+        if leaf.dtype.itemsize < FLOAT32:
+            raise ValueError(
+                f"model {name!r}: parameter {path!r} is {leaf.dtype}{list(leaf.shape)}, in which "
+                "small decays are lost: make it float32, and let apply compute in less"
             )
     return Model(_explained(name, made.apply), params, stats)
 

@@ -8,6 +8,7 @@ columns, C channels.
 
 from collections.abc import Sequence
 from functools import partial
+from numbers import Real
 from typing import Any
 
 import jax
@@ -145,8 +146,8 @@ def googlenet(
     Raises:
         ValueError: an option has another value, or the example is not one array of such images.
     """
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout: a share from 0 to below 1 is wanted, got {dropout}")
+    if not isinstance(dropout, Real) or not 0 <= dropout < 1:
+        raise ValueError(f"dropout: a share from 0 to below 1 is wanted, got {dropout!r}")
     if not isinstance(transform_input, bool):
         raise ValueError(f"transform_input: True or False is wanted, got {transform_input!r}")
 

@@ -1,5 +1,6 @@
 """Options that the factories of several networks share, checked."""
 
+from numbers import Integral
 from typing import Any
 
 import jax
@@ -28,7 +29,7 @@ def require_positive(**sizes: Any) -> None:
         ValueError: the first such size by name.
     """
     for name, size in sizes.items():
-        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+        if not isinstance(size, Integral) or isinstance(size, bool) or size < 1:
             raise ValueError(f"{name} must be a positive integer, got {size!r}")
 
 
