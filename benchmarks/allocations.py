@@ -27,6 +27,10 @@ METHODS: Mapping[str, Mapping[str, str]] = {
     "erk": {"search.method": "erk"},
     "domino": {"search.method": "domino"},
     "constant": {"search.method": "domino", "search.pace": "constant"},  # all layers decay alike
+    "every_n": {  # not powers of two only
+        "search.method": "domino",
+        "search.candidates": f"({','.join(map(str, range(1, M + 1)))})",
+    },
 }
 DEFAULT = ("erk", "domino")
 Results = dict[str, dict[str, Any]]
