@@ -12,6 +12,7 @@
 N is the number of weights kept of every M consecutive input weights; N == M is dense.
 """
 
+from domino_jax.activations import activation_macs
 from domino_jax.budget import levels, macs, table_cost, total, uniform, weights
 from domino_jax.erk_scheme import erk_scheme
 from domino_jax.layers import LayerSpec, find_layers, flattened
@@ -46,6 +47,7 @@ __all__ = [
     "Scheme",
     "Search",
     "SearchState",
+    "activation_macs",
     "apply_masks",
     "constant_pace",
     "domino",

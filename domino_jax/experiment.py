@@ -128,11 +128,13 @@ def layers_of(model: _models.Model, example: Any, search: ConfigDict) -> tuple[L
     """Finds the layers of a model under the settings of a search."""
     rules = (*search.rules, ("", "shrink")) if search.shrink_m else search.rules
     return find_layers(
-        _forward_of(model), model.params, example, search.m, rules, candidates=search.candidates
+        forward_of(model), model.params, example, search.m, rules, candidates=search.candidates
     )
 
 
-def _forward_of(model: _models.Model) -> Callable[[Any, Any], Any]:
+def forward_of(model: _models.Model) -> Callable[[Any, Any], Any]:
+    """Makes the forward pass of evaluation: (params, inputs) -> outputs."""
+
     def forward(params: Any, inputs: Any) -> Any:
         key = jax.random.key(0)  # drawn from by nothing in evaluation mode
         return model.apply(params, model.stats, inputs, train=False, key=key)[0]
@@ -148,7 +150,7 @@ def torch_weights(
     Raises:
         ValueError: the file is broken or of another network.
     """
-    axes = torch_layout.kernel_axes(_forward_of(model), model.params, example)
+    axes = torch_layout.kernel_axes(forward_of(model), model.params, example)
     fresh = None if config.init_head else torch_import.head_of(layers)
     return torch_import.restore(config.init, model.params, model.stats, axes, fresh=fresh)
 

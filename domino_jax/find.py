@@ -16,9 +16,10 @@ from domino_jax import (
     scheme,
     workdir,
 )
+from domino_jax.activations import activation_macs
 from domino_jax.dense import dense_weights, train_dense
 from domino_jax.erk_scheme import erk_scheme
-from domino_jax.experiment import OBJECTIVES, Experiment, versions
+from domino_jax.experiment import OBJECTIVES, Experiment, forward_of, versions
 from domino_jax.pace import PACES, PaceRule
 from domino_jax.phases import resume, running
 from domino_jax.scheme import Scheme
@@ -144,7 +145,13 @@ def _on_device(params: Any) -> Any:
 
 def _write(exp: Experiment, found: Scheme, *, steps: int) -> None:
     settings = exp.config.search
-    numbers = report.summary(exp.layers, found, exp.cost, settings.budget)
+    numbers = report.summary(
+        exp.layers,
+        found,
+        exp.cost,
+        settings.budget,
+        activations=activation_macs(forward_of(exp.model), exp.model.params, exp.data.example),
+    )
     scheme.save(
         exp.workdir / "scheme.json",
         found,

@@ -16,13 +16,20 @@ from domino_jax.scheme import Scheme
 
 
 def summary(
-    layers: Iterable[LayerSpec], scheme: Scheme, cost: Cost, budget: float
+    layers: Iterable[LayerSpec], scheme: Scheme, cost: Cost, budget: float, *, activations: int = 0
 ) -> dict[str, Any]:
     """Gathers every number of the table: one row a layer, and the totals.
 
+    Args:
+        layers: as `find_layers` gives them.
+        scheme: of the grouped layers.
+        cost: what the budget counts.
+        budget: share of the dense cost.
+        activations: MACs of products that no weight takes part in, which no budget counts.
+
     Returns:
         JSON-ready: 'layers', a list of rows; 'totals', with weights, MACs and the cost of the
-        dense network and of the scheme, and the budget in units of that cost.
+        dense network and of the scheme, the budget in units of that cost, and those MACs apart.
     """
     layers = tuple(layers)
     dense = _budget.total(layers, cost)
@@ -32,6 +39,7 @@ def summary(
             "weights": _pair(layers, _budget.weights, scheme),
             "macs": _pair(layers, _budget.macs, scheme),
             "cost": _pair(layers, cost, scheme) | {"budget": _json(exact(budget) * dense)},
+            "activations": activations,
         },
     }
 
@@ -99,6 +107,9 @@ def _totals(totals: Mapping[str, Any], objective: str, budget: float) -> Table:
     if objective not in names.values():
         limit = f"{totals['cost']['budget']:,} ({budget:.2%})"
         table.add_row(escape(f"cost by {Path(objective).name}"), *_three(totals["cost"]), limit)
+    if totals["activations"]:
+        both = f"{totals['activations']:,}"
+        table.add_row("MACs of activations", both, both, "", "not counted")
     return table
 
 

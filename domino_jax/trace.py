@@ -52,14 +52,7 @@ def find_uses(apply: Callable[[Any, Any], Any], params: Any, inputs: Any) -> lis
         params: pytree of arrays or ShapeDtypeStructs; other leaves are passed on as they are.
         inputs: pytree of arrays or ShapeDtypeStructs with a leading batch axis, replaced by 1.
     """
-    leaves, of_params = _abstract(params)
-    examples, of_inputs = _abstract(inputs)
-    examples = [jax.ShapeDtypeStruct((1, *x.shape[1:])[: len(x.shape)], x.dtype) for x in examples]
-
-    def call(leaves: list[Any], examples: list[Any]) -> Any:
-        return apply(of_params(leaves), of_inputs(examples))
-
-    jaxpr = jax.make_jaxpr(call)(leaves, examples).jaxpr
+    jaxpr, number = one_example(apply, params, inputs)
     floating = {
         path: leaf if jnp.issubdtype(leaf.dtype, jnp.floating) else None
         for path, leaf in arrays_by_path(params).items()
@@ -70,12 +63,31 @@ def find_uses(apply: Callable[[Any, Any], Any], params: Any, inputs: Any) -> lis
             (views.whole(path, leaf.shape),) if leaf and wanted(len(leaf.shape)) else None
             for path, leaf in floating.items()
         ]
-        return _walk(jaxpr, [*values, *([INPUT] * len(examples))])
+        return _walk(jaxpr, [*values, *([INPUT] * (len(jaxpr.invars) - number))])
 
     outs, uses = walk(lambda rank: rank > 1)
     # Apart: a vector is mostly a bias or a scale, which must not come between the others' views.
     _, of_vectors = walk(lambda rank: rank == 1)
     return uses + _notes(outs, "returned") + [use for use in of_vectors if use.roles]
+
+
+def one_example(
+    apply: Callable[[Any, Any], Any], params: Any, inputs: Any
+) -> tuple[core.Jaxpr, int]:
+    """Traces a network on one example; arguments as for `find_uses`.
+
+    Returns:
+        The jaxpr of the array leaves, and how many of its operands are parameters; the others are
+        inputs.
+    """
+    leaves, of_params = _abstract(params)
+    examples, of_inputs = _abstract(inputs)
+    examples = [jax.ShapeDtypeStruct((1, *x.shape[1:])[: len(x.shape)], x.dtype) for x in examples]
+
+    def call(leaves: list[Any], examples: list[Any]) -> Any:
+        return apply(of_params(leaves), of_inputs(examples))
+
+    return jax.make_jaxpr(call)(leaves, examples).jaxpr, len(leaves)
 
 
 def _is_array(leaf: Any) -> bool:
@@ -114,7 +126,7 @@ def _walk(jaxpr: Any, args: Sequence[Value]) -> Outcome:
 
 def _step(eqn: Any, values: list[Value]) -> Outcome:
     name = eqn.primitive.name
-    inner = None if name in HANDLERS else _inner(eqn)
+    inner = None if name in HANDLERS else inner_jaxpr(eqn)
     if not any(isinstance(value, tuple) for value in values):
         if inner is not None and all(isinstance(value, int | float) for value in values):
             return _walk(inner, values)
@@ -133,7 +145,7 @@ def _is_key(value: Any) -> bool:
     return _is_array(value) and jnp.issubdtype(value.dtype, jax.dtypes.extended)
 
 
-def _inner(eqn: Any) -> Any:
+def inner_jaxpr(eqn: Any) -> Any:
     """Returns the jaxpr that the primitive calls with its operands as they are, if there is one."""
     found = [
         getattr(value, "jaxpr", value)
@@ -238,7 +250,7 @@ def _leave(eqn: Any, values: Sequence[Value], kept: Sequence[bool], outs: list[V
     return ends, uses
 
 
-def _carry_of(params: Mapping[str, Any]) -> tuple[int, int]:
+def carry_of(params: Mapping[str, Any]) -> tuple[int, int]:
     """Where the carry begins and ends among the operands of a scan."""
     if "num_consts" in params:
         return params["num_consts"], params["num_consts"] + params["num_carry"]
@@ -249,7 +261,7 @@ def _carry_of(params: Mapping[str, Any]) -> tuple[int, int]:
 def _scan(eqn: Any, values: list[Value]) -> Outcome:
     """A constant is used at each of the `length` passes, each row of an xs at one of them."""
     p, body, rest = eqn.params, eqn.params["jaxpr"].jaxpr, _rest(values)
-    first, last = _carry_of(p)
+    first, last = carry_of(p)
     carry, kept = _enter(body, first, values[first:last], rest)
     rows = [
         tuple(views.run_over(view) for view in value) if isinstance(value, tuple) else value

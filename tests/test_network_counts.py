@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds of every convolutional network, against published numbers.
+"""Parameters and multiply-adds of every network, against published numbers.
 
 Exact counts of torchvision's networks are torchvision 0.28.0's own, at 224x224 with 1000 classes:
 the sum of `p.numel()`, and with forward hooks the sum of weight.numel() · H' · W' over all
@@ -15,19 +15,23 @@ Printed numbers, compared in all their digits:
 - RegNetX: Radosavovic et al. 2020; 3.2GF also the DominoSearch paper's. 400MF is torchvision's: the
   paper's last stage is 384 wide, not 400, and its network has 5.2 M;
 - GoogLeNet: torchvision's, without auxiliary heads;
-- VGG for CIFAR: pruning papers on the definition of github.com/kuangliu/pytorch-cifar.
+- VGG for CIFAR: pruning papers on the definition of github.com/kuangliu/pytorch-cifar;
+- ViT: Touvron et al. 2021 (DeiT), table 1; timm's vit_tiny_patch16_224, vit_small_patch16_224 and
+  vit_base_patch16_224 have exactly these parameters. B is torchvision's too: its 17.564 G are those
+  of weights and of attention's products, 2 · T² · C for each of 12 layers, T = 197;
+- byte_lm is our own: with T = 128, C = 128 and 4 layers 12 · C² weights a layer and 256 · C of the
+  head, each used T times, and tables of T + 256 rows that are only looked up or added.
 """
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from domino_jax import find_layers, models
-from domino_jax.models import convolutional
+from domino_jax import activation_macs, find_layers, models
+from domino_jax.models import byte_lm, convolutional, vit
 
-ELSEWHERE = {"byte_lm", "vit_ti16", "vit_s16", "vit_b16"}  # counted in other files
 CASES = [
-    # name, size, classes, parameters, MACs, printed parameters, printed MACs
+    # name, size (positions of byte_lm), classes, parameters, MACs, printed parameters, printed MACs
     ("resnet18", 224, 1000, 11_689_512, 1_814_073_344, "11.7 M", "1.814 G"),
     ("resnet34", 224, 1000, 21_797_672, 3_663_761_408, "21.8 M", "3.664 G"),
     ("resnet50", 224, 1000, 25_557_032, 4_089_184_256, "25.6 M", "4.089 G"),
@@ -47,7 +51,18 @@ CASES = [
     ("resnet56_bottleneck", 32, 100, 892_660, 127_345_664, "", "127 M"),
     ("vgg16_cifar", 32, 10, 14_728_266, 313_201_664, "14.7 M", "313 M"),
     ("vgg19_cifar", 32, 10, 20_040_522, 398_136_320, "20.0 M", "398 M"),
+    ("vit_ti16", 224, 1000, 5_717_416, 1_074_851_328, "6 M", ""),
+    ("vit_s16", 224, 1000, 22_050_664, 4_241_218_560, "22 M", ""),
+    ("vit_b16", 224, 1000, 86_567_656, 16_848_500_736, "86.6 M", "16.85 G"),
+    ("byte_lm", 128, 256, 875_264, 128 * (4 * 12 * 128**2 + 256 * 128), "", ""),
 ]
+# Multiply-adds of products that no weight takes part in; none elsewhere.
+ATTENTION = {
+    "vit_ti16": 12 * 2 * 197**2 * 192,
+    "vit_s16": 12 * 2 * 197**2 * 384,
+    "vit_b16": 17_563_828_224 - 16_848_500_736,
+    "byte_lm": 4 * 2 * 128**2 * 128,
+}
 
 
 def _kernels(model):
@@ -57,10 +72,12 @@ def _kernels(model):
 @pytest.fixture
 def abstract(monkeypatch):
     """Makes networks whose weights are shapes alone, and the shape of one example."""
-    monkeypatch.setattr(convolutional, "fill", lambda shapes, seed: shapes)
+    for module in (convolutional, vit, byte_lm):
+        monkeypatch.setattr(module, "fill", lambda shapes, *draws: shapes)
 
     def make(name, size, classes):
-        example = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+        image, text = ((1, size, size, 3), jnp.float32), ((1, size), jnp.int32)
+        example = jax.ShapeDtypeStruct(*(text if name == "byte_lm" else image))
         return models.factory(name)(example=example, classes=classes, seed=0), example
 
     return make
@@ -77,8 +94,10 @@ def test_counts(name, size, classes, parameters, macs, printed, printed_macs, ab
     def forward(weights, inputs):
         return model.apply(*weights, inputs, train=False, key=None)[0]
 
-    layers = find_layers(forward, (model.params, model.stats), example, 2)
+    weights = model.params, model.stats
+    layers = find_layers(forward, weights, example, 2)
     assert len(layers) == len(_kernels(model))
+    assert activation_macs(forward, weights, example) == ATTENTION.get(name, 0)
     assert sum(leaf.size for leaf in jax.tree.leaves(model.params)) == parameters
     assert sum(spec.macs for spec in layers) == macs
     _require_printed(parameters, printed)
@@ -100,4 +119,4 @@ def test_the_papers_resnet56(abstract):
 
 
 def test_every_network_is_counted():
-    assert {case[0] for case in CASES} == set(models.names()) - ELSEWHERE
+    assert {case[0] for case in CASES} == set(models.names())

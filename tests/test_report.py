@@ -70,6 +70,7 @@ def test_totals():
         "weights": weights,
         "macs": macs,
         "cost": weights | {"budget": 16526.4},
+        "activations": 0,
     }
     assert numbers(budget.macs)["totals"]["cost"] == macs | {"budget": 1_450_680}
 
@@ -115,6 +116,16 @@ def test_a_cost_table_has_a_line_of_its_own():
     text = printed("measured/[h200] ms.json", cost)
     assert cells(text, "cost by [h200] ms.json") == ["1.5", "1.125", "75.00%", "0.6 (40.00%)"]
     assert cells(text, "MACs")[-1] == ""
+
+
+def test_products_of_activations_stand_apart(capsys):
+    found = report.summary(LAYERS, {}, budget.weights, 0.4, activations=1_234_567)
+    report.print_table(found, "params", 0.4, monitor.console())
+    assert cells(capsys.readouterr().out, "MACs of activations") == [
+        *("1,234,567", "1,234,567", "", "not counted"),
+    ]
+    report.print_table(numbers(), "params", 0.4, monitor.console())
+    assert "activations" not in capsys.readouterr().out
 
 
 def test_a_table_in_a_pipe_is_not_folded(capsys, monkeypatch):
