@@ -101,6 +101,30 @@ def test_logits_in_training_and_evaluation(name, size, options):
     assert max(_apart(value, after[key]) for key, value in new.items()) <= 1e-4
 
 
+@pytest.mark.parametrize(
+    ("name", "width", "heads"),
+    [("vit_ti16", 192, 3), pytest.param("vit_b16", 768, 12, marks=pytest.mark.slow)],
+)
+def test_logits_of_a_vision_transformer(name, width, heads):
+    """Its class makes ViT-B/16 as `torchvision.models.vit_b_16` does, and smaller ones too."""
+    network = torch_state.randomize(
+        torchvision.models.VisionTransformer(
+            32, 16, 12, heads, width, 4 * width, num_classes=CLASSES
+        )
+    )
+    model, axes = _ours(name, 32)
+    layout = tensors(model.params, model.stats, axes)
+    ours = from_torch(_arrays(network), layout)
+    params = replace_leaves(model.params, {path: ours[path] for path in leaves_by_path(model[1])})
+    images = np.random.default_rng(3).normal(size=(4, 32, 32, 3)).astype(np.float32)
+    found = jax.jit(lambda p, x: model.apply(p, {}, x, train=False, key=None)[0])(params, images)
+    x = torch.from_numpy(np.moveaxis(images, 3, 1).copy())
+    with torch.no_grad():
+        assert _apart(found, network.eval()(x).numpy()) <= 1e-4
+    back = to_torch(leaves_by_path(params), layout)
+    network.load_state_dict({key: torch.from_numpy(value) for key, value in back.items()})
+
+
 @pytest.mark.parametrize("name", ["regnet_x_3_2gf", "googlenet", "vgg19_cifar", "resnet50"])
 def test_what_goes_out_is_what_came_in(name):
     """Bit for bit, and torchvision's network takes it."""
