@@ -326,7 +326,7 @@ def _torchvision(name: str) -> Any:
     except (ImportError, RuntimeError) as error:  # RuntimeError: of another version of PyTorch
         raise ValueError(
             f"model {name!r} is torchvision's own, which cannot be imported "
-            f"({str(error).splitlines()[0]}): pip install torchvision"
+            f"({str(error).splitlines()[0]}): install one that fits this PyTorch"
         ) from None
 
 
