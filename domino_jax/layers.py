@@ -168,7 +168,7 @@ def flattened(
     chosen = _checked_candidates(m, candidates)
     return tuple(
         replace(layer, axes=_flat(layer.axes), candidates=chosen, reason="")
-        if layer.axes and layer.reason in _misfits(_inputs(layer), m)
+        if _misfitting(layer, m)
         else layer
         for layer in layers
     )
@@ -179,23 +179,19 @@ def shrunk(
 ) -> tuple[LayerSpec, ...]:
     """Groups the layers whose inputs are no multiple of M as the rule 'shrink' would.
 
-    Args:
-        layers: of `find_layers`.
-        m: as given to `find_layers`.
-        candidates: as given to `find_layers`.
-
-    Raises:
-        ValueError: m or candidates is not allowed.
+    Arguments and errors are those of `flattened`.
     """
     chosen = _checked_candidates(m, candidates)
     return tuple(
-        replace(layer, candidates=smaller, reason="")
-        if layer.axes
-        and layer.reason in _misfits(_inputs(layer), m)
-        and (smaller := _shrunk(chosen, _inputs(layer)))
+        _grouped(replace(layer, reason=""), chosen, _shrunk(chosen, _inputs(layer)))
+        if _misfitting(layer, m)
         else layer
         for layer in layers
     )
+
+
+def _misfitting(layer: LayerSpec, m: int) -> bool:
+    return layer.axes is not None and layer.reason in _misfits(_inputs(layer), m)
 
 
 def _default_candidates(m: int) -> tuple[int, ...]:
