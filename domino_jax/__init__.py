@@ -15,7 +15,8 @@ N is the number of weights kept of every M consecutive input weights; N == M is 
 from domino_jax.activations import activation_macs
 from domino_jax.budget import levels, macs, table_cost, total, uniform, weights
 from domino_jax.erk_scheme import erk_scheme
-from domino_jax.layers import LayerSpec, find_layers, flattened
+from domino_jax.grouping import LayerSpec, flattened
+from domino_jax.layers import find_layers
 from domino_jax.masks import Axes, top_n
 from domino_jax.models import Model, plain
 from domino_jax.pace import constant_pace, domino_pace

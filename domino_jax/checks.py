@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from domino_jax import budget, checkpoint, devices, loop
 from domino_jax.data import Batches, Data
-from domino_jax.layers import LayerSpec
+from domino_jax.grouping import LayerSpec
 from domino_jax.models import Model
 from domino_jax.named import leaves_by_path
 from domino_jax.record import PHASES

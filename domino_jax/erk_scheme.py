@@ -12,7 +12,7 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from domino_jax.budget import Cost, Number, exact, grouped, total, weights
-from domino_jax.layers import LayerSpec
+from domino_jax.grouping import LayerSpec
 from domino_jax.scheme import NM, Scheme
 from domino_jax.search import require_reachable
 

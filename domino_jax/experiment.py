@@ -24,7 +24,8 @@ from domino_jax import (
 )
 from domino_jax import data as _data
 from domino_jax import models as _models
-from domino_jax.layers import LayerSpec, find_layers
+from domino_jax.grouping import LayerSpec
+from domino_jax.layers import find_layers
 from domino_jax.phases import Phase
 from domino_jax.record import PHASES
 from domino_jax.scheme import Scheme

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from domino_jax import budget, exported, scheme, torch_layout
-from domino_jax.layers import LayerSpec
+from domino_jax.grouping import LayerSpec
 from domino_jax.models import Model
 from domino_jax.scheme import NM, Scheme
 from domino_jax.torch_layout import Tensor

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from domino_jax.layers import LayerSpec
+from domino_jax.grouping import LayerSpec
 from domino_jax.losses import Batch, Loss
 from domino_jax.named import leaves_by_path
 from domino_jax.search import Search, SearchState

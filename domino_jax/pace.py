@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from domino_jax.budget import Cost, counted, exact, grouped, macs
 from domino_jax.erk import erk
-from domino_jax.layers import LayerSpec
+from domino_jax.grouping import LayerSpec
 
 PaceRule = Callable[[Mapping[str, int]], Mapping[str, float]]
 PaceMaker = Callable[..., PaceRule]

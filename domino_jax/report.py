@@ -11,7 +11,7 @@ from rich.table import Table
 from domino_jax import budget as _budget
 from domino_jax.budget import Cost, Number, exact
 from domino_jax.files import replacing
-from domino_jax.layers import LayerSpec
+from domino_jax.grouping import LayerSpec
 from domino_jax.scheme import Scheme
 
 

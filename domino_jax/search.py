@@ -32,7 +32,7 @@ from domino_jax.budget import (
     total,
     weights,
 )
-from domino_jax.layers import LayerSpec, flattened, shrunk
+from domino_jax.grouping import LayerSpec, flattened, shrunk
 from domino_jax.named import leaves_by_path, require_known
 from domino_jax.pace import PaceRule, domino_pace
 from domino_jax.scheme import NM, Scheme

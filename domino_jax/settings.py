@@ -8,7 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from domino_jax.layers import require_rules
+from domino_jax.grouping import require_rules
 from domino_jax.named import require_known
 from domino_jax.optim import DENSE_OPTIMIZERS, METHODS, OPTIMIZERS, SCHEDULES
 from domino_jax.pace import PACES

@@ -21,7 +21,7 @@ import optax
 
 from domino_jax import masks as _masks
 from domino_jax.budget import kernels
-from domino_jax.layers import LayerSpec
+from domino_jax.grouping import LayerSpec
 from domino_jax.named import leaves_by_path, replace_leaves, require_known
 from domino_jax.scheme import NM
 

@@ -8,7 +8,7 @@ import jax
 
 from domino_jax import masks
 from domino_jax.budget import grouped, kernels
-from domino_jax.layers import LayerSpec
+from domino_jax.grouping import LayerSpec
 from domino_jax.named import leaves_by_path
 from domino_jax.search import SearchState, by_layer
 

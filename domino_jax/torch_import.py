@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from domino_jax import named
-from domino_jax.layers import LayerSpec
+from domino_jax.grouping import LayerSpec
 from domino_jax.masks import Axes
 from domino_jax.torch_layout import Names, Tensor, counters, from_torch, tensors, torch_name
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from fractions import Fraction
 
 from domino_jax.budget import Cost, exact, grouped, total, weights
-from domino_jax.layers import LayerSpec
+from domino_jax.grouping import LayerSpec
 from domino_jax.scheme import NM, Scheme
 from domino_jax.search import require_reachable
 

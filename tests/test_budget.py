@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from domino_jax import budget
-from domino_jax.layers import LayerSpec, find_layers
+from domino_jax.grouping import LayerSpec
+from domino_jax.layers import find_layers
 from domino_jax.masks import Axes, top_n
 from domino_jax.scheme import NM
 from domino_jax.search import domino

@@ -10,7 +10,7 @@ import pytest
 from domino_jax import budget
 from domino_jax.erk import erk
 from domino_jax.erk_scheme import erk_scheme
-from domino_jax.layers import LayerSpec
+from domino_jax.grouping import LayerSpec
 from domino_jax.masks import Axes
 from domino_jax.scheme import NM
 

@@ -16,7 +16,17 @@ ROOT = "domino_jax"  # its own __init__
 # From the ground up; a module may import those of its own floor and of all below.
 FLOORS = (
     {"named", "files", "scheme", "published", "masks", "erk", "factories"},
-    {"views", "elementwise", "moves", "products", "trace", "activations", "layers", "budget"},
+    {
+        "views",
+        "elementwise",
+        "moves",
+        "products",
+        "trace",
+        "activations",
+        "grouping",
+        "layers",
+        "budget",
+    },
     {"sparsify", "pace"},
     {"search", "stuck", "uniform", "erk_scheme"},
     {"losses", "optim", "devices", "workdir", "report", "monitor"},

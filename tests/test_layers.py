@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from domino_jax.layers import LayerSpec, find_layers, flattened
+from domino_jax.grouping import LayerSpec, flattened
+from domino_jax.layers import find_layers
 from domino_jax.masks import Axes
 
 F = jnp.float32

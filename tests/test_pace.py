@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from domino_jax import budget, find, settings
-from domino_jax.layers import LayerSpec
+from domino_jax.grouping import LayerSpec
 from domino_jax.masks import Axes
 from domino_jax.pace import PACES, constant_pace, domino_pace
 

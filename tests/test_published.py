@@ -11,7 +11,8 @@ import pytest
 from flax import nnx
 
 from domino_jax import budget, experiment, models, published, report
-from domino_jax.layers import find_layers, flattened
+from domino_jax.grouping import flattened
+from domino_jax.layers import find_layers
 from domino_jax.models.resnet import Form, ResNet
 from domino_jax.scheme import NM
 

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from domino_jax import budget, monitor, report
-from domino_jax.layers import LayerSpec
+from domino_jax.grouping import LayerSpec
 from domino_jax.masks import Axes
 from domino_jax.scheme import NM
 

@@ -15,7 +15,7 @@ from domino_jax import budget, experiment, exported, loop, losses, pace, report,
 from domino_jax.erk import erk
 from domino_jax.export_document import Network
 from domino_jax.export_writer import export as write
-from domino_jax.layers import shrunk
+from domino_jax.grouping import shrunk
 from domino_jax.scheme import NM
 from domino_jax.search import fewest_votes
 from domino_jax.uniform import uniform_scheme

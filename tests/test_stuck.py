@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from domino_jax.layers import LayerSpec
+from domino_jax.grouping import LayerSpec
 from domino_jax.masks import Axes
 from domino_jax.search import SearchState
 from domino_jax.stuck import layer_norms, why_stuck

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from domino_jax import budget
-from domino_jax.layers import LayerSpec
+from domino_jax.grouping import LayerSpec
 from domino_jax.masks import Axes
 from domino_jax.scheme import NM
 from domino_jax.uniform import dense_scheme, uniform_scheme
