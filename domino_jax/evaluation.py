@@ -6,9 +6,7 @@ from typing import Any
 
 import jax
 
-from domino_jax.losses import Batch, totals
-
-Apply = Callable[..., tuple[Any, Any]]
+from domino_jax.losses import Apply, Batch, totals
 
 
 def eval_step(apply: Apply) -> Callable[[Any, Any, Batch], dict[str, jax.Array]]:

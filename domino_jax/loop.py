@@ -14,13 +14,12 @@ import jax.numpy as jnp
 import optax
 
 from domino_jax.grouping import LayerSpec
-from domino_jax.losses import Batch, Loss
+from domino_jax.losses import Apply, Batch, Loss
 from domino_jax.named import leaves_by_path
 from domino_jax.search import Search, SearchState
 from domino_jax.sparsify import Masks, apply_masks, make_masks
 
 State = TypeVar("State")
-Apply = Callable[..., tuple[Any, Any]]
 Step = Callable[["TrainState", Any, Batch, jax.Array], tuple["TrainState", jax.Array]]
 
 

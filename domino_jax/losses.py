@@ -4,6 +4,7 @@ Letters: B examples, ... positions of an example (none for images, tokens for te
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import optax
 
 Batch = Mapping[str, jax.Array]
 Loss = Callable[[jax.Array, Batch], jax.Array]
+Apply = Callable[..., tuple[Any, Any]]  # of a `Model`
 
 
 def cross_entropy(label_smoothing: float = 0.0) -> Loss:
