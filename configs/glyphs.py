@@ -9,8 +9,9 @@ stem 16.9 %. The baselines: --config.search.method=uniform (or erk), and
 python -m benchmarks.allocations --config=configs/glyphs.py for all of them.
 
 Measured (3 seeds, %): dense 95.75; at the weights of 4:16 uniform 95.17 ± 0.12, ERK 95.62 ± 0.16,
-mixed 95.64 ± 0.19; of 2:16 uniform 88.2 ± 2.6, ERK 94.73 ± 0.17, mixed 94.37 ± 0.12. A minute or
-less for the dense network and half for the fine-tuning on two busy cores.
+mixed 95.64 ± 0.19; of 2:16 uniform 88.2 ± 2.6, ERK 94.73 ± 0.17, mixed 94.37 ± 0.12: they spare the
+last layer (benchmarks/RESULTS.md has controls). A minute or less for the dense network and half for
+the fine-tuning on two busy cores.
 """
 
 from ml_collections import ConfigDict
