@@ -1,6 +1,6 @@
 """ResNet-20 on scikit-learn's hand-written digits, one weight in eight kept.
 
-The whole method in a few minutes on two CPU cores:
+The whole method in one or two minutes on two CPU cores:
 
     python search.py --config=configs/digits.py && python train.py --config=configs/digits.py
 

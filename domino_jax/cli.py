@@ -71,6 +71,8 @@ def main(work: Work) -> None:
 
     def run(argv: list[str]) -> None:
         name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+        if (WORKDIR.value or "").startswith("-"):
+            _fail(f"--workdir: a folder is wanted, got {WORKDIR.value!r}")
         workdir = Path(WORKDIR.value or f"runs/{name}")
         sys.exit(_guarded(lambda: _work(work, CONFIG.value, workdir, lambda: bool(stop))))
 

@@ -1,11 +1,26 @@
 """Data-parallel placement: batches split along their leading axis, everything else replicated."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+
+def require_devices() -> None:
+    """Refuses a JAX that starts no device.
+
+    Raises:
+        ValueError: what JAX says, and what JAX_PLATFORMS is.
+    """
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter where a CUDA driver is missing
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(f"JAX starts no device (JAX_PLATFORMS is {asked!r}): {reason}") from None
 
 
 def make_mesh() -> Mesh:

@@ -22,6 +22,7 @@ from domino_jax.data.pipeline import evaluate_batches, train_batches
 from domino_jax.experiment import Experiment, assemble, data_options, read_scheme
 from domino_jax.find import AT_ONCE
 from domino_jax.phases import planned_steps
+from domino_jax.scheme import Scheme
 from domino_jax.settings import check
 from domino_jax.sparsify import make_masks
 from domino_jax.steps import Parts, dense_parts, search_parts, train_parts
@@ -40,9 +41,9 @@ def rehearse(config: ConfigDict) -> None:
     check(config)
     spec = _data.spec(config.data.name, data_dir=config.data.dir, **data_options(config))
     exp = assemble(config, Path(), _zeros(spec), lambda: False)
-    _require_scheme(exp)
+    found = _scheme(exp)
     table = Table(show_edge=False, header_style="bold", pad_edge=False)
-    for title in ("phase", "steps", "batch", "MACs of a step"):
+    for title in ("phase", "steps", "batch", "MACs, both passes"):
         table.add_column(title, justify="left" if title == "phase" else "right", no_wrap=True)
     table.add_column("one step", no_wrap=True)
     for name, parts, control in _phases(exp):
@@ -56,6 +57,9 @@ def rehearse(config: ConfigDict) -> None:
     weights = int(budget.total(exp.layers, budget.weights))
     macs = int(budget.total(exp.layers, budget.macs))
     out.print(f"{config.model.name}: {weights:,} weights, {macs:,} MACs an example in its layers")
+    if found is not None:
+        kept = budget.share(exp.layers, budget.weights, found)
+        out.print(f"{config.scheme or config.search.method}: keeps {kept:.2%} of the weights")
 
 
 def _zeros(spec: _data.Spec) -> _data.Data:
@@ -74,15 +78,21 @@ def _zeros(spec: _data.Spec) -> _data.Data:
     )
 
 
-def _require_scheme(exp: Experiment) -> None:
-    """Refuses a budget that the search cannot reach, or a scheme file of another network."""
+def _scheme(exp: Experiment) -> Scheme | None:
+    """Returns the scheme, where no search has to find it.
+
+    Raises:
+        ValueError: the search cannot reach the budget, or the scheme is of another network.
+    """
     settings = exp.config.search
     if exp.config.scheme:
-        budget.levels(read_scheme(Path(exp.config.scheme), exp.layers), exp.layers)
-    elif settings.method in AT_ONCE:
-        AT_ONCE[settings.method](exp.layers, settings.budget, cost=exp.cost)
-    else:
-        checks.require_votes(settings, exp.layers, exp.cost)
+        found = read_scheme(Path(exp.config.scheme), exp.layers)
+        budget.levels(found, exp.layers)
+        return found
+    if settings.method in AT_ONCE:
+        return AT_ONCE[settings.method](exp.layers, settings.budget, cost=exp.cost)
+    checks.require_votes(settings, exp.layers, exp.cost)
+    return None
 
 
 def _phases(exp: Experiment) -> Iterator[tuple[str, Parts, Callable[[Any], Any]]]:

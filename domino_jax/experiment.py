@@ -70,6 +70,7 @@ def build(config: ConfigDict, workdir: Path, should_stop: Callable[[], bool]) ->
         ValueError: a setting is wrong.
     """
     check(config)
+    devices.require_devices()
     prepare(workdir)
     checks.require_usable(workdir)
     _models.factory(config.model.name)  # before the data, which may take long to open

@@ -156,7 +156,16 @@ def _read(folder: Path, foreign: Iterable[str]) -> dict[str, Part]:
         raise ValueError(
             f"{folder / RECORD} is no record of this program; choose another --workdir"
         )
+    if _is_bare(folder):
+        return {}
     return {name: part for name, part in document.items() if name not in OURS}
+
+
+def _is_bare(folder: Path) -> bool:
+    """Says whether a run ended before it made anything that other settings could spoil."""
+    made = (folder / name for name in FILES[:2])
+    steps = (checkpoint.latest(folder / phase) for phase in PHASES)
+    return not any(path.exists() for path in made) and all(step is None for step in steps)
 
 
 def _require_same(
@@ -223,6 +232,8 @@ def _begin(folder: Path, parts: Parts, forget: Callable[[Path], None] | None) ->
         checkpoint.tidy(folder / phase)
     if forget is not None:
         forget(folder)
+    if (folder / RECORD).exists() and _is_bare(folder):
+        _forget_all(folder)
     made = workdir.read_json(folder / RECORD)
     if made != {**made, **OURS, **parts}:
         workdir.update_json(folder / RECORD, **OURS, **parts)

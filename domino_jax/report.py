@@ -129,7 +129,8 @@ def plot(
     Args:
         path: of the PNG.
         report: as `summary` gives it.
-        curve: points with 'step' and 'share', the cost as a share of the dense one.
+        curve: points with 'step' and 'share', the cost as a share of the dense one; without any,
+            as of a uniform scheme, only the layers are drawn.
         title: of the picture.
         budget: share to keep.
     """
@@ -140,20 +141,27 @@ def plot(
     figure = Figure(figsize=(max(9.0, 2 + 0.32 * len(rows)), 7.5), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title)
-    top, bottom = figure.subplots(2, 1, height_ratios=(1, 1.5))
-    top.step(
+    if curve:
+        top, bottom = figure.subplots(2, 1, height_ratios=(1, 1.5))
+        _costs(top, curve, budget)
+    else:
+        bottom = figure.subplots()
+    _bars(bottom, rows)
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=120, format=path.suffix[1:])
+
+
+def _costs(axes: Any, curve: Sequence[Mapping[str, float]], budget: float) -> None:
+    axes.step(
         [point["step"] for point in curve],
         [100 * point["share"] for point in curve],
         where="post",
         color="tab:blue",
         label="cost of the committed N:M",
     )
-    top.axhline(100 * budget, color="tab:red", linestyle="--", label="budget")
-    top.set(xlabel="search step", ylabel="% of the dense cost", ylim=(0, 105))
-    top.legend(frameon=False)
-    _bars(bottom, rows)
-    with replacing(path) as partial:
-        figure.savefig(partial, dpi=120, format=path.suffix[1:])
+    axes.axhline(100 * budget, color="tab:red", linestyle="--", label="budget")
+    axes.set(xlabel="search step", ylabel="% of the dense cost", ylim=(0, 105))
+    axes.legend(frameon=False)
 
 
 def _bars(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:

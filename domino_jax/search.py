@@ -277,7 +277,11 @@ def _lowest_under(
 
 def _share(part: Number, whole: Number) -> str:
     share = math.ceil(float(part / whole) * 1e4) / 1e4  # rounded up: that budget is within reach
-    return f"{share:.4f} ({float(part):,.6g} of {float(whole):,.6g})"
+    return f"{share:.4f} ({_number(part)} of {_number(whole)})"
+
+
+def _number(value: Number) -> str:
+    return f"{int(value):,}" if value == int(value) else f"{float(value):,.6g}"
 
 
 def _require_share(what: str, value: float, *, closed: bool = False) -> None:

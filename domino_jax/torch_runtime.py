@@ -19,8 +19,8 @@ from importlib import import_module, util
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-if __name__ == "__main__" and not util.find_spec("torch"):
-    sys.exit("torch_runtime needs PyTorch: pip install torch safetensors")
+if __name__ == "__main__" and not all(map(util.find_spec, ("torch", __package__ or "torch_tune"))):
+    sys.exit("torch_runtime needs PyTorch (pip install torch safetensors) and torch_tune.py here")
 
 import torch
 from safetensors import SafetensorError
@@ -64,7 +64,7 @@ def read_folder(folder: str | Path) -> Export:
     if info.get("format") != 1 or not isinstance(layers, dict):
         raise ValueError(f"{folder / 'export.json'}: no export of format 1 (or of another program)")
     if info.get("names", "pytorch") != "pytorch":
-        raise ValueError(f"{folder / 'export.json'}: has no PyTorch names; export with names=")
+        raise ValueError(f"{folder / 'export.json'}: has no PyTorch names; export with --names")
     weights, masks = (read_tensors(folder / f"{f}.safetensors") for f in ("model", "masks"))
     for path, layer in layers.items():
         _require_layer(folder, path, layer, weights)

@@ -60,7 +60,9 @@ def find_uses(apply: Callable[[Any, Any], Any], params: Any, inputs: Any) -> lis
 
     def walk(wanted: Callable[[int], bool]) -> Outcome:
         values: list[Value] = [
-            (views.whole(path, leaf.shape),) if leaf and wanted(len(leaf.shape)) else None
+            (views.whole(path, leaf.shape),)
+            if leaf is not None and wanted(len(leaf.shape))
+            else None
             for path, leaf in floating.items()
         ]
         return _walk(jaxpr, [*values, *([INPUT] * (len(jaxpr.invars) - number))])

@@ -11,6 +11,18 @@ from domino_jax.layers import find_layers
 from domino_jax.sparsify import survivor_decay, survivors
 
 
+@pytest.mark.parametrize("error", [RuntimeError("no such\nbackend"), AssertionError()])
+def test_no_device_is_one_line(monkeypatch, error):
+    def fail():
+        raise error
+
+    monkeypatch.setattr(jax, "devices", fail)
+    monkeypatch.setenv("JAX_PLATFORMS", "gpux")
+    with pytest.raises(ValueError, match=r"starts no device \(.*'gpux'\): (no such|Assert)") as e:
+        devices.require_devices()
+    assert "\n" not in str(e.value)
+
+
 def test_the_mesh_has_all_devices():
     assert jax.device_count() == 2  # tests/conftest.py
     mesh = devices.make_mesh()

@@ -67,6 +67,13 @@ def test_the_steps_are_those_of_the_run(nowhere, capsys):
     assert phases["search"][0] == "-"
 
 
+def test_a_scheme_says_what_it_keeps(nowhere, capsys):
+    config = settings.defaults()
+    config.scheme = str(Path(__file__).parent / "data" / "resnet50_M16_0.80.txt")
+    dry_run.rehearse(config)
+    assert "0.80.txt: keeps 19.24% of the weights" in capsys.readouterr().out
+
+
 def test_no_dense_phase_and_no_search_where_there_would_be_none(nowhere, capsys, tmp_path):
     config = scripts.settings("search.method=uniform")
     dry_run.rehearse(config)

@@ -213,6 +213,19 @@ def test_other_data_are_refused_by_both(made, copy):
             require(script, copy, scripts.settings(), data="other")
 
 
+def test_a_directory_where_nothing_was_made_takes_other_settings(tmp_path):
+    """As after a run that met a broken image: it is mended, and the data are others then."""
+    for budget, data in (("0.5", "broken"), ("0.25", "mended")):
+        config = scripts.settings(f"search.budget={budget}")
+        record.begin_search(tmp_path, config, data=data, anew=False)
+        found = json.loads((tmp_path / "config.json").read_text())
+        assert found["search"]["search.budget"] == float(budget)
+        assert found["common"]["data.fingerprint"] == data
+    checkpoint.save(tmp_path / "dense", 1, {"a": np.ones(2)})
+    with pytest.raises(ValueError, match="made with other settings"):
+        record.begin_search(tmp_path, scripts.settings(), data="mended", anew=False)
+
+
 def test_a_data_set_without_a_fingerprint_is_not_compared(copy):
     for script in ("search", "train"):
         require(script, copy, scripts.settings(), data="")

@@ -187,7 +187,7 @@ def test_layers_of_the_ampere_config_fit_the_kernels():
         example,
         config.search.m,
         config.search.rules,
-        config.search.candidates,
+        candidates=config.search.candidates,
     )
     free = [layer for layer in layers if not layer.reason]
     assert [layer.name for layer in layers if layer.reason] == ["conv1/kernel"]

@@ -18,7 +18,6 @@ import numpy as np
 from domino_jax.data import Data, Spec
 from domino_jax.data.encoded import Example, from_encoded, require_sizes
 from domino_jax.data.options import require_whole
-from domino_jax.named import require_known
 
 _TESTS = ("test", "val", "validation")
 # Of photographs; Pillow also knows those of documents and films.
@@ -67,7 +66,10 @@ def create(*, data_dir: str = "", workers: int = 0, size: int = 224, short: int 
     if len(found) != 1:
         held = ", ".join(f"{path.name}/" for path in found) or "none"
         raise ValueError(f"{root}: one of test/, val/ and validation/ is wanted, got {held}")
-    require_known(_classes(found[0]), names, what=f"class of {root / 'train'}")
+    for name in _classes(found[0]):
+        if name not in names:
+            held = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+            raise ValueError(f"{found[0] / name}: no such class in {root / 'train'}: {held}")
     train, test = (_Files(*_files(part, names)) for part in (root / "train", found[0]))
     _require_all_trained(root / "train", names, train.labels)
     return from_encoded(

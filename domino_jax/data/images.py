@@ -74,7 +74,7 @@ def size_of(data: bytes) -> tuple[int, int]:
 
 def _no_image(error: Exception) -> str:
     """Says what is wrong with an image, without the address of its bytes."""
-    return f"no image: {re.sub(r' <_io.BytesIO object at 0x[0-9a-f]+>', ' file', str(error))}"
+    return f"no image: {re.sub(r' <_io.BytesIO object at 0x[0-9a-f]+>', '', str(error))}"
 
 
 def decode(data: bytes, reduction: int = 1) -> np.ndarray:
