@@ -164,7 +164,7 @@ def _read(folder: Path, foreign: Iterable[str]) -> dict[str, Part]:
 def _is_bare(folder: Path) -> bool:
     """Says whether a run ended before it made anything that other settings could spoil."""
     made = (folder / name for name in FILES[:2])
-    steps = (checkpoint.latest(folder / phase) for phase in PHASES)
+    steps = (checkpoint.latest(folder / phase) for phase in (*PHASES, "train/sparse"))
     return not any(path.exists() for path in made) and all(step is None for step in steps)
 
 

@@ -390,3 +390,9 @@ def test_a_vector_in_a_product_is_listed_and_stays_dense():
     reason = "of one axis, which has no inputs and outputs"
     found = {spec.name: (spec.reason, spec.macs, spec.size) for spec in layers}
     assert found == {"w": ("", 256, 256), "flat": (reason, 128, 144), "head": (reason, 16, 16)}
+
+
+@pytest.mark.parametrize("rules", [{"fc": "dense"}, [("fc",)], [None]])
+def test_a_rule_is_a_pair(rules):
+    with pytest.raises(ValueError, match="a rule is a pair"):
+        find_layers(image_net, IMAGE_NET, IMAGES, 4, rules)

@@ -257,3 +257,9 @@ def test_create_refuses(factories, name, options, message):
     with pytest.raises(ValueError, match=message) as caught:
         models.create(name, **arguments)
     assert "\n" not in str(caught.value)
+
+
+def test_sizes_may_be_numpys():
+    classes = np.array([0, 4]).max() + 1
+    made = models.create("resnet20", example=EXAMPLE, classes=classes, seed=0)
+    assert made.params["fc"]["kernel"].shape == (64, 5)

@@ -51,6 +51,11 @@ def test_what_is_no_level_is_refused(n):
         sparsify.make_masks(PARAMS, layers(), n)
 
 
+def test_a_kernel_that_is_not_there_is_named():
+    with pytest.raises(ValueError, match="unknown parameter 'w'; nearest: "):
+        sparsify.make_masks({"b": PARAMS["b"]}, layers(), {"w": 1})
+
+
 def test_survivors_decay_at_their_pace_on_every_third_step():
     tx = sparsify.survivor_decay(layers(), lambda step: 0.5, every=3)
     state, zero = tx.init(PARAMS), jax.tree.map(jnp.zeros_like, PARAMS)

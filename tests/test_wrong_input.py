@@ -265,3 +265,9 @@ def test_processes(script, arguments, words, tmp_path):
     assert words in done.stderr
     assert done.stderr.count("\n") == 1
     assert done.stderr.endswith("\n")
+
+
+def test_a_workdir_that_is_a_flag():
+    outcome = run("search", f"--config={OWN}", "--workdir", "--workdir=x")
+    assert outcome.code == 1
+    assert outcome.lines == ["--workdir: a folder is wanted, got '--workdir=x'"]
