@@ -6,19 +6,19 @@ from typing import Any
 
 from absl import flags
 
-from domino_jax import cli
+from domino_jax.run import command_line
 
-flags.adopt_module_key_flags(cli)
+flags.adopt_module_key_flags(command_line)
 
 
 def work(config: Any, workdir: Path, should_stop: Callable[[], bool], anew: bool) -> None:
     """Searches with the settings of a config."""
-    from domino_jax import experiment, find  # noqa: PLC0415 (JAX is not needed for --help)
+    from domino_jax.run import experiment, search  # noqa: PLC0415 (JAX is not needed for --help)
 
     if config.evaluate:
         raise ValueError("evaluate: search.py has nothing to evaluate; train.py takes this setting")
-    find.find_scheme(experiment.build(config, workdir, should_stop), anew=anew)
+    search.find_scheme(experiment.build(config, workdir, should_stop), anew=anew)
 
 
 if __name__ == "__main__":
-    cli.main(work)
+    command_line.main(work)

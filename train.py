@@ -6,23 +6,23 @@ from typing import Any
 
 from absl import flags
 
-from domino_jax import cli
+from domino_jax.run import command_line
 
-flags.adopt_module_key_flags(cli)
+flags.adopt_module_key_flags(command_line)
 
 
 def work(config: Any, workdir: Path, should_stop: Callable[[], bool], anew: bool) -> None:
     """Fine-tunes, or only evaluates, with the settings of a config."""
-    from domino_jax import experiment, tune  # noqa: PLC0415 (JAX is not needed for --help)
+    from domino_jax.run import experiment, finetune  # noqa: PLC0415 (JAX is not needed for --help)
 
     if config.evaluate and anew:
         raise ValueError("--anew and --config.evaluate exclude each other")
     exp = experiment.build(config, workdir, should_stop)
     if config.evaluate:
-        tune.evaluate_only(exp)
+        finetune.evaluate_only(exp)
     else:
-        tune.train_scheme(exp, anew=anew)
+        finetune.train_scheme(exp, anew=anew)
 
 
 if __name__ == "__main__":
-    cli.main(work)
+    command_line.main(work)

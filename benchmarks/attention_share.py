@@ -17,8 +17,8 @@ from typing import Any
 
 from benchmarks.allocations import run, shown
 from benchmarks.clock import machine, print_table
-from domino_jax import scheme as schemes
-from domino_jax.scheme import NM
+from domino_jax.core import scheme as schemes
+from domino_jax.core.scheme import NM
 
 CONFIG = "configs/stdlib_bytes.py"
 M = 16

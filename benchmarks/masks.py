@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.clock import in_turns, machine, print_table, ratio, spread
-from domino_jax.masks import Axes, top_n
+from domino_jax.core.masks import Axes, top_n
 
 HWIO = Axes((), (0, 1), (2,), (3,))
 IO = Axes((), (), (0,), (1,))

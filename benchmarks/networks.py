@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from domino_jax import find_layers, levels, loop, losses, models, sparsify, uniform
+from domino_jax import find_layers, levels, models
+from domino_jax.allocate import uniform
+from domino_jax.train import loop, losses, masking
 
 CLASSES = 1000
 
@@ -58,9 +60,9 @@ def steps(name: str, m: int, size: int, batch: int) -> tuple[dict[str, Bench], i
     plain = optax.sgd(0.01)
     decayed = optax.chain(optax.add_decayed_weights(5e-5), optax.sgd(0.01, 0.9))
     shrinking = optax.chain(
-        sparsify.survivors(), sparsify.survivor_decay(layers, 0.1, every=5), plain
+        masking.survivors(), masking.survivor_decay(layers, 0.1, every=5), plain
     )
-    sr_ste = optax.chain(sparsify.sr_ste(5e-4), decayed)
+    sr_ste = optax.chain(masking.sr_ste(5e-4), decayed)
     made: dict[str, tuple[Callable[[], Any], Any, Any]] = {
         "dense for search": (lambda: loop.dense_step(apply, loss, plain), plain, None),
         "search": (

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 # At the end: this folder has modules of the names of standard ones.
-sys.path.append(str(Path(__file__).parent.parent / "domino_jax"))
-import torch_models
-import torch_runtime as runtime
-import torch_tune
+sys.path.append(str(Path(__file__).parent.parent / "domino_jax" / "deploy"))
+import networks
+import runtime
+import tune
 
 
 class Stack(nn.Module):
@@ -94,15 +94,15 @@ def measure(
     make: Any, folder: Path, dtype: str, batch: int, flags: argparse.Namespace
 ) -> tuple[dict[str, Any], float]:
     """Loads an export with autotune; returns what was measured, and how far its logits are off."""
-    device, kind = torch.device(flags.device), torch_tune.DTYPES[dtype]
+    device, kind = torch.device(flags.device), tune.DTYPES[dtype]
     backends, why = runtime.working_backends(device, kind)
     if why:
         print(f"<!-- {dtype}: {why} -->", flush=True)
     found = runtime.read_folder(folder)
     model = runtime.put(make(), found, device, kind)
     options = {"batch": batch, "compiled": flags.compile, "seconds": flags.seconds}
-    entry = torch_tune.tune(model, found, backends, **options)
-    return entry, torch_tune.parity(model, torch_tune.samples(folder), kind)[0]
+    entry = tune.tune(model, found, backends, **options)
+    return entry, tune.parity(model, tune.samples(folder), kind)[0]
 
 
 def summary(name: str, dtype: str, batch: int, entry: dict[str, Any], apart: float) -> str:
@@ -136,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--dtypes", default="float16,bfloat16")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--seconds", type=float, default=torch_tune.SECONDS)
+    parser.add_argument("--seconds", type=float, default=tune.SECONDS)
     parser.add_argument("--smoke", action="store_true", help="small networks on a CPU")
     flags = parser.parse_args(arguments)
     if flags.smoke:
@@ -145,29 +145,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("no CUDA device; --smoke runs small networks on a CPU")
     torch.backends.cudnn.allow_tf32 = False  # for the stored logits, in float32
     torch.manual_seed(0)
-    networks: dict[str, tuple[Any, tuple[int, ...]]] = {
-        "resnet50": (lambda: torch_models.create("resnet50", classes=1000), (3, 224, 224)),
+    measured: dict[str, tuple[Any, tuple[int, ...]]] = {
+        "resnet50": (lambda: networks.create("resnet50", classes=1000), (3, 224, 224)),
         "ViT-B stack": (Stack, (197, 768)),
     }
     if flags.smoke:
-        networks = {
-            "resnet20": (lambda: torch_models.create("resnet20", classes=10), (3, 16, 16)),
+        measured = {
+            "resnet20": (lambda: networks.create("resnet20", classes=10), (3, 16, 16)),
             "stack": (lambda: Stack(1, 64), (5, 64)),
         }
     name = "CPU" if flags.device == "cpu" else torch.cuda.get_device_name()
     print(f"{name}, PyTorch {torch.__version__}, CUDA {torch.version.cuda}, ms for one batch\n")
-    _print_tables(networks, flags)
+    _print_tables(measured, flags)
     return 0
 
 
 def _print_tables(
-    networks: dict[str, tuple[Any, tuple[int, ...]]], flags: argparse.Namespace
+    measured: dict[str, tuple[Any, tuple[int, ...]]], flags: argparse.Namespace
 ) -> None:
     rows: list[str] = []
     details: list[str] = []
     batches = [int(batch) for batch in flags.batches.split(",")]
     with tempfile.TemporaryDirectory() as place:
-        for name, (make, shape) in networks.items():
+        for name, (make, shape) in measured.items():
             folder = export(Path(place) / name, make(), shape, flags.device)
             entries = {}
             for dtype in flags.dtypes.split(","):

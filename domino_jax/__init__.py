@@ -12,19 +12,20 @@
 N is the number of weights kept of every M consecutive input weights; N == M is dense.
 """
 
-from domino_jax.activations import activation_macs
-from domino_jax.budget import levels, macs, table_cost, total, uniform, weights
-from domino_jax.erk_scheme import erk_scheme
-from domino_jax.grouping import LayerSpec, flattened
-from domino_jax.layers import find_layers
-from domino_jax.masks import Axes, top_n
+from domino_jax.allocate.domino import Search, SearchState, domino, scheme_of
+from domino_jax.allocate.erk import erk_scheme
+from domino_jax.allocate.pace import constant_pace, domino_pace
+from domino_jax.allocate.uniform import uniform_scheme
+from domino_jax.core.costs import levels, macs, table_cost, total, uniform, weights
+from domino_jax.core.layers import LayerSpec, flattened
+from domino_jax.core.masks import Axes, top_n
+from domino_jax.core.scheme import NM, Scheme
+from domino_jax.core.scheme import load as load_scheme
+from domino_jax.core.scheme import save as save_scheme
 from domino_jax.models import Model, plain
-from domino_jax.pace import constant_pace, domino_pace
-from domino_jax.scheme import NM, Scheme
-from domino_jax.scheme import load as load_scheme
-from domino_jax.scheme import save as save_scheme
-from domino_jax.search import Search, SearchState, domino, scheme_of
-from domino_jax.sparsify import (
+from domino_jax.trace.activations import activation_macs
+from domino_jax.trace.layers import find_layers
+from domino_jax.train.masking import (
     apply_masks,
     fixed_masks,
     hard_mask,
@@ -36,7 +37,6 @@ from domino_jax.sparsify import (
     survivor_decay,
     survivors,
 )
-from domino_jax.uniform import uniform_scheme
 
 __version__ = "0.1.0"
 

@@ -1,7 +1,7 @@
 """A finished run for PyTorch: python -m domino_jax.export --workdir=runs/digits --out=digits_pt.
 
 Reads the sparse weights, the scheme and the settings of a work directory, and writes a folder that
-`domino_jax/torch_runtime.py` runs; `domino_jax.exported` describes it.
+`domino_jax/deploy/runtime.py` runs; `domino_jax.pytorch.exported` describes it.
 """
 
 import argparse
@@ -16,21 +16,15 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from domino_jax import (
-    checkpoint,
-    data,
-    experiment,
-    export_writer,
-    models,
-    scheme,
-    semi_structured,
-    settings,
-)
-from domino_jax.export_document import Network
-from domino_jax.named import require_known
-from domino_jax.record import DATA
-from domino_jax.scheme import Scheme
-from domino_jax.workdir import read_json
+from domino_jax import data, models
+from domino_jax.core import scheme
+from domino_jax.core.paths import require_known
+from domino_jax.core.scheme import Scheme
+from domino_jax.pytorch import semi_structured, writer
+from domino_jax.pytorch.document import Network
+from domino_jax.run import checkpoint, experiment, settings
+from domino_jax.run.provenance import DATA
+from domino_jax.run.workdir import read_json
 
 FORMATS = ("folder", "onnx")
 SAMPLES = 64
@@ -139,9 +133,9 @@ def _require_flags(given: argparse.Namespace, rest: Sequence[str]) -> None:
 def _run(given: argparse.Namespace) -> None:
     logging.set_verbosity(logging.WARNING)  # Orbax reports what it reads at INFO
     out = Path(given.out)
-    export_writer.require_free(out)
+    writer.require_free(out)
     network = network_of(Path(given.workdir), data_dir=given.data_dir)
-    document = export_writer.export(
+    document = writer.export(
         network,
         out,
         dtype=given.dtype,

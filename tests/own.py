@@ -9,7 +9,7 @@ import numpy as np
 
 from domino_jax.data.arrays import from_arrays
 from domino_jax.models import Model, plain
-from domino_jax.settings import defaults
+from domino_jax.run.settings import defaults
 
 READ = []
 SPOILED = 3  # in no phase among the first batch of 16

@@ -12,7 +12,8 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from domino_jax import checkpoint, cli, experiment, find, tune, workdir
+from domino_jax.run import checkpoint, command_line, experiment, finetune, workdir
+from domino_jax.run import search as find
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "tests" / "tiny.py"
@@ -60,7 +61,7 @@ def settings(*overrides, config=TINY):
     argv = ["test", f"--config={config}", *(f"--config.{override}" for override in overrides)]
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", flag_values=values)
-    values["config"].parser = cli.ConfigParser("config")
+    values["config"].parser = command_line.ConfigParser("config")
     # ml_collections reads the overrides there, and loads the file in a way that Python drops.
     with mock.patch.object(sys, "argv", argv), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -80,9 +81,9 @@ def train(folder, *overrides, anew=False, should_stop=lambda: False):
     exp = _build(folder, overrides, should_stop)
     with workdir.locked(folder):
         if exp.config.evaluate:
-            tune.evaluate_only(exp)
+            finetune.evaluate_only(exp)
         else:
-            tune.train_scheme(exp, anew=anew)
+            finetune.train_scheme(exp, anew=anew)
 
 
 def _build(folder, overrides, should_stop):

@@ -17,8 +17,8 @@ import pytest
 from flax import nnx
 
 import domino_jax as dj
-from domino_jax import dry_run
 from domino_jax.models import from_nnx
+from domino_jax.run import rehearsal
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -132,4 +132,4 @@ def test_a_config_of_ones_own(tmp_path, monkeypatch):
     exec(block("python", "# my_config.py"), names)
     (tmp_path / "mine.py").write_text(block("python", "# mine.py"))
     monkeypatch.syspath_prepend(tmp_path)
-    dry_run.rehearse(names["get_config"]())
+    rehearsal.rehearse(names["get_config"]())

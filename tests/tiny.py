@@ -10,7 +10,7 @@ from jax import lax
 
 from domino_jax.data.arrays import from_arrays
 from domino_jax.models import Model
-from domino_jax.settings import defaults
+from domino_jax.run.settings import defaults
 
 
 def get_config():

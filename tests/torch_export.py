@@ -14,8 +14,7 @@ from torch.sparse._semi_structured_conversions import (
     sparse_semi_structured_to_dense_cutlass,
 )
 
-from domino_jax import torch_runtime as runtime
-from domino_jax import torch_tune
+from domino_jax.deploy import runtime, tune
 
 CPU = torch.device("cpu")
 QUICK = ("--device=cpu", "--seconds=0.0001")
@@ -111,8 +110,8 @@ def script_times(monkeypatch, *, layers, whole):
         )
         return whole if any(isinstance(m, sparse) for m in model.modules()) else 1.0
 
-    monkeypatch.setattr(torch_tune, "_time", one)
-    monkeypatch.setattr(torch_tune, "milliseconds", all_of_it)
+    monkeypatch.setattr(tune, "_time", one)
+    monkeypatch.setattr(tune, "milliseconds", all_of_it)
     return seen
 
 

@@ -5,7 +5,7 @@ import hashlib
 import jax
 import jax.numpy as jnp
 
-from domino_jax.torch_layout import counters, kernel_axes, tensors
+from domino_jax.pytorch.layouts import counters, kernel_axes, tensors
 
 
 def digest(model, size):

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 
+from domino_jax.core.factories import call_factory
 from domino_jax.data.pipeline import Batch, Batches, stream
-from domino_jax.factories import call_factory
 
 __all__ = [
     "Batch",
@@ -29,13 +29,13 @@ __all__ = [
 ]
 
 _FACTORIES = {
-    "cifar10": "domino_jax.data.cifar:create_10",
-    "cifar100": "domino_jax.data.cifar:create_100",
-    "digits": "domino_jax.data.digits:create",
-    "folder": "domino_jax.data.folder:create",
-    "glyphs": "domino_jax.data.glyphs:create",
-    "imagenet2012": "domino_jax.data.imagenet:create",
-    "stdlib_bytes": "domino_jax.data.stdlib_bytes:create",
+    "cifar10": "domino_jax.data.sets.cifar:create_10",
+    "cifar100": "domino_jax.data.sets.cifar:create_100",
+    "digits": "domino_jax.data.sets.digits:create",
+    "folder": "domino_jax.data.sets.folder:create",
+    "glyphs": "domino_jax.data.sets.glyphs:create",
+    "imagenet2012": "domino_jax.data.sets.imagenet:create",
+    "stdlib_bytes": "domino_jax.data.sets.stdlib_bytes:create",
 }
 
 

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from domino_jax.factories import call_factory, find_factory, is_ours, told
-from domino_jax.named import leaves_by_path, path_of
+from domino_jax.core.factories import call_factory, find_factory, is_ours, told
+from domino_jax.core.paths import leaves_by_path, path_of
 
 _RESNETS = (
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),

@@ -11,12 +11,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from domino_jax import named
+from domino_jax.core import paths
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 
 
-def fill(shapes: Any, seed: int, draws: named.Rules = ()) -> Any:
+def fill(shapes: Any, seed: int, draws: paths.Rules = ()) -> Any:
     """Draws a value for every leaf: by a rule of the network, or by its name as torchvision does.
 
     Without a rule a convolution's `kernel` (HWIO) is normal with variance 2 / fan-out (He et al.
@@ -36,21 +36,21 @@ def fill(shapes: Any, seed: int, draws: named.Rules = ()) -> Any:
     """
     if seed < 0:
         raise ValueError(f"seed must be a non-negative integer, got {seed}")
-    leaves = named.leaves_by_path(shapes)
-    named.require_used(draws, leaves)
+    leaves = paths.leaves_by_path(shapes)
+    paths.require_used(draws, leaves)
     values = {}
     for path, leaf in leaves.items():
         owner, _, name = path.rpartition("/")
         kernel = leaves.get(f"{owner}/kernel" if owner else "kernel")
         rng = np.random.default_rng([seed, *path.encode()])
-        draw = named.first_match(draws, path)
+        draw = paths.first_match(draws, path)
         value = (
             _draw(rng, name, leaf.shape, None if kernel is None else kernel.shape)
             if draw is None
             else draw(rng, tuple(leaf.shape))
         )
         values[path] = jnp.asarray(value, leaf.dtype)
-    return named.replace_leaves(shapes, values)
+    return paths.replace_leaves(shapes, values)
 
 
 def normal(std: float) -> Draw:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from domino_jax import named
+from domino_jax.core import paths
 
 _STATS = nnx.Not(nnx.Any(nnx.Param, nnx.RngState))
 
@@ -71,6 +71,6 @@ def _seed_streams(streams: Any, key: jax.Array | None, *, train: bool) -> Any:
 
 def _require_same_paths(old: Any, new: Any) -> None:
     """Refuses a forward pass that adds or removes variables: a step could not feed them back."""
-    changed = sorted(named.leaves_by_path(old).keys() ^ named.leaves_by_path(new).keys())
+    changed = sorted(paths.leaves_by_path(old).keys() ^ paths.leaves_by_path(new).keys())
     if changed:
         raise ValueError(f"the module's call adds or removes variables: {', '.join(changed)}")

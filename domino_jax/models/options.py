@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from domino_jax.named import require_known
+from domino_jax.core.paths import require_known
 
 DTYPES = ("float32", "bfloat16")
 

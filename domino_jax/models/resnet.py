@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from domino_jax import named
+from domino_jax.core import paths
 from domino_jax.models import Model
 from domino_jax.models.batch_norm import BatchNorm
 from domino_jax.models.convolutional import conv, conv_norm, in_turn, logits, make, max_pool
@@ -200,7 +200,7 @@ def _require(*options: tuple[str, str | None, Sequence[str]]) -> None:
     """Refuses values of options (name, value, allowed) that are neither None nor allowed."""
     for name, value, allowed in options:
         if value is not None:
-            named.require_known([value], allowed, what=name)
+            paths.require_known([value], allowed, what=name)
 
 
 def _cifar(block: Literal["basic", "bottleneck"], depth: int, shortcut: str) -> partial[Model]:

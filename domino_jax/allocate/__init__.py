@@ -1,0 +1,1 @@
+"""Weights and a budget in, a scheme out: one file an allocator."""

@@ -1,0 +1,86 @@
+"""The baseline of Erdős–Rényi-kernel densities, rounded to candidates.
+
+ERK gives every layer the density min(1, t · Σ shape / Π shape), with one scale t for the network
+(`erk.erk` solves it for a sparsity). Here t is the largest whose rounded densities meet a budget,
+whatever that counts. Only the scales matter at which a layer is halfway between two candidates.
+"""
+
+import itertools
+from collections.abc import Iterable
+from fractions import Fraction
+from operator import attrgetter
+from typing import NamedTuple
+
+from domino_jax.allocate.domino import require_reachable
+from domino_jax.core.costs import Cost, Number, exact, grouped, total, weights
+from domino_jax.core.layers import LayerSpec
+from domino_jax.core.scheme import NM, Scheme
+
+
+class _Rise(NamedTuple):
+    """A layer is halfway between two neighboring candidates at this scale."""
+
+    scale: Fraction
+    spec: LayerSpec
+    low: int
+    high: int
+
+
+def erk_scheme(layers: Iterable[LayerSpec], budget: float, *, cost: Cost = weights) -> Scheme:
+    """Returns the ERK densities of the largest scale that meets the budget, each rounded.
+
+    A density goes to the nearest candidate. Of the layers that are halfway between two at that
+    scale, those go up, in their order, whose next candidate the budget still allows.
+
+    Args:
+        layers: as `find_layers` gives them; those that cannot move are dense from the start.
+        budget: share of the dense cost to keep, in (0, 1).
+        cost: what the budget counts; it need not rise with n.
+
+    Raises:
+        ValueError: the budget is no share, or out of reach.
+    """
+    layers = tuple(layers)
+    require_reachable(layers, budget, cost)
+    allowed = exact(budget) * total(layers, cost)
+    n = {spec.name: spec.candidates[0] for spec in grouped(layers)}
+    used = total(layers, cost, _scheme(layers, n))
+    best: tuple[dict[str, int], Number, list[_Rise]] | None = None
+    for halfway in _by_scale(layers):
+        if used <= allowed:
+            best = dict(n), used, halfway
+        for rise in halfway:
+            n[rise.spec.name] = rise.high
+            used += _price(rise, cost)
+    if best is None:
+        raise ValueError(f"budget {budget} is out of reach of ERK schemes, not of mixed ones")
+    n, used, halfway = best
+    for rise in halfway:
+        if used + _price(rise, cost) <= allowed:
+            n[rise.spec.name] = rise.high
+            used += _price(rise, cost)
+    return _scheme(layers, n)
+
+
+def _by_scale(layers: Iterable[LayerSpec]) -> list[list[_Rise]]:
+    """Lists the rises of each scale, from the smallest scale; those of one scale in layer order."""
+    rises = [
+        _Rise(Fraction(low + high, 2 * spec.m) / _raw(spec), spec, low, high)
+        for spec in grouped(layers)
+        for low, high in itertools.pairwise(spec.candidates)
+    ]
+    rises.sort(key=attrgetter("scale"))  # a stable sort
+    return [list(group) for _, group in itertools.groupby(rises, attrgetter("scale"))]
+
+
+def _raw(spec: LayerSpec) -> Fraction:
+    """Returns the ERK density of a layer at scale 1."""
+    return Fraction(sum(spec.shape), spec.size)
+
+
+def _price(rise: _Rise, cost: Cost) -> Number:
+    return cost(rise.spec, rise.high) - cost(rise.spec, rise.low)
+
+
+def _scheme(layers: Iterable[LayerSpec], n: dict[str, int]) -> dict[str, NM]:
+    return {spec.name: NM(n[spec.name], spec.m) for spec in grouped(layers)}

@@ -1,0 +1,1 @@
+"""The words that all others use: paths, schemes, masks, layers, costs; imports nothing of ours."""

@@ -1,0 +1,124 @@
+"""Functions by name, those we know and 'package.module:factory'; and what such code raises."""
+
+import importlib
+import inspect
+import sysconfig
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from domino_jax.core.paths import require_known
+
+TRACEBACK = "DOMINO_TRACEBACK"  # environment variable: wrong input then shows where, too
+_PACKAGE = Path(__file__).parents[1]
+_LIBRARIES = [sysconfig.get_path(key) for key in ("stdlib", "platstdlib", "purelib", "platlib")]
+
+
+def call_factory(
+    name: str, known: Mapping[str, str], arguments: Mapping[str, Any], result: type, *, what: str
+) -> Any:
+    """Calls the factory of a name with keyword arguments and checks what it returns.
+
+    Args:
+        name: a known name, or 'package.module:factory'.
+        known: name -> 'package.module:factory'.
+        arguments: of the factory.
+        result: the type that it must return.
+        what: it makes, for error messages: 'model', 'data set'.
+
+    Raises:
+        ValueError: an unknown name, a factory that cannot be imported or does not take the
+            arguments, whatever it raises, or a result of another type.
+    """
+    factory = find_factory(name, known, what=what)
+    signature = inspect.signature(factory)
+    try:
+        signature.bind(**arguments)
+    except TypeError as error:
+        raise ValueError(f"{what} {name!r}: {error}; it takes {signature}") from None
+    try:
+        made = factory(**arguments)
+    except Exception as error:  # whatever a user's factory does
+        if is_ours(error):
+            raise
+        raise ValueError(f"{what} {name!r}: {told(error)}") from error
+    if not isinstance(made, result):
+        raise ValueError(
+            f"{what} {name!r}: the factory must return a {result.__module__}.{result.__name__}, "
+            f"got {type(made).__name__}"
+        )
+    return made
+
+
+def find_factory(name: str, known: Mapping[str, str], *, what: str) -> Callable[..., Any]:
+    """Finds the factory of a name; nothing is made.
+
+    Args:
+        name: as in `call_factory`.
+        known: as in `call_factory`.
+        what: as in `call_factory`.
+
+    Raises:
+        ValueError: an unknown name, or a factory that cannot be imported.
+    """
+    if ":" not in name:
+        try:
+            require_known([name], list(known), what=what)
+        except ValueError as error:
+            raise ValueError(f"{error}; one of your own is 'package.module:factory'") from None
+    return _load(known.get(name, name), what)
+
+
+def told(error: BaseException) -> str:
+    """Says in one line what an error of other code is, and the last line of a user's own in it."""
+    text = next(iter(str(error).splitlines()), "").rstrip(".")
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if _origin(frame.filename) == "user"]
+    place = f" ({_shown(own[-1].filename)}, line {own[-1].lineno})" if own else ""
+    said = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return f"{said}{place}; {TRACEBACK}=1 shows more"
+
+
+def is_ours(error: BaseException) -> bool:
+    """Is it a ValueError that this package raised: a sentence for the user already?"""
+    return isinstance(error, ValueError) and _raised_in(error) == "package"
+
+
+def is_foreign(error: BaseException) -> bool:
+    """Was it raised by an installed library, neither by this package nor by a user's own code?"""
+    return _raised_in(error) == "library"
+
+
+def _raised_in(error: BaseException) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    return _origin(frames[-1].filename) if frames else "package"
+
+
+def _origin(filename: str) -> str:
+    path = Path(filename)
+    if path.is_relative_to(_PACKAGE):
+        return "package"
+    installed = any(path.is_relative_to(folder) for folder in _LIBRARIES)
+    return "library" if installed or not path.is_file() else "user"
+
+
+def _shown(filename: str) -> Path:
+    path, here = Path(filename), Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def _load(target: str, what: str) -> Callable[..., Any]:
+    module_name, _, attribute = target.partition(":")
+    if not all(part.isidentifier() for part in [*module_name.split("."), attribute]):
+        raise ValueError(f"{what} {target!r}: a known name or 'package.module:factory' is wanted")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # whatever a user's module does when imported
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        if isinstance(error, ModuleNotFoundError) and module_name.startswith(error.name or " "):
+            reason += "; is its folder in PYTHONPATH?"
+        raise ValueError(f"{what} {target!r}: cannot import {module_name}: {reason}") from error
+    functions = [key for key, value in vars(module).items() if callable(value)]
+    require_known([attribute], functions, what=f"factory of {module_name}")
+    return getattr(module, attribute)

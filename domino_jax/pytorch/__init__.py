@@ -1,0 +1,1 @@
+"""Our networks in PyTorch's names, layouts and files, both ways."""

@@ -1,0 +1,170 @@
+"""The folder that export writes and PyTorch runs: its files, and whether they agree.
+
+model.safetensors    PyTorch's names and layouts (our paths where PyTorch has no such network)
+masks.safetensors    uint8, 1 where a weight is kept, of the layers with N < M
+scheme.json          N:M by name of the weight
+samples.safetensors  'inputs' as PyTorch wants them (whole numbers are int32) and their 'logits'
+export.json          what the network is, and for each layer whether it can run sparse
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from domino_jax.core import scheme
+from domino_jax.core.masks import Axes
+from domino_jax.core.scheme import NM, Scheme
+from domino_jax.pytorch import semi_structured
+
+FORMAT = 1
+WEIGHTS, MASKS, SAMPLES = "model.safetensors", "masks.safetensors", "samples.safetensors"
+SCHEME, DOCUMENT = "scheme.json", "export.json"
+Arrays = Mapping[str, np.ndarray]
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Reads a safetensors file.
+
+    Raises:
+        ValueError: one line; there is no such file, or it is damaged.
+    """
+    from safetensors import SafetensorError  # noqa: PLC0415
+    from safetensors.numpy import load_file  # noqa: PLC0415
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path}: cannot be read: {line}") from None
+
+
+def write_arrays(path: Path, arrays: Arrays) -> None:
+    """Writes a safetensors file; its writer stores other orders than C wrongly."""
+    from safetensors.numpy import save  # noqa: PLC0415
+
+    content = save({name: np.asarray(array).copy(order="C") for name, array in arrays.items()})
+    path.write_bytes(content)  # `save_file` lets nobody but the owner read
+
+
+def read_document(folder: Path) -> dict[str, Any]:
+    """Reads export.json.
+
+    Raises:
+        ValueError: one line; it is missing, broken, or of another format.
+    """
+    path = folder / DOCUMENT
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: broken JSON ({error})") from None
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise ValueError(f"{path}: not an export of format {FORMAT}")
+    return document
+
+
+def axes_of(entry: Mapping[str, Any]) -> Axes:
+    """Returns the axes of the written weight of a layer in export.json."""
+    if "axes" in entry:
+        return Axes(**{part: tuple(axes) for part, axes in entry["axes"].items()})
+    return Axes((), tuple(range(2, len(entry["shape"]))), (1,), (0,))
+
+
+def layer_matrix(weight: np.ndarray, entry: Mapping[str, Any]) -> np.ndarray:
+    """Returns the matrix [outputs, columns] of a layer, of its slice where it is in a stack."""
+    axes = axes_of(entry)
+    matrix = semi_structured.kernel_matrix(weight, axes)
+    if not axes.stack:
+        return matrix
+    rows = int(np.prod([weight.shape[axis] for axis in axes.outputs], dtype=int))
+    return matrix[rows * entry["index"] : rows * (entry["index"] + 1)]
+
+
+def judge(
+    weights: Arrays, entry: Mapping[str, Any], dtype: str, backend: str
+) -> tuple[bool, bool, str]:
+    """Judges one layer of export.json by its written weight.
+
+    Returns:
+        Whether its zeros are the kernels' pattern, whether it can run sparse as it is, why not.
+    """
+    matrix, nm = layer_matrix(weights[entry["weight"]], entry), NM(entry["n"], entry["m"])
+    why = semi_structured.why_not(matrix, nm, dtype, backend, groups=entry["groups"])
+    return semi_structured.has_pattern(matrix, dtype), not why, why
+
+
+def check(folder: Path) -> dict[str, Any]:
+    """Reads an export back and checks that its files agree with each other.
+
+    Returns:
+        The document of export.json.
+
+    Raises:
+        ValueError: one line: a file cannot be read; the scheme, the masks or a claim does not fit
+            the weights.
+    """
+    document = read_document(folder)
+    weights, masks = read_arrays(folder / WEIGHTS), read_arrays(folder / MASKS)
+    found = scheme.load(folder / SCHEME)
+    layers = document["layers"]
+    _require_scheme(folder, found, layers)
+    _require_masks(folder, weights, masks, layers)
+    for name, entry in layers.items():
+        claim = entry["pattern24"], entry["sparse24"], entry["why"]
+        truth = judge(weights, entry, document["dtype"], document["backend"])
+        if claim != truth:
+            raise ValueError(
+                f"{folder / DOCUMENT}: {name}: sparse24 is {claim[1]} ({claim[2] or 'can run'}) "
+                f"there, but the weights say {truth[1]} ({truth[2] or 'can run'})"
+            )
+    return document
+
+
+def _require_scheme(folder: Path, found: Scheme, layers: Mapping[str, Any]) -> None:
+    entries = {scheme_name(entry): entry for entry in layers.values()}
+    for name, nm in found.items():
+        entry = entries.get(name)
+        there = None if entry is None else NM(entry["n"], entry["m"])
+        if there != nm:
+            raise ValueError(
+                f"{folder / SCHEME}: {name} is {nm} there, {there or 'absent'} in {DOCUMENT}"
+            )
+    for name, entry in entries.items():
+        if name not in found and entry["n"] < entry["m"]:
+            raise ValueError(f"{folder / SCHEME}: no entry for {name}")
+
+
+def scheme_name(entry: Mapping[str, Any]) -> str:
+    """Returns the name of a layer in scheme.json: its weight, with '#3' for slice 3 of a stack."""
+    index = entry.get("index")
+    return entry["weight"] if index is None else f"{entry['weight']}#{index}"
+
+
+def _require_masks(folder: Path, weights: Arrays, masks: Arrays, layers: Mapping[str, Any]) -> None:
+    path = folder / MASKS
+    sparse = {e["weight"] for e in layers.values() if e["n"] < e["m"]}
+    if different := sorted(sparse ^ masks.keys()):
+        raise ValueError(f"{path}: {different[0]} is masked in only one of {MASKS} and {DOCUMENT}")
+    for name, mask in masks.items():
+        if name not in weights or weights[name].shape != mask.shape:
+            raise ValueError(f"{path}: {name} is no weight of this shape {mask.shape}")
+        if mask.dtype != np.uint8 or (mask > 1).any():
+            raise ValueError(f"{path}: {name}: a mask is uint8, 0 or 1")
+        if outside := np.count_nonzero((mask == 0) & (weights[name] != 0)):
+            raise ValueError(
+                f"{path}: {name}: {outside} weights outside the mask are not zero in {WEIGHTS}"
+            )
+    for entry in layers.values():
+        if entry["n"] < entry["m"]:
+            kept = semi_structured.most_in_a_run(
+                layer_matrix(masks[entry["weight"]], entry), entry["m"]
+            )
+            if kept > entry["n"]:
+                raise ValueError(
+                    f"{path}: {scheme_name(entry)}: keeps {kept} of {entry['m']}, "
+                    f"its scheme says {entry['n']}"
+                )

@@ -1,0 +1,84 @@
+"""An ONNX file of an export, zeros in place: for TensorRT, trtexec --sparsity=enable."""
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from domino_jax.pytorch import exported
+
+FILE = "model.onnx"
+TOLERANCE = 1e-3  # of the logits, relative to the largest
+
+
+def write(folder: Path) -> None:
+    """Writes model.onnx into an export and checks it on the CPU with onnxruntime.
+
+    The graph is float32 whatever the dtype of the weights (TensorRT lowers it: trtexec --fp16);
+    the batch is a free dimension; batch norms stay operations of their own unless folded.
+
+    Raises:
+        ValueError: one line; a package is missing, the logits differ from the stored ones, or the
+            file has other weights.
+    """
+    try:
+        import onnx  # noqa: PLC0415
+        import onnxruntime  # noqa: PLC0415
+        import torch  # noqa: PLC0415
+    except ImportError as error:
+        raise ValueError(
+            f"format onnx needs torch, onnx, onnxscript and onnxruntime: {error}"
+        ) from None
+    document, samples = (
+        exported.read_document(folder),
+        exported.read_arrays(folder / "samples.safetensors"),
+    )
+    path = folder / FILE
+    inputs = samples["inputs"]
+    _convert(torch, _torch_model(folder, document), torch.from_numpy(inputs[:2].copy()), path)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (logits,) = session.run(None, {session.get_inputs()[0].name: inputs})
+    apart = np.abs(logits - samples["logits"]).max() / max(np.abs(samples["logits"]).max(), 1e-30)
+    if not apart <= TOLERANCE:
+        raise ValueError(f"{FILE}: logits differ by {apart:.1e} from JAX, at most {TOLERANCE:g}")
+    _require_same_weights(onnx, path, folder)
+
+
+def _torch_model(folder: Path, document: dict[str, Any]) -> Any:
+    from safetensors.torch import load_file  # noqa: PLC0415
+
+    from domino_jax.deploy import networks  # noqa: PLC0415
+
+    model = networks.of_export(document)
+    model.load_state_dict(load_file(folder / exported.WEIGHTS), strict=True)
+    return model.eval()
+
+
+def _convert(torch: Any, model: Any, example: Any, path: Path) -> None:
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of a missing torchvision
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter about itself
+        torch.onnx.export(
+            model,
+            (example,),
+            path,
+            input_names=["inputs"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+            dynamo=True,
+            external_data=False,
+            optimize=False,  # it would fold batch norms behind our back
+            verbose=False,
+        )
+
+
+def _require_same_weights(onnx: Any, path: Path, folder: Path) -> None:
+    """Refuses a file in which a masked weight is not, bit for bit, the exported one."""
+    tensors = {t.name: t for t in onnx.load(path).graph.initializer}
+    weights = exported.read_arrays(folder / exported.WEIGHTS)
+    for name in exported.read_arrays(folder / exported.MASKS):
+        there = onnx.numpy_helper.to_array(tensors[name]) if name in tensors else None
+        if there is None or not np.array_equal(there, weights[name].astype(np.float32)):
+            raise ValueError(f"{FILE}: {name} is absent or has other values there")

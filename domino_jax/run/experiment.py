@@ -1,0 +1,195 @@
+"""From a config to the parts of a run: data, model, layers, cost, and the dense network."""
+
+import platform
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from domino_jax import __version__
+from domino_jax import data as _data
+from domino_jax import models as _models
+from domino_jax.core import costs, published, scheme
+from domino_jax.core.layers import LayerSpec
+from domino_jax.core.scheme import Scheme
+from domino_jax.pytorch import layouts, state_dict
+from domino_jax.run import checks
+from domino_jax.run.phases import Phase
+from domino_jax.run.provenance import PHASES
+from domino_jax.run.settings import check
+from domino_jax.run.workdir import prepare
+from domino_jax.trace.layers import find_layers
+from domino_jax.train import evaluation, loop
+from domino_jax.train import mesh as devices
+
+OBJECTIVES: Mapping[str, costs.Cost] = {"params": costs.weights, "macs": costs.macs}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The parts of one run; nothing in it changes.
+
+    Attributes:
+        config: all settings.
+        workdir: where everything is written.
+        data: the data set.
+        model: the network with fresh weights.
+        layers: of the network, in the order of first use.
+        cost: what the budget counts.
+        should_stop: asked before every step.
+    """
+
+    config: ConfigDict
+    workdir: Path
+    data: _data.Data
+    model: _models.Model
+    layers: tuple[LayerSpec, ...]
+    cost: costs.Cost
+    should_stop: Callable[[], bool]
+
+    def phase(self, name: str) -> Phase:
+        """Returns one phase of this run: 'dense', 'search' or 'train'."""
+        number = PHASES.index(name)
+        return Phase(name, number, self.config, self.workdir, self.data, self.should_stop)
+
+
+def build(config: ConfigDict, workdir: Path, should_stop: Callable[[], bool]) -> Experiment:
+    """Makes the parts that a config names; nothing is trained.
+
+    Raises:
+        ValueError: a setting is wrong.
+    """
+    check(config)
+    devices.require_devices()
+    prepare(workdir)
+    checks.require_usable(workdir)
+    _models.factory(config.model.name)  # before the data, which may take long to open
+    data = _data.create(config.data.name, data_dir=config.data.dir, **data_options(config))
+    return assemble(config, workdir, data, should_stop)
+
+
+def data_options(config: ConfigDict) -> dict[str, Any]:
+    """Returns what of the config goes to the data set besides its folder."""
+    return {key: value for key, value in config.data.items() if key not in ("name", "dir")}
+
+
+def model_options(config: ConfigDict) -> dict[str, Any]:
+    """Returns what of the config goes to the network besides its seed."""
+    return {key: value for key, value in config.model.items() if key != "name"}
+
+
+def assemble(
+    config: ConfigDict, workdir: Path, data: _data.Data, should_stop: Callable[[], bool]
+) -> Experiment:
+    """Makes the parts of a run on opened data; writes nothing.
+
+    Raises:
+        ValueError: a setting is wrong.
+    """
+    checks.require_batches(config, data)
+    model = _models.create(
+        config.model.name,
+        example=data.example,
+        classes=data.classes,
+        seed=config.seed,
+        **model_options(config),
+    )
+    checks.require_outputs(config.model.name, model, data)
+    layers = layers_of(model, data.example, config.search)
+    if state_dict.is_torch_file(config.init):
+        torch_weights(config, model, layers, data.example)  # refuses it before anything is done
+    else:
+        checks.require_init(config.init, weights_of(model))
+    objective = config.search.objective
+    cost = OBJECTIVES.get(objective) or costs.read_table(objective, layers)
+    return Experiment(config, workdir, data, model, layers, cost, should_stop)
+
+
+def read_scheme(path: Path, layers: tuple[LayerSpec, ...]) -> Scheme:
+    """Reads a scheme file for the layers of a network: ours, or the paper's text (`.txt`).
+
+    Raises:
+        ValueError: it cannot be read, or the text is of another network.
+    """
+    if path.suffix == published.SUFFIX:
+        return published.load_published(path, costs.signatures(layers))
+    return scheme.load(path)
+
+
+def layers_of(model: _models.Model, example: Any, search: ConfigDict) -> tuple[LayerSpec, ...]:
+    """Finds the layers of a model under the settings of a search."""
+    rules = (*search.rules, ("", "shrink")) if search.shrink_m else search.rules
+    return find_layers(
+        forward_of(model), model.params, example, search.m, rules, candidates=search.candidates
+    )
+
+
+def forward_of(model: _models.Model) -> Callable[[Any, Any], Any]:
+    """Makes the forward pass of evaluation: (params, inputs) -> outputs."""
+
+    def forward(params: Any, inputs: Any) -> Any:
+        key = jax.random.key(0)  # drawn from by nothing in evaluation mode
+        return model.apply(params, model.stats, inputs, train=False, key=key)[0]
+
+    return forward
+
+
+def torch_weights(
+    config: ConfigDict, model: _models.Model, layers: tuple[LayerSpec, ...], example: Any
+) -> tuple[Any, Any]:
+    """Reads the state dict that `init` names; without `init_head` the last layer stays fresh.
+
+    Raises:
+        ValueError: the file is broken or of another network.
+    """
+    axes = layouts.kernel_axes(forward_of(model), model.params, example)
+    fresh = None if config.init_head else state_dict.head_of(layers)
+    return state_dict.restore(config.init, model.params, model.stats, axes, fresh=fresh)
+
+
+def weights_of(model: _models.Model) -> dict[str, Any]:
+    """Returns what a checkpoint of a network holds, as NumPy arrays: a template to restore it."""
+    return jax.tree.map(np.asarray, {"params": model.params, "stats": model.stats})
+
+
+def until_stopped(exp: Experiment, batches: Iterable[Any]) -> Iterator[Any]:
+    """Yields batches of an evaluation, after which nothing is to be saved.
+
+    Raises:
+        Stopped: the run was asked to stop.
+    """
+    for batch in batches:
+        if exp.should_stop():
+            raise loop.Stopped("stopped in an evaluation")
+        yield batch
+
+
+def _checked(exp: Experiment, test: Iterable[Any]) -> Iterator[Any]:
+    for number, batch in enumerate(until_stopped(exp, test)):
+        checks.require_labels(batch, exp.data.classes, f"test batch {number}")
+        yield batch
+
+
+def evaluate(exp: Experiment, params: Any, stats: Any) -> dict[str, float]:
+    """Evaluates params and stats on the test set; see `evaluation.evaluate`."""
+    mesh = devices.make_mesh()
+    part = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    test = exp.data.evaluate(exp.config.dense.batch, **part)
+    batches = (devices.split_batch(mesh, batch) for batch in _checked(exp, test))
+    step = evaluation.eval_step(exp.model.apply)
+    params, stats = devices.replicate(mesh, (params, stats))
+    return evaluation.evaluate(step, params, stats, batches)
+
+
+def versions() -> dict[str, str]:
+    """Lists the versions that a result depends on."""
+    from importlib.metadata import version  # noqa: PLC0415 (only when a run ends)
+
+    names = ("jax", "flax", "optax", "numpy", "grain", "tensorflow-datasets")
+    images = ("pillow", "opencv-python-headless")
+    others = {name: version(name) for name in (*names, *images)}
+    return {"domino-jax": __version__, "python": platform.python_version(), **others}

@@ -1,0 +1,178 @@
+"""One phase of a run (dense training, search, sparse training): resume, log, save, time."""
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from domino_jax.data import Batches, Data, stream
+from domino_jax.run import checkpoint, checks, monitor, workdir
+from domino_jax.train import loop, optim
+from domino_jax.train import mesh as devices
+from domino_jax.train.losses import Batch
+
+Scalars = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A phase and where it runs.
+
+    Attributes:
+        name: 'dense', 'search' or 'train': also its folder in the work directory.
+        number: phases see different batches and random keys.
+        config: all settings.
+        workdir: of the run.
+        data: of the run.
+        should_stop: asked before every step.
+    """
+
+    name: str
+    number: int
+    config: ConfigDict
+    workdir: Path
+    data: Data
+    should_stop: Callable[[], bool]
+
+    @property
+    def folder(self) -> Path:
+        """Where checkpoints and events of the phase go."""
+        return self.workdir / self.name
+
+    @property
+    def settings(self) -> ConfigDict:
+        """The part of the config that is named like the phase."""
+        return self.config[self.name]
+
+    @property
+    def key(self) -> jax.Array:
+        """Random key of the phase."""
+        return jax.random.fold_in(jax.random.key(self.config.seed), self.number)
+
+
+def planned_steps(phase: Phase) -> int:
+    """Counts the steps of the epochs that are asked for; the last epoch is rounded."""
+    settings = phase.settings
+    return max(1, round(settings.epochs * phase.data.train_size / settings.batch))
+
+
+def rate_of(phase: Phase) -> Callable[[Any], Any]:
+    """Makes the learning-rate schedule of a phase, in steps; that of a search is constant."""
+    settings = phase.settings
+    if "schedule" not in settings:
+        return lambda step: settings.lr
+    warmup = round(settings.warmup_epochs * phase.data.train_size / settings.batch)
+    return optim.learning_rate(settings.schedule, settings.lr, planned_steps(phase), warmup)
+
+
+def train_batches(phase: Phase) -> Batches:
+    """Returns this process's training batches of a phase, by step."""
+    return phase.data.train(
+        phase.config.seed + phase.number,
+        phase.settings.batch,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+
+def resume(phase: Phase, state: Any) -> Any:
+    """Returns the last saved state of the phase; the given one if there is none. On all devices."""
+    state = devices.replicate(devices.make_mesh(), state)
+    if checkpoint.latest(phase.folder) is None:
+        return state
+    return checkpoint.restore(phase.folder, state)
+
+
+@contextmanager
+def running(
+    phase: Phase,
+    title: str,
+    *,
+    start: int,
+    steps: int,
+    describe: Callable[[int, Any], tuple[str, Scalars]],
+) -> Iterator[tuple[Iterator[Batch], loop.Hooks]]:
+    """Opens batches, progress bar, events and checkpoints of a phase from step `start` on.
+
+    Args:
+        phase: what runs.
+        title: of the progress bar.
+        start: first step.
+        steps: where the phase ends at the latest.
+        describe: (step, state) -> text for the bar and scalars for TensorBoard.
+
+    Yields:
+        The batches and the hooks for the loop; times are written with every checkpoint.
+    """
+    mesh = devices.make_mesh()
+    waited = [0.0]
+    dataset = train_batches(phase)
+
+    def batches(source: Iterator[Any]) -> Iterator[Batch]:
+        for step in itertools.count(start):
+            asked = time.perf_counter()
+            batch = next(source)
+            waited[0] += time.perf_counter() - asked
+            checks.require_labels(batch, phase.data.classes, f"training batch {step}")
+            yield devices.split_batch(mesh, batch)
+
+    with (
+        checks.explained(phase.folder, title, rate_of(phase), dataset),
+        monitor.progress(title, steps, start) as show,
+        monitor.events(phase.folder, start) as write,
+        closing(stream(dataset, start, workers=phase.data.workers)) as source,
+    ):
+
+        def log(step: int, loss: float, state: Any) -> None:
+            text, scalars = describe(step, state)
+            show(step, f"loss {loss:.4f}  {text}")
+            write(step, {"loss": loss, **scalars})
+
+        add_times = _timer(phase, start, waited)
+
+        def save(step: int, state: Any) -> None:
+            checkpoint.save(phase.folder, step, state)
+            add_times(step)
+
+        yield (
+            batches(source),
+            loop.Hooks(
+                log=log,
+                save=save,
+                should_stop=phase.should_stop,
+                log_every=phase.config.log_every,
+                checkpoint_every=phase.config.checkpoint_every,
+            ),
+        )
+
+
+def _timer(phase: Phase, start: int, waited: Sequence[float]) -> Callable[[int], None]:
+    """Makes write(step): the times of the phase, those before it was resumed included.
+
+    Written with every checkpoint: the time of steps that a killed process lost does not count.
+    """
+    path = phase.workdir / "timing.json"
+    before = workdir.read_json(path).get(phase.name, {}) if start else {}
+    seconds, steps = before.get("seconds", 0.0), before.get("steps", 0)
+    waiting = seconds * before.get("share_waiting_for_data", 0.0)
+    began = time.perf_counter()
+
+    def write(step: int) -> None:
+        if step == start:
+            return
+        spent, made = seconds + time.perf_counter() - began, steps + step - start
+        times = {
+            "seconds": spent,
+            "steps": made,
+            "steps_per_second": made / spent,
+            "share_waiting_for_data": (waiting + waited[0]) / spent,
+        }
+        workdir.update_json(path, **{phase.name: times})
+
+    return write

@@ -1,0 +1,263 @@
+"""What a work directory was made with: a run goes on only under the same settings, or anew.
+
+    config.json    {"program": "domino_jax", "format": 1, "common": …, "search": …, "train": …}
+
+'common' makes the dense network, 'search' the scheme, 'train' the sparse network. A script writes
+its parts before anything else, and leaves directories alone that hold files like ours without it.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+
+from domino_jax.core.scheme import Scheme
+from domino_jax.run import checkpoint, workdir
+from domino_jax.run.settings import defaults, flat
+
+RECORD = "config.json"
+OURS = {"program": "domino_jax", "format": 1}
+PHASES = ("dense", "search", "train")
+FILES = ("scheme.json", "results.json", "timing.json", "report.png")
+COMMON = ("seed", "init", "init_head", "model", "data", "dense")
+# No result depends on where the data lie (`DATA` tells which they are), on who reads them, or on
+# when a search gives up.
+FREE = ("data.dir", "data.workers", "search.max_steps", "search.patience")
+DATA = "data.fingerprint"
+ABSENT = "(not set)"
+
+Part = Mapping[str, Any]
+Parts = Mapping[str, Part]
+
+
+def begin_search(folder: Path, config: ConfigDict, *, data: str, anew: bool) -> None:
+    """Starts or goes on with search.py in a work directory.
+
+    Args:
+        folder: the work directory, locked.
+        config: all settings.
+        data: fingerprint of the data set; '' is not compared.
+        anew: forget everything there: checkpoints, events, scheme, results, settings.
+
+    Raises:
+        ValueError: it was made with other settings, or holds files of another origin.
+    """
+    parts = _of_search(config, data)
+    made = _read(folder, FILES)
+    if anew:
+        _require_outside(config.init, folder, PHASES)
+    else:
+        _require_same(folder, config, made, parts, "--anew")
+    _once(lambda: _begin(folder, parts, _forget_all if anew else None))
+
+
+def begin_train(folder: Path, config: ConfigDict, found: Scheme, *, data: str, anew: bool) -> None:
+    """Starts or goes on with train.py in a work directory.
+
+    Args:
+        folder: the work directory, locked.
+        config: all settings; those of the search matter where the scheme is the directory's own.
+        found: the scheme to train under.
+        data: fingerprint of the data set; '' is not compared.
+        anew: forget what train.py wrote there; the dense network and the search stay.
+
+    Raises:
+        ValueError: it was made with other settings, or holds files of another origin.
+    """
+    require_train(folder, config, found, data=data, anew=anew)
+    parts = _of_train(config, found, data)
+    _once(lambda: _begin(folder, parts, _forget_training if anew else None))
+
+
+def require_train(
+    folder: Path, config: ConfigDict, found: Scheme, *, data: str, anew: bool = False
+) -> None:
+    """Refuses what `begin_train` refuses; changes nothing.
+
+    Raises:
+        ValueError: as `begin_train`.
+    """
+    parts = _of_train(config, found, data) | _searched(config)
+    made = _read(folder, FILES[1:])
+    if anew:
+        _require_outside(config.init, folder, ("train",))
+        made = {name: part for name, part in made.items() if name != "train"}
+    _require_same(folder, config, made, parts, "search.py --anew")
+
+
+def begin_evaluation(folder: Path, config: ConfigDict, found: Scheme, *, data: str) -> None:
+    """Starts an evaluation of what a work directory holds.
+
+    Raises:
+        ValueError: as `begin_train`.
+    """
+    require_train(folder, config, found, data=data)
+    _once(lambda: _begin(folder, {"common": _common(config, data)}, None))
+
+
+def _common(config: ConfigDict, data: str) -> Part:
+    return {**_settings(config, COMMON), DATA: data}
+
+
+def _of_search(config: ConfigDict, data: str) -> dict[str, Part]:
+    return {"common": _common(config, data), "search": _settings(config, ("search",))}
+
+
+def _of_train(config: ConfigDict, found: Scheme, data: str) -> dict[str, Part]:
+    # By what it says, not by its path: a file may change. The rules say along which axes it groups.
+    scheme = {"scheme": {name: str(nm) for name, nm in found.items()}}
+    search = _settings(config, ("search",))
+    rules = {key: search[key] for key in ("search.rules", "search.shrink_m")}
+    train = {**_settings(config, ("train",)), **rules, **scheme}
+    return {"common": _common(config, data), "train": train}
+
+
+def _searched(config: ConfigDict) -> dict[str, Part]:
+    return {} if config.scheme else {"search": _settings(config, ("search",))}
+
+
+def _settings(config: ConfigDict, names: Iterable[str]) -> dict[str, Any]:
+    """Returns key -> value, as JSON has it, of the settings that results depend on."""
+    everything = config.to_dict()
+    given = dict(flat({name: everything[name] for name in names}))
+    try:
+        return {key: json.loads(json.dumps(given[key])) for key in given if key not in FREE}
+    except (TypeError, ValueError):
+        faults = [key for key, value in given.items() if not _is_plain(value)]
+        raise ValueError(
+            f"{faults[0]}: numbers, text, None and tuples of these are wanted, "
+            f"got {given[faults[0]]!r}"
+        ) from None
+
+
+def _is_plain(value: Any) -> bool:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _read(folder: Path, foreign: Iterable[str]) -> dict[str, Part]:
+    """Reads the parts of a record; {} in a new directory."""
+    document = workdir.read_json(folder / RECORD)
+    if not document:
+        found = [name for name in (*PHASES, *foreign) if (folder / name).exists()]
+        if found:
+            raise ValueError(
+                f"workdir {folder} holds {found[0]} but no {RECORD} that tells how it was made; "
+                "choose another --workdir"
+            )
+    elif {key: document.get(key) for key in OURS} != OURS:
+        raise ValueError(
+            f"{folder / RECORD} is no record of this program; choose another --workdir"
+        )
+    if _is_bare(folder):
+        return {}
+    return {name: part for name, part in document.items() if name not in OURS}
+
+
+def _is_bare(folder: Path) -> bool:
+    """Says whether a run ended before it made anything that other settings could spoil."""
+    made = (folder / name for name in FILES[:2])
+    steps = (checkpoint.latest(folder / phase) for phase in (*PHASES, "train/sparse"))
+    return not any(path.exists() for path in made) and all(step is None for step in steps)
+
+
+def _require_same(
+    folder: Path, config: ConfigDict, made: Parts, parts: Parts, forgetting: str
+) -> None:
+    different = {
+        name: _differences(made[name], part)
+        for name, part in parts.items()
+        if name in made and _differences(made[name], part)
+    }
+    if not different:
+        return
+    texts = dict.fromkeys(text for part in different.values() for text in part)
+    kept = [f"--config.init={folder / 'dense'}"] if "common" not in different else []
+    kept = [] if config.init or not (folder / "dense").exists() else kept
+    if list(different) == ["train"]:
+        forgetting = "--anew"
+        kept += [] if config.scheme else [f"--config.scheme={folder / 'scheme.json'}"]
+    keeping = f" (with {' '.join(kept)})" if kept else ""
+    raise ValueError(
+        f"workdir {folder} was made with other settings: {'; '.join(texts)}; choose another "
+        f"--workdir{keeping}, or start anew with {forgetting}"
+    )
+
+
+def _differences(made: Part, part: Part) -> list[str]:
+    """Lists the keys that differ, with both values.
+
+    A key that an older record does not have was at what is its default today.
+    """
+    texts = []
+    missing = _settings(defaults(), (*COMMON, "search", "train"))
+    for key in dict.fromkeys([*made, *part]):
+        there, here = (values.get(key, missing.get(key, ABSENT)) for values in (made, part))
+        if there == here or (key == DATA and {there, here} & {"", ABSENT}):
+            continue
+        if isinstance(there, dict) and isinstance(here, dict):  # a scheme: its first layer will do
+            name = next(n for n in [*there, *here] if there.get(n) != here.get(n))
+            there, here = there.get(name, ABSENT), here.get(name, ABSENT)
+            texts.append(f"{key} of {name} {there} there, {here} here")
+        else:
+            texts.append(f"{key} {there!r} there, {here!r} here")
+    return texts
+
+
+def _require_outside(init: str, folder: Path, phases: Iterable[str]) -> None:
+    for phase in phases if init else ():
+        if Path(init).resolve().is_relative_to((folder / phase).resolve()):
+            raise ValueError(f"init {init}: --anew would remove it; copy it elsewhere")
+
+
+def _once(act: Callable[[], None]) -> None:
+    """Acts in one of several processes, before any of them goes on."""
+    if jax.process_index() == 0:
+        act()
+    multihost_utils.sync_global_devices("domino_jax record")
+
+
+def _begin(folder: Path, parts: Parts, forget: Callable[[Path], None] | None) -> None:
+    for name in (*FILES, RECORD, f"search/{workdir.CURVE}"):  # what a killed process was writing
+        path = folder / name
+        workdir.remove(*path.parent.glob(f".{path.name}.*"))
+    for phase in (*PHASES, "train/sparse"):
+        checkpoint.tidy(folder / phase)
+    if forget is not None:
+        forget(folder)
+    if (folder / RECORD).exists() and _is_bare(folder):
+        _forget_all(folder)
+    made = workdir.read_json(folder / RECORD)
+    if made != {**made, **OURS, **parts}:
+        workdir.update_json(folder / RECORD, **OURS, **parts)
+
+
+def _forget_all(folder: Path) -> None:
+    for phase in PHASES:
+        _forget_phase(folder / phase)
+    # The record last: only a directory that has one is ours to clear.
+    workdir.remove(*(folder / name for name in (*FILES, RECORD)))
+
+
+def _forget_training(folder: Path) -> None:
+    _forget_phase(folder / "train")
+    for name in ("results.json", "timing.json", RECORD):
+        workdir.drop_json(folder / name, "train")
+
+
+def _forget_phase(folder: Path) -> None:
+    """Removes checkpoints, events and curves, and the folder if nothing else is in it."""
+    if not folder.is_dir():
+        return
+    _forget_phase(folder / "sparse")
+    checkpoint.forget(folder)
+    workdir.remove(*folder.glob("events.out.tfevents.*"), *folder.glob(f"*{workdir.CURVE}*"))
+    if not any(folder.iterdir()) and not folder.is_symlink():
+        folder.rmdir()

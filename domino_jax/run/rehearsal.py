@@ -1,0 +1,145 @@
+"""One step of every phase on zeros of the data's shapes: does a config fit together?
+
+Nothing is downloaded, prepared or written. A step that a small machine makes in seconds is made;
+one of a larger network is only lowered from abstract shapes, which executes nothing.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+from rich.table import Table
+
+from domino_jax import data as _data
+from domino_jax.allocate.uniform import dense_scheme
+from domino_jax.core import costs
+from domino_jax.core.scheme import Scheme
+from domino_jax.data.pipeline import evaluate_batches, train_batches
+from domino_jax.run import checks, monitor
+from domino_jax.run.experiment import Experiment, assemble, data_options, read_scheme
+from domino_jax.run.phases import planned_steps
+from domino_jax.run.search import AT_ONCE
+from domino_jax.run.settings import check
+from domino_jax.run.steps import Parts, dense_parts, search_parts, train_parts
+from domino_jax.train import loop
+from domino_jax.train import mesh as devices
+from domino_jax.train.masking import make_masks
+
+LARGEST_STEP = 2e10  # multiply-adds of forward and backward pass: seconds on two cores
+PASSES = 3  # forward, and backward for inputs and for weights
+
+
+def rehearse(config: ConfigDict) -> None:
+    """Tries each phase of a config, and prints what it would do.
+
+    Raises:
+        ValueError: a setting is wrong, or the parts do not fit together.
+    """
+    check(config)
+    spec = _data.spec(config.data.name, data_dir=config.data.dir, **data_options(config))
+    exp = assemble(config, Path(), _zeros(spec), lambda: False)
+    found = _scheme(exp)
+    table = Table(show_edge=False, header_style="bold", pad_edge=False)
+    for title in ("phase", "steps", "batch", "MACs, both passes"):
+        table.add_column(title, justify="left" if title == "phase" else "right", no_wrap=True)
+    table.add_column("one step", no_wrap=True)
+    for name, parts, control in _phases(exp):
+        phase = exp.phase(name)
+        steps = f"{planned_steps(phase):,}" if "epochs" in phase.settings else "-"
+        work = PASSES * phase.settings.batch * int(costs.total(exp.layers, costs.macs))
+        said = _try(exp, name, parts, control, executed=work <= LARGEST_STEP)
+        table.add_row(name, steps, f"{phase.settings.batch:,}", f"{work:.2g}", said)
+    out = monitor.console()
+    out.print(table)
+    weights = int(costs.total(exp.layers, costs.weights))
+    macs = int(costs.total(exp.layers, costs.macs))
+    out.print(f"{config.model.name}: {weights:,} weights, {macs:,} MACs an example in its layers")
+    if found is not None:
+        kept = costs.share(exp.layers, costs.weights, found)
+        out.print(f"{config.scheme or config.search.method}: keeps {kept:.2%} of the weights")
+
+
+def _zeros(spec: _data.Spec) -> _data.Data:
+    """Makes a data set of a spec that needs no memory: each example is zeros, with label 0."""
+    record = {
+        "inputs": np.zeros(spec.example.shape[1:], spec.example.dtype),
+        "labels": np.zeros(spec.label.shape[1:], spec.label.dtype),
+    }
+    return _data.Data(
+        train=partial(train_batches, [record] * spec.train_size),
+        evaluate=partial(evaluate_batches, [record]),
+        example=spec.example,
+        classes=spec.classes,
+        train_size=spec.train_size,
+        test_size=spec.test_size,
+    )
+
+
+def _scheme(exp: Experiment) -> Scheme | None:
+    """Returns the scheme, where no search has to find it.
+
+    Raises:
+        ValueError: the search cannot reach the budget, or the scheme is of another network.
+    """
+    settings = exp.config.search
+    if exp.config.scheme:
+        found = read_scheme(Path(exp.config.scheme), exp.layers)
+        costs.levels(found, exp.layers)
+        return found
+    if settings.method in AT_ONCE:
+        return AT_ONCE[settings.method](exp.layers, settings.budget, cost=exp.cost)
+    checks.require_votes(settings, exp.layers, exp.cost)
+    return None
+
+
+def _phases(exp: Experiment) -> Iterator[tuple[str, Parts, Callable[[Any], Any]]]:
+    """Yields the phases that a run would have: name, optimizer and step, params -> control."""
+    n = costs.levels(dense_scheme(exp.layers), exp.layers)
+    if not exp.config.init:
+        yield "dense", dense_parts(exp), lambda params: None
+    if exp.config.search.method not in AT_ONCE:
+        pace = {path: jnp.ones(np.shape(level), float) for path, level in n.items()}
+        yield "search", search_parts(exp), lambda params: {"n": n, "pace": pace}
+    fixed = exp.config.train.method == "fixed"
+    yield (
+        "train",
+        train_parts(exp),
+        lambda params: make_masks(params, exp.layers, n) if fixed else n,
+    )
+
+
+def _try(
+    exp: Experiment,
+    name: str,
+    parts: Parts,
+    control_of: Callable[[Any], Any],
+    *,
+    executed: bool,
+) -> str:
+    """Makes one step, or lowers it; returns what came of it."""
+    tx, step = parts
+    began = time.perf_counter()
+
+    def arguments(params: Any, stats: Any) -> tuple[Any, ...]:
+        batch = {
+            key: jnp.zeros((exp.config[name].batch, *of.shape[1:]), of.dtype)
+            for key, of in exp.data.train(0, 1)[0].items()
+        }
+        state = loop.init_state(params, stats, tx)
+        return state, control_of(params), batch, jax.random.key(exp.config.seed)
+
+    model = exp.model
+    if not executed:
+        step.lower(*jax.eval_shape(arguments, model.params, model.stats))  # type: ignore[attr-defined]
+        return f"lowered in {time.perf_counter() - began:.1f} s, not executed"
+    state, control, batch, key = arguments(model.params, model.stats)
+    mesh = devices.make_mesh()
+    state, control = devices.replicate(mesh, (state, control))
+    state, loss = step(state, control, devices.split_batch(mesh, batch), key)
+    return f"loss {float(loss):.4f}, {time.perf_counter() - began:.1f} s with its compilation"

@@ -1,0 +1,186 @@
+"""What a person sees of a scheme: the table in the terminal and the picture on disk."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from domino_jax.core import costs as _budget
+from domino_jax.core.costs import Cost, Number, exact
+from domino_jax.core.files import replacing
+from domino_jax.core.layers import LayerSpec
+from domino_jax.core.scheme import Scheme
+
+
+def summary(
+    layers: Iterable[LayerSpec], scheme: Scheme, cost: Cost, budget: float, *, activations: int = 0
+) -> dict[str, Any]:
+    """Gathers every number of the table: one row a layer, and the totals.
+
+    Args:
+        layers: as `find_layers` gives them.
+        scheme: of the grouped layers.
+        cost: what the budget counts.
+        budget: share of the dense cost.
+        activations: MACs of products that no weight takes part in, which no budget counts.
+
+    Returns:
+        JSON-ready: 'layers', a list of rows; 'totals', with weights, MACs and the cost of the
+        dense network and of the scheme, the budget in units of that cost, and those MACs apart.
+    """
+    layers = tuple(layers)
+    dense = _budget.total(layers, cost)
+    return {
+        "layers": [_row(spec, scheme) for spec in layers],
+        "totals": {
+            "weights": _pair(layers, _budget.weights, scheme),
+            "macs": _pair(layers, _budget.macs, scheme),
+            "cost": _pair(layers, cost, scheme) | {"budget": _json(exact(budget) * dense)},
+            "activations": activations,
+        },
+    }
+
+
+def _row(spec: LayerSpec, scheme: Scheme) -> dict[str, Any]:
+    nm = None if spec.reason else scheme.get(spec.name)
+    n = nm.n if nm else None
+    return {
+        "name": spec.name,
+        "shape": list(spec.shape),
+        "nm": str(nm) if nm else "",
+        "density": n / spec.m if n else 1.0,
+        "weights": [_budget.weights(spec, n), spec.size],
+        "macs": [_budget.macs(spec, n), spec.macs] if spec.axes else [0, 0],
+        "reason": spec.reason,
+        "counted": spec.axes is not None,
+    }
+
+
+def _pair(layers: Sequence[LayerSpec], cost: Cost, scheme: Scheme) -> dict[str, Any]:
+    dense, kept = _budget.total(layers, cost), _budget.total(layers, cost, scheme)
+    return {"dense": _json(dense), "scheme": _json(kept), "share": float(kept / dense)}
+
+
+def _json(value: Number) -> int | float:
+    return int(value) if value == int(value) else float(value)
+
+
+def print_table(report: Mapping[str, Any], objective: str, budget: float, console: Console) -> None:
+    """Prints a row a layer and the totals dense / scheme / budget."""
+    table = Table(show_edge=False, header_style="bold", pad_edge=False)
+    for title, side in (
+        ("layer", "left"),
+        ("shape", "right"),
+        ("N:M", "right"),
+        ("weights kept", "right"),
+        ("MACs kept", "right"),
+        ("dense because", "left"),
+    ):
+        table.add_column(title, justify=side, no_wrap=title != "dense because")  # type: ignore[arg-type]
+    for row in report["layers"]:
+        table.add_row(
+            escape(row["name"]),
+            "x".join(map(str, row["shape"])),
+            row["nm"] or "dense",
+            f"{row['weights'][0]:,}" if row["counted"] else "-",
+            f"{row['macs'][0]:,}" if row["counted"] else "-",
+            escape(row["reason"]),  # a rule's regex may look like markup
+        )
+    console.print(table)
+    console.print()
+    console.print(_totals(report["totals"], objective, budget))
+
+
+def _totals(totals: Mapping[str, Any], objective: str, budget: float) -> Table:
+    table = Table(show_edge=False, header_style="bold", pad_edge=False)
+    table.add_column("")
+    for title in ("dense", "scheme", "share", "budget"):
+        table.add_column(title, justify="right", no_wrap=True)
+    names = {"weights": "params", "macs": "macs"}
+    for key, title in (("weights", "weights"), ("macs", "MACs")):
+        ours = names[key] == objective
+        limit = f"{totals['cost']['budget']:,} ({budget:.2%})" if ours else ""
+        table.add_row(title, *_three(totals[key]), limit)
+    if objective not in names.values():
+        limit = f"{totals['cost']['budget']:,} ({budget:.2%})"
+        table.add_row(escape(f"cost by {Path(objective).name}"), *_three(totals["cost"]), limit)
+    if totals["activations"]:
+        both = f"{totals['activations']:,}"
+        table.add_row("MACs of activations", both, both, "", "not counted")
+    return table
+
+
+def _three(pair: Mapping[str, Any]) -> tuple[str, str, str]:
+    return f"{pair['dense']:,}", f"{pair['scheme']:,}", f"{pair['share']:.2%}"
+
+
+def plot(
+    path: Path,
+    report: Mapping[str, Any],
+    curve: Sequence[Mapping[str, Any]],
+    title: str,
+    budget: float,
+) -> None:
+    """Draws the cost over the search against the budget, and the share kept of each layer.
+
+    Args:
+        path: of the PNG.
+        report: as `summary` gives it.
+        curve: points with 'step' and 'share', the cost as a share of the dense one; without any,
+            as of a uniform scheme, only the layers are drawn.
+        title: of the picture.
+        budget: share to keep.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 (0.3 s to import)
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    rows = [row for row in report["layers"] if row["counted"]]
+    figure = Figure(figsize=(max(9.0, 2 + 0.32 * len(rows)), 7.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title)
+    if curve:
+        top, bottom = figure.subplots(2, 1, height_ratios=(1, 1.5))
+        _costs(top, curve, budget)
+    else:
+        bottom = figure.subplots()
+    _bars(bottom, rows)
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=120, format=path.suffix[1:])
+
+
+def _costs(axes: Any, curve: Sequence[Mapping[str, float]], budget: float) -> None:
+    axes.step(
+        [point["step"] for point in curve],
+        [100 * point["share"] for point in curve],
+        where="post",
+        color="tab:blue",
+        label="cost of the committed N:M",
+    )
+    axes.axhline(100 * budget, color="tab:red", linestyle="--", label="budget")
+    axes.set(xlabel="search step", ylabel="% of the dense cost", ylim=(0, 105))
+    axes.legend(frameon=False)
+
+
+def _bars(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+    colors = ["tab:blue" if row["nm"] else "lightgray" for row in rows]
+    densities = [100 * row["density"] for row in rows]
+    places = range(len(rows))
+    axes.bar(places, densities, color=colors)
+    for place, row in zip(places, rows, strict=True):
+        label = row["nm"] or "dense"
+        axes.text(
+            place,
+            100 * row["density"] + 1.5,
+            label,
+            ha="center",
+            va="bottom",
+            fontsize=7,
+            rotation=90 if len(rows) > 12 else 0,
+        )
+    axes.set_xticks(list(places), [row["name"].removesuffix("/kernel") for row in rows])
+    axes.tick_params(axis="x", labelrotation=90, labelsize=8)
+    axes.set(ylabel="% of the weights kept", ylim=(0, 118), xlim=(-0.7, len(rows) - 0.3))
+    axes.set_title("N of M kept in each layer (gray: kept dense)", fontsize=10)

@@ -1,0 +1,157 @@
+"""Files of a work directory: its lock, its JSON, the curve of a search."""
+
+import fcntl
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from domino_jax.core.files import write_text
+
+LOCK = ".lock"
+CURVE = "votes.jsonl"
+
+
+def prepare(workdir: Path) -> None:
+    """Makes the work directory.
+
+    Raises:
+        ValueError: it cannot be made or written.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=workdir):
+            pass
+    except OSError as error:
+        reason = "it is a file" if workdir.is_file() else error.strerror
+        raise ValueError(f"workdir {workdir}: cannot be written ({reason})") from None
+
+
+@contextmanager
+def taken(workdir: Path) -> Iterator[None]:
+    """Makes and locks a work directory; folders that it made and that stay empty go again.
+
+    Raises:
+        ValueError: as `prepare` and `locked`.
+    """
+    made: list[Path] = []
+    with suppress(OSError):  # what cannot be looked at, `prepare` refuses
+        made += [folder for folder in (workdir, *workdir.parents) if not folder.exists()]
+    prepare(workdir)
+    with locked(workdir):
+        try:
+            yield
+        finally:
+            if made:
+                _remove_empty(made)
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Removes a work directory that holds its lock alone, and then its parents while empty."""
+    with suppress(OSError):  # another process may be making something there
+        if [path.name for path in folders[0].iterdir()] == [LOCK]:
+            (folders[0] / LOCK).unlink()
+            for folder in folders:
+                folder.rmdir()
+
+
+@contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+    """Keeps other processes off a work directory, until the end of the context or the process.
+
+    Raises:
+        ValueError: another process works there, or the file system has no locks.
+    """
+    try:
+        file = (workdir / LOCK).open("a+")
+    except OSError as error:
+        raise ValueError(f"workdir {workdir}: cannot be locked ({error.strerror})") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            owner = f"process {number}" if (number := file.read().strip()) else "another process"
+            raise ValueError(
+                f"workdir {workdir}: {owner} is at work there; wait for it, or choose another"
+            ) from None
+        except OSError as error:
+            raise ValueError(f"workdir {workdir}: cannot be locked ({error.strerror})") from None
+        if not _is_there(workdir / LOCK, file):
+            raise ValueError(f"workdir {workdir}: another process has just left it; try again")
+        # Not removed where there are results: another process may have opened it by now.
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def _is_there(path: Path, file: IO[str]) -> bool:
+    """Says whether an open file is still the one at a path; who locks a removed one has nothing."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object; {} if there is no such file.
+
+    Raises:
+        ValueError: the file is broken or holds something else.
+    """
+    if not path.exists():
+        return {}
+    try:
+        document = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: broken JSON ({error})") from None
+    if not isinstance(document, dict):
+        raise ValueError(f"{path}: a JSON object is wanted, got a {type(document).__name__}")
+    return document
+
+
+def update_json(path: Path, **entries: Any) -> None:
+    """Replaces entries of a JSON object on disk, the others stay."""
+    document = read_json(path) | entries
+    write_text(path, json.dumps(document, indent=1, sort_keys=True) + "\n")
+
+
+def drop_json(path: Path, entry: str) -> None:
+    """Removes an entry of a JSON object on disk, if it is there."""
+    document = read_json(path)
+    if entry in document:
+        del document[entry]
+        write_text(path, json.dumps(document, indent=1, sort_keys=True) + "\n")
+
+
+def remove(*files: Path) -> None:
+    """Removes files, those that are there."""
+    for file in files:
+        file.unlink(missing_ok=True)
+
+
+def resume_curve(path: Path, start: int) -> None:
+    """Makes the file of a curve, a JSON object a line; drops the points from after step `start`."""
+    points = [point for point in read_curve(path) if point["step"] <= start] if start else []
+    write_text(path, "".join(json.dumps(point) + "\n" for point in points))
+
+
+def append_point(path: Path, point: Mapping[str, Any]) -> None:
+    """Appends a point, which has a 'step', to a curve."""
+    with path.open("a") as file:
+        file.write(json.dumps(point) + "\n")
+
+
+def read_curve(path: Path) -> list[dict[str, Any]]:
+    """Reads the points of a curve; a last line that a killed process left unfinished is dropped."""
+    points: list[dict[str, Any]] = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            points.append(json.loads(line))
+        except ValueError:
+            break
+    return points

@@ -1,0 +1,143 @@
+"""The primitives that arrange the weights of an array otherwise: what becomes of its views.
+
+Each function takes an equation and the values of its operands and returns the values of its
+results, None where the weights cannot be followed, or [] where they were only looked up.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+from domino_jax.trace import views
+from domino_jax.trace.views import View
+
+Moved = list[tuple[View, ...]] | None
+
+ONE: Mapping[str, Callable[[View, Mapping[str, Any]], View | None]] = {
+    "transpose": lambda view, p: views.transpose(view, p["permutation"]),
+    "squeeze": lambda view, p: views.squeeze(view, p["dimensions"]),
+    "broadcast_in_dim": lambda view, p: views.broadcast(
+        view, p["shape"], p["broadcast_dimensions"]
+    ),
+    "reshape": lambda view, p: views.reshape(
+        views.transpose(view, p["dimensions"]) if p["dimensions"] is not None else view,
+        p["new_sizes"],
+    ),
+    "tile": lambda view, p: views.tile(view, p["reps"]),
+    "rev": lambda view, p: views.reverse(view, p["dimensions"]),
+    "slice": lambda view, p: views.cut_between(
+        view, p["start_indices"], p["limit_indices"], p["strides"]
+    ),
+}
+# Of an array joined from several weights, whose views have other sizes than the array.
+OF_JOINED = ("transpose", "squeeze")
+
+
+def move(eqn: Any, values: Sequence[Any]) -> Moved:
+    """Follows a primitive of the table `ONE`."""
+    name = eqn.primitive.name
+    if len(values[0]) > 1 and name not in OF_JOINED:
+        return None
+    moved = [ONE[name](view, eqn.params) for view in values[0]]
+    found = tuple(view for view in moved if view is not None)
+    return [found] if len(found) == len(moved) else None
+
+
+def split(eqn: Any, values: Sequence[Any]) -> Moved:
+    """Follows `jax.lax.split`."""
+    view, *more = values[0]
+    axis, start, parts = eqn.params["axis"], 0, []
+    for size in eqn.params["sizes"]:
+        starts, sizes = [0] * len(view.shape), list(view.shape)
+        starts[axis], sizes[axis], start = start, int(size), start + int(size)
+        parts.append(views.cut(view, starts, sizes))
+    found: list[tuple[View, ...]] = [(part,) for part in parts if part is not None]
+    return None if more or len(found) < len(parts) else found
+
+
+def unstack(eqn: Any, values: Sequence[Any]) -> Moved:
+    """Follows `jnp.unstack`."""
+    view, *more = values[0]
+    axis = eqn.params["axis"]
+    parts: list[tuple[View, ...]] = []
+    sizes = [1 if d == axis else size for d, size in enumerate(view.shape)]
+    for index in range(view.shape[axis]):
+        part = views.cut(view, [index if d == axis else 0 for d in range(len(sizes))], sizes)
+        parts += [] if part is None else [(views.squeeze(part, [axis]),)]
+    return None if more or len(parts) < len(eqn.outvars) else parts
+
+
+def concatenate(eqn: Any, values: Sequence[Any]) -> Moved:
+    """Joins weights with weights; beside anything else they are lost."""
+    axis = eqn.params["dimension"]
+    total = eqn.outvars[0].aval.shape[axis]
+    shares = [Fraction(operand.aval.shape[axis], total) for operand in eqn.invars]
+    return _join(values, shares)
+
+
+def stack(eqn: Any, values: Sequence[Any]) -> Moved:
+    """Joins weights along a new axis, as `jnp.stack` does."""
+    axis, rank = eqn.params["axis"], len(eqn.outvars[0].aval.shape)
+    where = [d for d in range(rank) if d != axis]
+    values = [
+        tuple(views.expand(view, where) for view in value) if isinstance(value, tuple) else value
+        for value in values
+    ]
+    return _join(values, [Fraction(1, len(values))] * len(values))
+
+
+def _join(values: Sequence[Any], shares: Sequence[Fraction]) -> Moved:
+    if not all(isinstance(value, tuple) for value in values):
+        return None
+    pairs = zip(values, shares, strict=True)
+    return [tuple(replace(v, share=v.share * share) for value, share in pairs for v in value)]
+
+
+def dynamic_slice(eqn: Any, values: Sequence[Any]) -> Moved:
+    """Follows `jax.lax.dynamic_slice`, with known or unknown starts."""
+    operand, *starts = values
+    return _pick(operand, starts, eqn.params["slice_sizes"])
+
+
+def gather(eqn: Any, values: Sequence[Any]) -> Moved:
+    """A single index vector is an indexing; several are the lookup of a table."""
+    operand, index = values
+    numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
+    if not isinstance(operand, tuple):
+        return None
+    if math.prod(eqn.invars[1].aval.shape[:-1]) > 1 or numbers.operand_batching_dims:
+        return []
+    starts = [index if d in numbers.start_index_map else 0 for d in range(len(sizes))]
+    picked = _pick(operand, starts, sizes)
+    if not picked:
+        return picked
+    view = views.squeeze(picked[0][0], numbers.collapsed_slice_dims)
+    return [(views.broadcast(view, eqn.outvars[0].aval.shape, numbers.offset_dims),)]
+
+
+def _pick(operand: Any, starts: Sequence[Any], sizes: Sequence[int]) -> Moved:
+    """Indexes an array: a matrix picked out stays a weight, a vector picked out is a lookup."""
+    if not isinstance(operand, tuple) or len(operand) > 1:
+        return None
+    view = operand[0]
+    cut = [d for d, size in enumerate(sizes) if size < view.shape[d]]
+    known = {d: int(starts[d]) for d in cut if isinstance(starts[d], int)}
+    left = {piece.axis for d, dim in enumerate(view.dims) if d not in cut for piece in dim} - {-1}
+    if len(known) < len(cut) and len(left) < 2:
+        return []
+    clamped = {d: max(0, min(start, view.shape[d] - sizes[d])) for d, start in known.items()}
+    part = views.cut(view, [clamped.get(d) for d in range(len(sizes))], sizes)
+    return None if part is None else [(part,)]
+
+
+TABLE: Mapping[str, Callable[[Any, Sequence[Any]], Moved]] = {
+    **dict.fromkeys(ONE, move),
+    "split": split,
+    "unstack": unstack,
+    "concatenate": concatenate,
+    "stack": stack,
+    "dynamic_slice": dynamic_slice,
+    "gather": gather,
+}

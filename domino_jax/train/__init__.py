@@ -1,0 +1,1 @@
+"""Masks in a step, optimizers, losses, and the loops that search and train."""

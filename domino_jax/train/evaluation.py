@@ -1,0 +1,50 @@
+"""Evaluation: accuracy and loss over a test set, and batch statistics measured anew."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+
+from domino_jax.train.losses import Apply, Batch, totals
+
+
+def eval_step(apply: Apply) -> Callable[[Any, Any, Batch], dict[str, jax.Array]]:
+    """Makes the jitted evaluation of one batch: sums of hits, loss and weight."""
+
+    @jax.jit
+    def step(params: Any, stats: Any, batch: Batch) -> dict[str, jax.Array]:
+        key = jax.random.key(0)  # evaluation draws nothing
+        outputs, _ = apply(params, stats, batch["inputs"], train=False, key=key)
+        return totals(outputs, batch)
+
+    return step
+
+
+def evaluate(
+    step: Callable[[Any, Any, Batch], dict[str, jax.Array]],
+    params: Any,
+    stats: Any,
+    batches: Iterable[Batch],
+) -> dict[str, float]:
+    """Returns accuracy, mean loss and, of more than ten classes, the accuracy 'top5'.
+
+    Over all examples, each counted once.
+    """
+    sums: Counter[str] = Counter()
+    for batch in batches:
+        sums.update({k: float(v) for k, v in jax.device_get(step(params, stats, batch)).items()})
+    means = {name: value / sums["weight"] for name, value in sums.items() if name != "weight"}
+    return {"loss": means.pop("loss"), "accuracy": means.pop("correct"), **means}
+
+
+def recalibrate(apply: Apply, params: Any, stats: Any, batches: Iterable[Batch]) -> Any:
+    """Returns the batch statistics after forward passes in training mode; weights stay."""
+
+    @jax.jit
+    def forward(params: Any, stats: Any, batch: Batch) -> Any:
+        return apply(params, stats, batch["inputs"], train=True, key=jax.random.key(0))[1]
+
+    for batch in batches:
+        stats = forward(params, stats, batch)
+    return stats

@@ -1,0 +1,339 @@
+"""The train state, the jitted steps, and the loops that search and train.
+
+Everything here works on plain functions and pytrees; what a run logs, saves and obeys comes in as
+`Hooks`. Batches are {'inputs', 'labels'}; the random key of step i is fold_in(key, i).
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from domino_jax.allocate.domino import Search, SearchState
+from domino_jax.core.layers import LayerSpec
+from domino_jax.core.paths import leaves_by_path
+from domino_jax.train.losses import Apply, Batch, Loss
+from domino_jax.train.masking import Masks, apply_masks, make_masks
+
+State = TypeVar("State")
+Step = Callable[["TrainState", Any, Batch, jax.Array], tuple["TrainState", jax.Array]]
+
+
+class TrainState(NamedTuple):
+    """What a step changes; a pytree.
+
+    Attributes:
+        step: steps made; int32, [].
+        params: float32 master weights.
+        stats: batch statistics, {} if there are none.
+        opt_state: of the optax transform.
+    """
+
+    step: jax.Array
+    params: Any
+    stats: Any
+    opt_state: Any
+
+
+class SearchRun(NamedTuple):
+    """A training state and the search that steers it; a pytree."""
+
+    train: TrainState
+    search: SearchState
+
+
+class Stopped(Exception):  # noqa: N818 (no error: the run was asked to stop, and saved)
+    """The run was asked to stop; its state is saved."""
+
+
+class Diverged(FloatingPointError):  # noqa: N818 (reads as a sentence)
+    """The loss or a weight became NaN or infinite at a step; that state is not saved."""
+
+    def __init__(self, fault: str, step: int) -> None:
+        super().__init__(f"{fault} at step {step}")
+        self.step = step
+
+
+class Stuck(ValueError):  # noqa: N818 (reads as a sentence: raise Stuck(why))
+    """A search will not reach its budget; its state before the last vote is saved."""
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What a loop does besides training.
+
+    Attributes:
+        log: called with (step, mean loss since the last call, state) every `log_every` steps, and
+            with the last mean again where the state changed without a step, by the last vote.
+        save: called with (step, state) every `checkpoint_every` steps and when stopping.
+        should_stop: asked before every step.
+        log_every: in steps.
+        checkpoint_every: in steps.
+    """
+
+    log: Callable[[int, float, Any], None] = lambda step, loss, state: None
+    save: Callable[[int, Any], None] = lambda step, state: None
+    should_stop: Callable[[], bool] = lambda: False
+    log_every: int = 50
+    checkpoint_every: int = 1000
+
+
+def init_state(params: Any, stats: Any, tx: optax.GradientTransformation) -> TrainState:
+    """Makes the state before the first step."""
+    return TrainState(jnp.zeros([], jnp.int32), params, stats, tx.init(params))
+
+
+def dense_step(
+    apply: Apply,
+    loss: Loss,
+    tx: optax.GradientTransformation,
+    *,
+    sharding: jax.sharding.Sharding | None = None,
+) -> Step:
+    """Makes the jitted step of dense training: step(state, None, batch, key).
+
+    As all steps here, it donates its state; `sharding` is that of the state on several devices.
+    """
+    tx = optax.with_extra_args_support(tx)
+    return _jit_step(
+        apply, loss, tx, lambda params, control: {}, lambda control: {}, sharding=sharding
+    )
+
+
+def search_step(
+    apply: Apply,
+    loss: Loss,
+    tx: optax.GradientTransformation,
+    layers: Iterable[LayerSpec],
+    *,
+    sharding: jax.sharding.Sharding | None = None,
+) -> Step:
+    """Makes the jitted step of a search: step(state, {'n', 'pace'}, batch, key).
+
+    Gradient at the masks of n; the pace goes to `sparsify.survivor_decay`. Both are traced, so
+    one compilation serves the whole search.
+    """
+    layers = tuple(layers)
+    return _jit_step(
+        apply,
+        loss,
+        tx,
+        lambda params, control: make_masks(params, layers, control["n"]),
+        lambda control: {"pace": control["pace"]},
+        sharding=sharding,
+    )
+
+
+def sparse_step(
+    apply: Apply,
+    loss: Loss,
+    tx: optax.GradientTransformation,
+    layers: Iterable[LayerSpec],
+    *,
+    sharding: jax.sharding.Sharding | None = None,
+) -> Step:
+    """Makes the jitted step under a scheme, masks anew each step: step(state, n, batch, key)."""
+    layers = tuple(layers)
+    return _jit_step(
+        apply,
+        loss,
+        tx,
+        lambda params, n: make_masks(params, layers, n),
+        lambda n: {},
+        sharding=sharding,
+    )
+
+
+def fixed_step(
+    apply: Apply,
+    loss: Loss,
+    tx: optax.GradientTransformation,
+    *,
+    sharding: jax.sharding.Sharding | None = None,
+) -> Step:
+    """Makes the jitted step under masks that never change: step(state, masks, batch, key)."""
+    return _jit_step(
+        apply, loss, tx, lambda params, masks: masks, lambda masks: {}, sharding=sharding
+    )
+
+
+def _jit_step(
+    apply: Apply,
+    loss: Loss,
+    tx: optax.GradientTransformation,
+    masks_of: Callable[[Any, Any], Masks],
+    extra_of: Callable[[Any], Mapping[str, Any]],
+    *,
+    sharding: jax.sharding.Sharding | None,
+) -> Step:
+    def step(
+        state: TrainState, control: Any, batch: Batch, key: jax.Array
+    ) -> tuple[TrainState, jax.Array]:
+        masks = masks_of(state.params, control)
+        step_key = jax.random.fold_in(key, state.step)
+
+        def objective(masked: Any) -> tuple[jax.Array, Any]:
+            outputs, stats = apply(masked, state.stats, batch["inputs"], train=True, key=step_key)
+            return loss(outputs, batch), stats
+
+        value_and_grad = jax.value_and_grad(objective, has_aux=True)
+        (value, stats), grads = value_and_grad(apply_masks(state.params, masks))
+        updates, opt_state = tx.update(
+            grads, state.opt_state, state.params, masks=masks, **extra_of(control)
+        )
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(state.step + 1, params, stats, opt_state), value
+
+    return jax.jit(step, donate_argnums=0, out_shardings=sharding)
+
+
+def run_train(
+    step: Step,
+    state: TrainState,
+    control: Any,
+    batches: Iterator[Batch],
+    key: jax.Array,
+    *,
+    steps: int,
+    hooks: Hooks,
+) -> TrainState:
+    """Trains from state.step up to `steps`; `control` is the second argument of the step.
+
+    Raises:
+        Diverged: the loss or a weight became NaN or infinite; it was not saved.
+        Stopped: the hooks asked for it; the state was saved.
+    """
+
+    def advance(i: int, state: TrainState) -> tuple[TrainState, jax.Array, bool]:
+        state, loss = step(state, control, next(batches), key)
+        return state, loss, i + 1 == steps
+
+    return _run(advance, state, lambda state: state.params, int(state.step), steps, hooks=hooks)
+
+
+def run_search(
+    step: Step,
+    search: Search,
+    run: SearchRun,
+    batches: Iterator[Batch],
+    key: jax.Array,
+    *,
+    vote_every: int,
+    max_steps: int,
+    stuck: Callable[[SearchRun], str],
+    hooks: Hooks,
+) -> SearchRun:
+    """Trains and votes until the committed N:M meet the budget.
+
+    The vote of step i sees the weights before the step, and the step still uses the masks and
+    paces from before the vote; after the vote that meets the budget no step follows. Both are the
+    published order.
+
+    Args:
+        step: as `search_step` makes it.
+        search: as `domino` makes it.
+        run: where to start.
+        batches: from step `run.train.step` on.
+        key: random key of the run.
+        vote_every: steps from vote to vote; the first step votes.
+        max_steps: the search gives up there.
+        stuck: after each vote, why the search will not get further ('' if it may).
+        hooks: what to log, save and obey.
+
+    Raises:
+        Stuck: the search stands still or ran out of steps; the state was saved.
+        Diverged: the loss or a weight became NaN or infinite; it was not saved.
+        Stopped: the hooks asked for it; the state was saved.
+    """
+
+    def advance(i: int, run: SearchRun) -> tuple[SearchRun, jax.Array | None, bool]:
+        voted = run.search
+        if i % vote_every == 0:
+            voted = search.update(run.search, run.train.params)
+            if voted.done:
+                return SearchRun(run.train, voted), None, True
+            why = stuck(SearchRun(run.train, voted))
+            if why:
+                raise Stuck(why)
+        control = {"n": run.search.n, "pace": run.search.pace}
+        train, loss = step(run.train, control, next(batches), key)
+        return SearchRun(train, voted), loss, False
+
+    if run.search.done:
+        return run
+    run = _run(
+        advance, run, lambda run: run.train.params, int(run.train.step), max_steps, hooks=hooks
+    )
+    if not run.search.done:
+        raise Stuck(f"the budget was not reached in {max_steps} steps (search.max_steps)")
+    return run
+
+
+def _run(
+    advance: Callable[[int, State], tuple[State, jax.Array | None, bool]],
+    state: State,
+    params_of: Callable[[State], Any],
+    first: int,
+    last: int,
+    *,
+    hooks: Hooks,
+) -> State:
+    losses: list[jax.Array] = []
+    mean = None  # of the losses that were logged last
+
+    def save(i: int) -> None:
+        _require_finite(losses, i)
+        _require_finite_params(params_of(state), i)
+        hooks.save(i, state)
+
+    i = first
+    finished = i >= last
+    while not finished:
+        stop = hooks.should_stop()
+        if stop or (i > first and i % hooks.checkpoint_every == 0):
+            save(i)
+        if stop:
+            raise Stopped(f"stopped at step {i}")
+        try:
+            state, loss, finished = advance(i, state)
+        except Stuck:
+            save(i)
+            raise
+        if loss is not None:
+            losses.append(loss)
+            i += 1
+        finished = finished or i == last
+        if losses and (i % hooks.log_every == 0 or finished):
+            mean = _require_finite(losses, i)
+            hooks.log(i, mean, state)
+            losses = []
+        elif finished and mean is not None:  # the last vote came after the last log
+            hooks.log(i, mean, state)
+        if finished:
+            save(i)
+    return state
+
+
+def _require_finite(losses: list[jax.Array], step: int) -> float:
+    """Returns the mean of the losses that end before `step`."""
+    values = [float(loss) for loss in jax.device_get(losses)]
+    for back, value in enumerate(values):
+        if not math.isfinite(value):
+            raise Diverged(f"the loss became {value}", step - len(values) + back)
+    return sum(values) / max(len(values), 1)
+
+
+@jax.jit
+def _finite_leaves(params: Any) -> dict[str, jax.Array]:
+    return {path: jnp.isfinite(leaf).all() for path, leaf in leaves_by_path(params).items()}
+
+
+def _require_finite_params(params: Any, step: int) -> None:
+    """Refuses weights that an update spoiled although its loss was finite."""
+    for path, finite in jax.device_get(_finite_leaves(params)).items():
+        if not finite:
+            raise Diverged(f"{path} became NaN or infinite", step - 1)

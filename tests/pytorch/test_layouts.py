@@ -1,0 +1,135 @@
+"""Names and layouts: by hand, against torchvision's state dicts, there and back.
+
+`data/torchvision_resnets.json` holds name -> shape of `torchvision.models.resnet18().state_dict()`
+and of the other four, torchvision 0.28.0.
+"""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from domino_jax import models
+from domino_jax.core.masks import Axes
+from domino_jax.models import resnet
+from domino_jax.pytorch.layouts import (
+    convolution_groups,
+    counters,
+    from_torch,
+    kernel_axes,
+    plain_tensors,
+    tensors,
+    to_torch,
+    torch_name,
+)
+
+TORCHVISION = json.loads(
+    (Path(__file__).parents[1] / "data" / "torchvision_resnets.json").read_text(encoding="utf-8")
+)
+CONV, MATRIX = Axes((), (0, 1), (2,), (3,)), Axes((), (), (0,), (1,))
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("layer1/0/conv1/kernel", "layer1.0.conv1.weight"),
+        ("bn1/scale", "bn1.weight"),
+        ("bn1/bias", "bn1.bias"),
+        ("layer2/0/downsample/1/mean", "layer2.0.downsample.1.running_mean"),
+        ("bn1/var", "bn1.running_var"),
+        ("tokens/embedding", "tokens.weight"),
+        ("class_token", "class_token"),
+        ("a/self_attention/in_proj_kernel", "a.self_attention.in_proj_weight"),
+        ("a/self_attention/in_proj_bias", "a.self_attention.in_proj_bias"),
+        ("kernel", "weight"),
+    ],
+)
+def test_names_by_hand(path, name):
+    assert torch_name(path) == name
+
+
+def test_layouts_by_hand():
+    conv = np.arange(2 * 3 * 4 * 5, dtype=np.float32).reshape(2, 3, 4, 5)
+    matrix = np.arange(6, dtype=np.float32).reshape(2, 3)
+    params = {"conv": {"kernel": conv}, "fc": {"kernel": matrix, "bias": np.zeros(3)}}
+    layout = tensors(params, {}, {"conv/kernel": CONV, "fc/kernel": MATRIX})
+    arrays = to_torch({"conv/kernel": conv, "fc/kernel": matrix}, layout)
+    assert arrays["conv.weight"].shape == (5, 4, 2, 3)
+    assert arrays["conv.weight"][4, 3, 1, 2] == conv[1, 2, 3, 4]
+    assert arrays["conv.weight"][1, 0, 0, 0] == conv[0, 0, 0, 1]
+    np.testing.assert_array_equal(arrays["fc.weight"], [[0, 3], [1, 4], [2, 5]])
+    assert all(array.flags.c_contiguous for array in arrays.values())
+    by_name = {t.name: t for t in layout}
+    assert by_name["conv.weight"].axes == Axes((), (2, 3), (1,), (0,))
+    assert by_name["fc.bias"].axes is None
+
+
+def _abstract(name):
+    form = getattr(resnet, name).args[0]
+    model = models.from_nnx(nnx.eval_shape(lambda: resnet.ResNet(form, 3, 1000)))
+    stats = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), model.stats)
+    inputs = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    axes = kernel_axes(
+        lambda p, x: model.apply(p, stats, x, train=False, key=None)[0], model.params, inputs
+    )
+    return model, tensors(model.params, model.stats, axes)
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_every_name_and_shape_of_torchvision(name):
+    _, layout = _abstract(name)
+    found = {t.name: "x".join(map(str, t.shape)) for t in layout}
+    found |= dict.fromkeys(counters(layout), "")
+    assert found == TORCHVISION[name]
+
+
+def test_there_and_back_bit_for_bit():
+    _, layout = _abstract("resnet18")
+    rng = np.random.default_rng(0)
+    bits = {t.name: rng.integers(0, 2**32, t.shape, np.uint32) for t in layout}
+    back = to_torch(from_torch(bits, layout), layout)
+    assert back.keys() == bits.keys()
+    for name, array in bits.items():
+        np.testing.assert_array_equal(back[name], array, err_msg=name)
+
+
+def test_rules_do_not_hide_the_window():
+    """A stem of 3 channels has groups for no M that a run would take; its axes are known still."""
+    kernel = jax.ShapeDtypeStruct((3, 3, 3, 8), jnp.float32)
+
+    def apply(params, x):
+        dims = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(x, params["kernel"], (1, 1), "SAME", None, None, dims)
+
+    images = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
+    assert kernel_axes(apply, {"kernel": kernel}, images) == {"kernel": CONV}
+
+
+def test_grouped_convolutions_are_seen_in_inner_functions():
+    def apply(params, x):
+        def grouped(x):
+            dims = ("NHWC", "HWIO", "NHWC")
+            return jax.lax.conv_general_dilated(
+                x, params["kernel"], (1, 1), "SAME", None, None, dims, feature_group_count=2
+            )
+
+        return jax.lax.cond(jnp.sum(x) > 0, jax.jit(grouped), grouped, x)
+
+    params = {"kernel": jax.ShapeDtypeStruct((3, 1, 4, 6), jnp.float32)}
+    images = jax.ShapeDtypeStruct((1, 5, 5, 8), jnp.float32)
+    assert convolution_groups(apply, params, images) == {(6, 4, 3, 1): 2}
+
+
+def test_refusals():
+    scale = np.ones(3)
+    with pytest.raises(ValueError, match=r"a/scale and a/kernel are both named 'a\.weight'"):
+        tensors({"a": {"kernel": np.ones((2, 3)), "scale": scale}}, {}, {"a/kernel": MATRIX})
+    stacked = Axes((0,), (), (1,), (2,))
+    with pytest.raises(ValueError, match="w: PyTorch has no layout for stacked kernels"):
+        tensors({"w": np.ones((2, 3, 4))}, {}, {"w": stacked})
+    (plain,) = plain_tensors({"w": np.ones((2, 3, 4))}, {}, {"w": stacked})
+    assert (plain.name, plain.order, plain.axes) == ("w", (0, 1, 2), stacked)

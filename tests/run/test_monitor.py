@@ -1,0 +1,123 @@
+"""What a phase shows: consoles, the progress bar, and events that TensorBoard can read."""
+
+import struct
+
+import pytest
+from tensorboardX.crc32c import crc32c
+from tensorboardX.proto.event_pb2 import Event
+
+from domino_jax.run import monitor
+
+
+@pytest.fixture(autouse=True)
+def in_a_pipe(monkeypatch):
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize("columns", ["20", "300"])
+def test_pipes_get_a_wide_console(monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    for stderr in (False, True):
+        console = monitor.console(stderr=stderr)
+        assert console.width == monitor.PIPE_WIDTH == 140
+        assert console.stderr == stderr
+
+
+def test_terminals_keep_their_width(monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "91")
+    assert monitor.console().width == 91
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds that pass only when a test says so."""
+    now = [100.0]
+    monkeypatch.setattr(monitor.time, "perf_counter", lambda: now[0])
+    return now
+
+
+def test_a_pipe_gets_a_line_at_once_and_then_every_few_seconds(capsys, clock):
+    seen = []
+    with monitor.progress("dense training", 449, 0) as show:
+        for step, seconds in ((50, 4.0), (100, 3.0), (150, 1.9), (200, 0.1), (449, 0.1)):
+            clock[0] += seconds
+            show(step, f"loss 0.{step}")
+            seen.append(capsys.readouterr().err)
+    assert seen == [
+        "dense training 50/449  12.5 steps/s  loss 0.50\n",
+        "",
+        "",
+        "dense training 200/449  22.2 steps/s  loss 0.200\n",
+        "",
+    ]
+    last = capsys.readouterr()
+    assert (last.out, last.err) == ("", "dense training 449/449  49.3 steps/s  loss 0.449\n")
+
+
+def test_a_phase_that_fails_in_a_pipe_adds_no_line(capsys, clock):
+    with pytest.raises(FloatingPointError), monitor.progress("search", 10, 4) as show:
+        show(5, "loss 0.5")
+        show(6, "loss 0.6")
+        raise FloatingPointError
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_terminal_gets_a_bar(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "120")
+    with monitor.progress("search", 10, 4) as show:
+        show(10, "loss 0.25")
+    err = capsys.readouterr().err
+    assert "━" in err
+    assert "loss 0.25" in err
+
+
+def test_the_rate_counts_the_steps_of_this_run_only(capsys, clock):
+    with monitor.progress("search", 90, 40) as show:
+        clock[0] += 4.0
+        show(60, "")
+    assert " 5.0 steps/s" in capsys.readouterr().err
+
+
+def read_events(folder):
+    """Reads TensorBoard's records: length, its checksum, the event, its checksum."""
+    (path,) = folder.iterdir()
+    data, scalars = path.read_bytes(), []
+    while data:
+        (length,) = struct.unpack("<Q", data[:8])
+        body = data[12 : 12 + length]
+        for part, stored in ((data[:8], data[8:12]), (body, data[12 + length : 16 + length])):
+            crc = crc32c(part)
+            masked = (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+            assert struct.unpack("<I", stored) == (masked,)
+        event = Event.FromString(body)
+        scalars += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
+        data = data[16 + length :]
+    return scalars
+
+
+def test_events_can_be_read_back(tmp_path):
+    folder = tmp_path / "search"
+    with monitor.events(folder) as write:
+        write(50, {"loss": 0.5, "n/conv1/kernel": 8.0})
+        write(100, {"loss": 0.25})
+    assert read_events(folder) == [
+        (50, "loss", 0.5),
+        (50, "n/conv1/kernel", 8.0),
+        (100, "loss", 0.25),
+    ]
+
+
+def test_events_without_values_leave_nothing(tmp_path):
+    with monitor.events(tmp_path / "search"):
+        pass
+    assert not (tmp_path / "search").exists()
+
+
+def test_events_are_on_disk_when_a_phase_fails(tmp_path):
+    with pytest.raises(FloatingPointError), monitor.events(tmp_path) as write:
+        write(1, {"loss": 0.5})
+        raise FloatingPointError
+    assert read_events(tmp_path) == [(1, "loss", 0.5)]

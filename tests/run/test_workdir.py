@@ -1,0 +1,133 @@
+"""Files of a work directory: whole or not there, and a curve that survives a killed process."""
+
+import fcntl
+import json
+
+import pytest
+
+from domino_jax.run import workdir
+
+
+def test_prepare_makes_the_directory_and_leaves_it_empty(tmp_path):
+    folder = tmp_path / "runs" / "digits"
+    workdir.prepare(folder)
+    workdir.prepare(folder)
+    assert list(folder.iterdir()) == []
+
+
+def test_a_directory_that_cannot_be_made(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    for folder in (file, file / "below"):
+        with pytest.raises(ValueError, match=rf"^workdir {folder}: cannot be written \(.+\)$"):
+            workdir.prepare(folder)
+    assert file.read_text() == ""
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_what_a_refused_run_made_goes_again(tmp_path, there):
+    folder = tmp_path / "runs" / "none"
+    if there:
+        folder.mkdir(parents=True)
+    with pytest.raises(ValueError, match="refused"), workdir.taken(folder):
+        assert (folder / workdir.LOCK).exists()
+        raise ValueError("refused")
+    assert folder.exists() == (tmp_path / "runs").exists() == there
+
+
+def test_what_a_run_wrote_stays(tmp_path):
+    folder = tmp_path / "runs" / "some"
+    with pytest.raises(ValueError, match="late"), workdir.taken(folder):
+        (folder / "config.json").write_text("{}")
+        raise ValueError("late")
+    assert {path.name for path in folder.iterdir()} == {workdir.LOCK, "config.json"}
+
+
+def test_the_lock_of_a_removed_directory_is_none(tmp_path, monkeypatch):
+    """A process that opened the file before another removed it, and locked it after, stops."""
+    take = fcntl.flock
+
+    def late(file, kind):
+        (tmp_path / workdir.LOCK).unlink()
+        take(file, kind)
+
+    monkeypatch.setattr(workdir.fcntl, "flock", late)
+    with pytest.raises(ValueError, match="has just left it"), workdir.locked(tmp_path):
+        pass
+
+
+def test_json_entries_are_merged(tmp_path):
+    path = tmp_path / "results.json"
+    assert workdir.read_json(path) == {}
+    workdir.update_json(path, search={"steps": 3}, train={"steps": 9})
+    workdir.update_json(path, search={"share": 0.5})
+    expected = {"search": {"share": 0.5}, "train": {"steps": 9}}
+    assert json.loads(path.read_text()) == workdir.read_json(path) == expected
+
+
+@pytest.mark.parametrize("text", ['{"search": {', "", "[1, 2]"])
+def test_broken_json_is_refused(tmp_path, text):
+    path = tmp_path / "results.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=rf"^{path}: "):
+        workdir.read_json(path)
+    with pytest.raises(ValueError, match=rf"^{path}: "):
+        workdir.update_json(path, train={})
+    assert path.read_text() == text
+
+
+def points(*steps):
+    return [{"step": step, "share": 1 - step / 100} for step in steps]
+
+
+def curve(path, *steps):
+    workdir.resume_curve(path, 0)
+    for point in points(*steps):
+        workdir.append_point(path, point)
+
+
+def test_a_curve_comes_back(tmp_path):
+    path = tmp_path / "votes.jsonl"
+    assert workdir.read_curve(path) == []
+    curve(path, 10, 20)
+    assert workdir.read_curve(path) == points(10, 20)
+    assert len(path.read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("start", "left"),
+    [(0, ()), (9, ()), (10, (10,)), (29, (10, 20)), (30, (10, 20, 30)), (99, (10, 20, 30))],
+)
+def test_a_resumed_curve_drops_the_points_after_its_start(tmp_path, start, left):
+    path = tmp_path / "votes.jsonl"
+    curve(path, 10, 20, 30)
+    workdir.resume_curve(path, start)
+    assert workdir.read_curve(path) == points(*left)
+
+
+def test_a_search_that_starts_again_drops_its_first_point(tmp_path):
+    path = tmp_path / "votes.jsonl"
+    curve(path, 0, 10)
+    workdir.resume_curve(path, 0)
+    assert workdir.read_curve(path) == []
+
+
+@pytest.mark.parametrize("half", ['{"step": 30, "sha', '{"step": 3', "{", '{"step": 30}garbage'])
+def test_a_half_written_last_line_is_dropped(tmp_path, half):
+    path = tmp_path / "votes.jsonl"
+    curve(path, 10, 20)
+    with path.open("a") as file:
+        file.write(half)
+    assert workdir.read_curve(path) == points(10, 20)
+    workdir.resume_curve(path, 25)
+    workdir.append_point(path, *points(30))
+    assert workdir.read_curve(path) == points(10, 20, 30)
+
+
+def test_a_last_line_without_its_newline_counts(tmp_path):
+    path = tmp_path / "votes.jsonl"
+    curve(path, 10, 20)
+    path.write_text(path.read_text().rstrip("\n"))
+    workdir.resume_curve(path, 25)
+    workdir.append_point(path, *points(30))
+    assert workdir.read_curve(path) == points(10, 20, 30)

@@ -1,0 +1,187 @@
+"""What the steps do with masks; SR-STE against the published method's trace."""
+
+import golden
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from domino_jax.core.costs import levels
+from domino_jax.core.scheme import NM
+from domino_jax.trace.layers import find_layers
+from domino_jax.train import loop, losses, masking
+
+W = jnp.array([[1.0], [-4.0], [3.0], [2.0]])
+PARAMS = {"w": W, "b": jnp.array([0.5])}
+MASK = {"w": jnp.array([[False], [True], [True], [False]])}
+
+
+def apply(params, x):
+    return x @ params["w"] + params["b"][None]
+
+
+def layers():
+    return find_layers(apply, PARAMS, jnp.zeros((1, 4)), 4)
+
+
+def listed(tree):
+    return jax.tree.map(lambda leaf: np.asarray(leaf).reshape(-1).tolist(), tree)
+
+
+def test_masks_and_gradients():
+    n = {"w": 2}
+    assert listed(masking.make_masks(PARAMS, layers(), n)) == listed(MASK)
+    x = jnp.array([[1.0, 2.0, 3.0, 4.0]])
+
+    def through(mask):
+        return jax.value_and_grad(lambda p: apply(mask(p, layers(), n), x).sum())(PARAMS)
+
+    value, grads = through(masking.hard_mask)
+    assert value == -8 + 9 + 0.5
+    assert listed(grads) == {"w": [0, 2, 3, 0], "b": [1]}
+    value, grads = through(masking.straight_through)
+    assert value == -8 + 9 + 0.5
+    assert listed(grads) == {"w": [1, 2, 3, 4], "b": [1]}
+
+
+@pytest.mark.parametrize("n", [{"w": NM(2, 4)}, {"w": "2:4"}, {"w": 9}, {"w": 0}, {}])
+def test_what_is_no_level_is_refused(n):
+    with pytest.raises(ValueError, match=r"^w: the number of weights to keep of every 4 .*levels"):
+        masking.make_masks(PARAMS, layers(), n)
+
+
+def test_a_kernel_that_is_not_there_is_named():
+    with pytest.raises(ValueError, match="unknown parameter 'w'; nearest: "):
+        masking.make_masks({"b": PARAMS["b"]}, layers(), {"w": 1})
+
+
+def test_survivors_decay_at_their_pace_on_every_third_step():
+    tx = masking.survivor_decay(layers(), lambda step: 0.5, every=3)
+    state, zero = tx.init(PARAMS), jax.tree.map(jnp.zeros_like, PARAMS)
+    seen = []
+    for _ in range(4):
+        updates, state = tx.update(zero, state, PARAMS, masks=MASK, pace={"w": jnp.float32(-2)})
+        seen.append(listed(updates)["w"])
+    assert seen == [[0, 4, -3, 0], [0] * 4, [0] * 4, [0, 4, -3, 0]]
+    with pytest.raises(ValueError, match="every"):
+        masking.survivor_decay(layers(), 0.1, every=0)
+
+
+def test_pace_of_a_stack_goes_by_slice():
+    params = {"w": jnp.ones((2, 4, 1))}
+    stacked = find_layers(
+        lambda p, x: jax.lax.scan(lambda x, w: (x @ w @ jnp.ones((1, 4)), None), x, p["w"])[0],
+        params,
+        jnp.zeros((1, 4)),
+        4,
+    )
+    tx = masking.survivor_decay(stacked, 1.0, every=1)
+    masks = {"w": jnp.ones((2, 4, 1), bool)}
+    zero = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = tx.update(zero, tx.init(params), params, masks=masks, pace={"w": jnp.arange(2.0)})
+    assert listed(updates)["w"] == [0] * 4 + [1] * 4
+
+
+def test_sr_ste_decays_the_others():
+    tx = masking.sr_ste(0.5)
+    ones = jax.tree.map(jnp.ones_like, PARAMS)
+    updates, _ = tx.update(ones, tx.init(PARAMS), PARAMS, masks=MASK)
+    assert listed(updates) == {"w": [1.5, 1, 1, 2], "b": [1]}
+    with pytest.raises(ValueError, match="needs the params"):
+        tx.update(ones, tx.init(PARAMS), masks=MASK)
+
+
+@pytest.fixture
+def loose_promotion():
+    """Optax's own bias correction mixes float and int32."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.mark.usefixtures("loose_promotion")
+def test_sr_ste_before_adam_and_beside_it():
+    zero = jax.tree.map(jnp.zeros_like, PARAMS)
+    before = masking.sr_ste_adamw(1.0, 0.5, 0.0)
+    updates, _ = before.update(zero, before.init(PARAMS), PARAMS, masks=MASK)
+    # Adam rescales the term to one learning rate.
+    np.testing.assert_allclose(updates["w"][:, 0], [-1, 0, 0, -1], atol=1e-4)
+    beside = masking.sr_ste_adamw_decoupled(1.0, 0.5, 0.25)
+    updates, _ = beside.update(zero, beside.init(PARAMS), PARAMS, masks=MASK)
+    np.testing.assert_allclose(updates["w"][:, 0], [-0.75, 1.0, -0.75, -1.5], atol=1e-4)
+
+
+@pytest.mark.usefixtures("loose_promotion")
+def test_without_masks_the_adamw_forms_are_adamw():
+    grads = jax.tree.map(lambda w: 0.1 * w, PARAMS)
+    plain = optax.adamw(0.1, weight_decay=0.25)
+    expected, _ = plain.update(grads, plain.init(PARAMS), PARAMS)
+    for make in (masking.sr_ste_adamw, masking.sr_ste_adamw_decoupled):
+        tx = make(0.1, 0.5, 0.25)
+        updates, _ = tx.update(grads, tx.init(PARAMS), PARAMS, masks={})
+        jax.tree.map(np.testing.assert_allclose, updates, expected)
+
+
+@pytest.mark.usefixtures("loose_promotion")
+@pytest.mark.parametrize("inner", [optax.adamw(0.1, weight_decay=0.5), optax.sgd(0.1, 0.9)])
+def test_fixed_masks_leave_the_rest_alone(inner):
+    tx = masking.fixed_masks(inner)
+    params, state = PARAMS, tx.init(PARAMS)
+    for _ in range(3):
+        updates, state = tx.update(jax.tree.map(jnp.ones_like, params), state, params, masks=MASK)
+        params = optax.apply_updates(params, updates)
+    changed = np.asarray(params["w"] != W)
+    assert np.array_equal(changed, MASK["w"])
+    for leaf in jax.tree.leaves(state):
+        if leaf.shape == W.shape:
+            assert not np.asarray(leaf)[~np.asarray(MASK["w"])].any()
+
+
+def test_reference_sr_ste_number_for_number():
+    arrays, meta = golden.load("sparse_training_trace")
+    with jax.enable_x64(True):
+        net, params = golden.make_apply(meta), golden.params_of(arrays, "init")
+        found = find_layers(net, params, jnp.zeros((1, 10, 10, 8)), 8)
+        paths = golden.paths(meta)
+        scheme = dict(zip(paths, (NM(*nm) for nm in meta["scheme"].values()), strict=True))
+        n = levels(scheme, found)
+        tx = optax.chain(
+            masking.sr_ste(meta["srste_decay"]),
+            optax.add_decayed_weights(meta["weight_decay"]),
+            optax.sgd(meta["lr"], meta["momentum"]),
+        )
+        model = lambda p, stats, x, *, train, key: (net(p, x), stats)  # noqa: E731
+        batches, seen = golden.batches(arrays, meta), []
+
+        first = next(golden.batches(arrays, meta))
+        masks = masking.make_masks(params, found, n)
+        grads = jax.grad(lambda p: losses.cross_entropy()(net(p, first["inputs"]), first))(
+            masking.apply_masks(params, masks)
+        )
+        ste = masking.sr_ste(meta["srste_decay"])
+        grads, _ = ste.update(grads, ste.init(params), params, masks=masks)
+        for ours, theirs in zip(
+            jax.tree.leaves(grads), jax.tree.leaves(golden.params_of(arrays, "grad0")), strict=True
+        ):
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9)
+
+        state = loop.run_train(
+            loop.sparse_step(model, losses.cross_entropy(), tx, found),
+            loop.init_state(params, {}, tx),
+            n,
+            batches,
+            jax.random.key(0),
+            steps=meta["steps"],
+            hooks=loop.Hooks(log=lambda step, loss, _: seen.append(loss), log_every=1),
+        )
+        np.testing.assert_allclose(seen, arrays["losses"], rtol=0, atol=1e-9)
+        final = golden.params_of(arrays, "final")
+        for ours, theirs in zip(jax.tree.leaves(state.params), jax.tree.leaves(final), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9)
+        masked = masking.hard_mask(state.params, found, n)
+        for path, name in zip(paths, meta["scheme"], strict=True):
+            ours = (
+                masked["fc"]["kernel"] if name == "Linear0" else masked["convs"][path[6]]["kernel"]
+            )
+            theirs = arrays[f"masked/{name}"]
+            np.testing.assert_allclose(golden.torch_layout(path, ours), theirs, atol=1e-9)
