@@ -6,6 +6,7 @@ from typing import Any
 
 from absl import flags
 
+from domino_jax.core.errors import InputError
 from domino_jax.run import command_line
 
 flags.adopt_module_key_flags(command_line)
@@ -16,7 +17,7 @@ def work(config: Any, workdir: Path, should_stop: Callable[[], bool], anew: bool
     from domino_jax.run import experiment, search  # noqa: PLC0415 (JAX is not needed for --help)
 
     if config.evaluate:
-        raise ValueError("evaluate: search.py has nothing to evaluate; train.py takes this setting")
+        raise InputError("evaluate: search.py has nothing to evaluate; train.py takes this setting")
     search.find_scheme(experiment.build(config, workdir, should_stop), anew=anew)
 
 

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from domino_jax import data, models
 from domino_jax.core import scheme
+from domino_jax.core.errors import InputError
 from domino_jax.core.paths import require_known
 from domino_jax.core.scheme import Scheme
 from domino_jax.pytorch import semi_structured, writer
@@ -38,13 +39,13 @@ def network_of(workdir: Path, *, data_dir: str | None = None) -> Network:
         data_dir: folder of the data sets, instead of the run's.
 
     Raises:
-        ValueError: a part of it is missing or does not fit.
+        InputError: a part of it is missing or does not fit.
     """
     if not workdir.is_dir():
-        raise ValueError(f"workdir {workdir}: there is no such folder")
+        raise InputError(f"workdir {workdir}: there is no such folder")
     sparse = workdir / "train" / "sparse"
     if checkpoint.latest(sparse) is None:
-        raise ValueError(f"workdir {workdir}: train.py has not finished: no weights in {sparse}")
+        raise InputError(f"workdir {workdir}: train.py has not finished: no weights in {sparse}")
     flat, found = _record(workdir)
     found = scheme.load(workdir / "scheme.json") if found is None else found
     if data_dir is not None:
@@ -85,7 +86,7 @@ def _record(workdir: Path) -> tuple[dict[str, Any], Scheme | None]:
     flat.pop(DATA, None)
     trained = flat.pop("scheme", None)
     if not flat:
-        raise ValueError(
+        raise InputError(
             f"workdir {workdir}: neither scheme.json nor config.json tells its settings"
         )
     if not isinstance(trained, Mapping):
@@ -127,7 +128,7 @@ def _require_flags(given: argparse.Namespace, rest: Sequence[str]) -> None:
         require_known([word.partition("=")[0]], flags, what="flag")
     for name in ("workdir", "out"):
         if not getattr(given, name):
-            raise ValueError(f"--{name}=FOLDER is missing")
+            raise InputError(f"--{name}=FOLDER is missing")
 
 
 def _run(given: argparse.Namespace) -> None:
@@ -152,12 +153,12 @@ def _function(name: str) -> Callable[[str], str]:
     try:
         found = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # whatever a user's module does when imported
-        raise ValueError(
+        raise InputError(
             f"--names {name!r}: 'package.module:function' is wanted; {type(error).__name__}: "
             f"{error}"
         ) from None
     if not callable(found):
-        raise ValueError(f"--names {name!r}: is no function")
+        raise InputError(f"--names {name!r}: is no function")
     return found
 
 

@@ -33,6 +33,7 @@ from domino_jax.core.costs import (
     total,
     weights,
 )
+from domino_jax.core.errors import InputError
 from domino_jax.core.layers import LayerSpec, flattened, shrunk
 from domino_jax.core.paths import leaves_by_path, require_known
 from domino_jax.core.scheme import NM, Scheme
@@ -89,7 +90,7 @@ def domino(
             (`pace.domino_pace`) by default.
 
     Raises:
-        ValueError: an argument is out of range, or no choice of candidates meets the budget; of
+        InputError: an argument is out of range, or no choice of candidates meets the budget; of
             init and update: a pace rule gives a layer no finite factor.
     """
     layers = tuple(layers)
@@ -167,7 +168,7 @@ def require_reachable(layers: Iterable[LayerSpec], budget: float, cost: Cost) ->
     """Refuses a budget that is no share, or below what the candidates allow.
 
     Raises:
-        ValueError: with the lowest share within reach, as it is and with each rule that lowers it.
+        InputError: with the lowest share within reach, as it is and with each rule that lowers it.
     """
     layers = tuple(layers)
     _require_share("budget", budget)
@@ -180,7 +181,7 @@ def require_reachable(layers: Iterable[LayerSpec], budget: float, cost: Cost) ->
             for name, least in others.items()
             if least is not None and least < floor
         )
-        raise ValueError(
+        raise InputError(
             f"budget {budget} is out of reach: the candidates allow {_share(floor, dense)} of the "
             f"dense cost at the least{more}"
         )
@@ -190,7 +191,7 @@ def fewest_votes(layers: Iterable[LayerSpec], budget: float, cost: Cost) -> int:
     """Counts the votes that a search needs if every layer takes n - 1 in each of them.
 
     Raises:
-        ValueError: as `require_reachable`.
+        InputError: as `require_reachable`.
     """
     layers = tuple(layers)
     require_reachable(layers, budget, cost)
@@ -245,7 +246,7 @@ def _to_paces(
         factor = values.get(name, math.nan)
         if not math.isfinite(factor):
             given = factor if name in values else "none"
-            raise ValueError(
+            raise InputError(
                 f"pace rule: a finite factor for layer {name!r} is wanted, got {given}"
             )
     return {
@@ -287,6 +288,6 @@ def _number(value: Number) -> str:
 def _require_share(what: str, value: float, *, closed: bool = False) -> None:
     number = isinstance(value, Real) and not isinstance(value, bool)
     if not number or not (0 < value <= 1 if closed else 0 < value < 1):
-        raise ValueError(
+        raise InputError(
             f"{what}: a share in (0, 1{']' if closed else ')'} is wanted, got {value!r}"
         )

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from domino_jax.allocate.domino import require_reachable
 from domino_jax.core.costs import Cost, Number, exact, grouped, total, weights
+from domino_jax.core.errors import InputError
 from domino_jax.core.layers import LayerSpec
 from domino_jax.core.scheme import NM, Scheme
 
@@ -38,7 +39,7 @@ def erk_scheme(layers: Iterable[LayerSpec], budget: float, *, cost: Cost = weigh
         cost: what the budget counts; it need not rise with n.
 
     Raises:
-        ValueError: the budget is no share, or out of reach.
+        InputError: the budget is no share, or out of reach.
     """
     layers = tuple(layers)
     require_reachable(layers, budget, cost)
@@ -53,7 +54,7 @@ def erk_scheme(layers: Iterable[LayerSpec], budget: float, *, cost: Cost = weigh
             n[rise.spec.name] = rise.high
             used += _price(rise, cost)
     if best is None:
-        raise ValueError(f"budget {budget} is out of reach of ERK schemes, not of mixed ones")
+        raise InputError(f"budget {budget} is out of reach of ERK schemes, not of mixed ones")
     n, used, halfway = best
     for rise in halfway:
         if used + _price(rise, cost) <= allowed:

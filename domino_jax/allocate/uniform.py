@@ -5,6 +5,7 @@ from fractions import Fraction
 
 from domino_jax.allocate.domino import require_reachable
 from domino_jax.core.costs import Cost, exact, grouped, total, weights
+from domino_jax.core.errors import InputError
 from domino_jax.core.layers import LayerSpec
 from domino_jax.core.scheme import NM, Scheme
 
@@ -21,7 +22,7 @@ def uniform_scheme(layers: Iterable[LayerSpec], budget: float, *, cost: Cost = w
     where M or the candidates differ (by rule), 4:16 goes with 2:8, and 1:16 with 1:8.
 
     Raises:
-        ValueError: the budget is no share, or out of reach.
+        InputError: the budget is no share, or out of reach.
     """
     layers = tuple(layers)
     require_reachable(layers, budget, cost)
@@ -32,7 +33,7 @@ def uniform_scheme(layers: Iterable[LayerSpec], budget: float, *, cost: Cost = w
         scheme = {spec.name: NM(_within(spec, share), spec.m) for spec in movable}
         if total(layers, cost, scheme) <= allowed:
             return scheme
-    raise ValueError(f"budget {budget} is out of reach of uniform schemes, not of mixed ones")
+    raise InputError(f"budget {budget} is out of reach of uniform schemes, not of mixed ones")
 
 
 def _within(spec: LayerSpec, share: Fraction) -> int:

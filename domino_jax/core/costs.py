@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from domino_jax.core.errors import InputError
 from domino_jax.core.layers import LayerSpec
 from domino_jax.core.masks import Axes
 from domino_jax.core.paths import require_known
@@ -71,7 +72,7 @@ def kernels(layers: Iterable[LayerSpec]) -> dict[str, Kernel]:
 def inputs_of(spec: LayerSpec) -> int:
     """Counts the weights along the input axes of a layer."""
     if spec.axes is None:
-        raise ValueError(f"{spec.name}: no convolution or matrix product, so it has no inputs")
+        raise InputError(f"{spec.name}: no convolution or matrix product, so it has no inputs")
     return math.prod(_sizes(spec, spec.axes, spec.axes.inputs))
 
 
@@ -104,7 +105,7 @@ def table_cost(table: Mapping[str, Any], layers: Iterable[LayerSpec]) -> Cost:
         layers: the layers that the table is for.
 
     Raises:
-        ValueError: a layer or candidate is missing, or a path or a number is wrong.
+        InputError: a layer or candidate is missing, or a path or a number is wrong.
     """
     specs = {spec.name: spec for spec in counted(layers)}
     require_known(table, list(specs), what="layer in the cost table")
@@ -112,12 +113,12 @@ def table_cost(table: Mapping[str, Any], layers: Iterable[LayerSpec]) -> Cost:
     for name, spec in specs.items():
         if name not in table:
             if not spec.reason:
-                raise ValueError(f"cost table: no entry for {name}; it has {len(table)} entries")
+                raise InputError(f"cost table: no entry for {name}; it has {len(table)} entries")
             costs[name] = {None: Fraction(0)}
         else:
             costs[name] = _entry(spec, table[name])
     if not any(cost[None] for cost in costs.values()):
-        raise ValueError("cost table: the dense network costs 0, so no share of it can be kept")
+        raise InputError("cost table: the dense network costs 0, so no share of it can be kept")
     return lambda spec, n: costs[spec.name][None if spec.reason or n == spec.m else n]
 
 
@@ -125,19 +126,19 @@ def read_table(path: str, layers: Iterable[LayerSpec]) -> Cost:
     """Reads a JSON cost table.
 
     Raises:
-        ValueError: the file is missing or no such table.
+        InputError: the file is missing or no such table.
     """
     try:
         table = json.loads(Path(path).read_text())
     except OSError as error:
-        raise ValueError(
+        raise InputError(
             f"objective: 'params', 'macs' or the path of a JSON cost table; got {path!r} "
             f"({error.strerror})"
         ) from None
     except ValueError as error:
-        raise ValueError(f"cost table {path}: broken JSON ({error})") from None
+        raise InputError(f"cost table {path}: broken JSON ({error})") from None
     if not isinstance(table, dict):
-        raise ValueError(f"cost table {path}: an object {{path: {{n: cost}}}} is wanted")
+        raise InputError(f"cost table {path}: an object {{path: {{n: cost}}}} is wanted")
     return table_cost(table, layers)
 
 
@@ -171,7 +172,7 @@ def uniform(layers: Iterable[LayerSpec], n: int) -> Scheme:
     """Gives every grouped layer the same n of its M.
 
     Raises:
-        ValueError: n is not within 1..M of a layer.
+        InputError: n is not within 1..M of a layer.
     """
     return {spec.name: NM(n, spec.m) for spec in grouped(layers)}
 
@@ -185,7 +186,7 @@ def levels(scheme: Scheme, layers: Iterable[LayerSpec]) -> dict[str, np.ndarray]
         path -> int32, the shape of the kernel's stack axes.
 
     Raises:
-        ValueError: a grouped layer is missing, its M differs or it has no NM, a layer that stays
+        InputError: a grouped layer is missing, its M differs or it has no NM, a layer that stays
             dense has N < M, or the scheme names another layer.
     """
     layers = tuple(layers)
@@ -236,14 +237,14 @@ def _sizes(spec: LayerSpec, axes: Axes, part: tuple[int, ...]) -> tuple[int, ...
 
 def _require_entry(spec: LayerSpec, nm: NM) -> None:
     if not isinstance(nm, NM):
-        raise ValueError(
+        raise InputError(
             f"{spec.name}: NM(n, m) is wanted in a scheme (NM.parse reads '2:4'), got {nm!r}"
         )
     if spec.reason:
         if nm.n < nm.m:
-            raise ValueError(f"{spec.name}: scheme has {nm}, but it stays dense: {spec.reason}")
+            raise InputError(f"{spec.name}: scheme has {nm}, but it stays dense: {spec.reason}")
     elif nm.m != spec.m:
-        raise ValueError(
+        raise InputError(
             f"{spec.name}: scheme has M = {nm.m}, not {spec.m} as the layer here (by m or a rule)"
         )
 
@@ -255,7 +256,7 @@ def _entry(spec: LayerSpec, given: Any) -> dict[int | None, Fraction]:
         known = {_count(spec, n): _number(spec, value) for n, value in given.items()}
         missing = [n for n in wanted if n not in known]
         if missing or not known:
-            raise ValueError(f"cost table: {spec.name}: no cost for n = {missing}; has {[*known]}")
+            raise InputError(f"cost table: {spec.name}: no cost for n = {missing}; has {[*known]}")
         found = {n: known[n] for n in wanted}
         found[None] = known[spec.m] if wanted else known[max(known)]
     else:
@@ -267,14 +268,14 @@ def _entry(spec: LayerSpec, given: Any) -> dict[int | None, Fraction]:
 
 def _count(spec: LayerSpec, n: Any) -> int:
     if not re.fullmatch(r"[0-9]+", str(n)):
-        raise ValueError(f"cost table: {spec.name}: {{n: cost}} is wanted, got n = {n!r}")
+        raise InputError(f"cost table: {spec.name}: {{n: cost}} is wanted, got n = {n!r}")
     return int(n)
 
 
 def _number(spec: LayerSpec, value: Any) -> Fraction:
     is_number = isinstance(value, Real) and not isinstance(value, bool)
     if not is_number or not math.isfinite(value) or value < 0:
-        raise ValueError(
+        raise InputError(
             f"cost table: {spec.name}: a cost is a finite number of 0 or more, got {value!r}"
         )
     return exact(value)

@@ -7,6 +7,8 @@ published DominoSearch code). The order of the axes does not matter: HWIO and OI
 import math
 from collections.abc import Collection, Mapping
 
+from domino_jax.core.errors import InputError
+
 
 def erk(
     shapes: Mapping[str, tuple[int, ...]], sparsity: float, fixed_dense: Collection[str] = ()
@@ -25,7 +27,7 @@ def erk(
         Layer to share of zeros, in the order of `shapes`; 0.0 is dense.
 
     Raises:
-        ValueError: no layer, a layer without axes or with an empty one, a sparsity outside
+        InputError: no layer, a layer without axes or with an empty one, a sparsity outside
             [0, 1), an unknown name in `fixed_dense`, or dense layers that leave no weight for
             the others.
     """
@@ -40,7 +42,7 @@ def erk(
         left = kept - sum(sizes[name] for name in dense)
         divisor = sum(sums[name] for name in free)
         if left < 0 or (left == 0) != (not free):
-            raise ValueError(
+            raise InputError(
                 f"sparsity {sparsity} cannot be reached: of {sum(sizes.values())} weights {kept} "
                 f"are kept, and the layers that stay dense have {kept - left} "
                 f"({', '.join(sorted(dense)[:5])}{', …' if len(dense) > 5 else ''})"
@@ -61,12 +63,12 @@ def _require_input(
     shapes: Mapping[str, tuple[int, ...]], sparsity: float, fixed_dense: Collection[str]
 ) -> None:
     if not shapes:
-        raise ValueError("there is no layer to spread the sparsity over")
+        raise InputError("there is no layer to spread the sparsity over")
     for name, shape in shapes.items():
         if not shape or min(shape) < 1:
-            raise ValueError(f"layer {name!r}: a kernel has axes of at least 1, got shape {shape}")
+            raise InputError(f"layer {name!r}: a kernel has axes of at least 1, got shape {shape}")
     if not 0 <= sparsity < 1:
-        raise ValueError(f"the sparsity must be at least 0 and below 1, got {sparsity}")
+        raise InputError(f"the sparsity must be at least 0 and below 1, got {sparsity}")
     unknown = [name for name in fixed_dense if name not in shapes]
     if unknown:
-        raise ValueError(f"layer {unknown[0]!r} is to stay dense, but has no shape here")
+        raise InputError(f"layer {unknown[0]!r} is to stay dense, but has no shape here")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from domino_jax.core.errors import InputError
 from domino_jax.core.paths import require_known
 
 TRACEBACK = "DOMINO_TRACEBACK"  # environment variable: wrong input then shows where, too
@@ -28,7 +29,7 @@ def call_factory(
         what: it makes, for error messages: 'model', 'data set'.
 
     Raises:
-        ValueError: an unknown name, a factory that cannot be imported or does not take the
+        InputError: an unknown name, a factory that cannot be imported or does not take the
             arguments, whatever it raises, or a result of another type.
     """
     factory = find_factory(name, known, what=what)
@@ -36,15 +37,15 @@ def call_factory(
     try:
         signature.bind(**arguments)
     except TypeError as error:
-        raise ValueError(f"{what} {name!r}: {error}; it takes {signature}") from None
+        raise InputError(f"{what} {name!r}: {error}; it takes {signature}") from None
     try:
         made = factory(**arguments)
     except Exception as error:  # whatever a user's factory does
         if is_ours(error):
             raise
-        raise ValueError(f"{what} {name!r}: {told(error)}") from error
+        raise InputError(f"{what} {name!r}: {told(error)}") from error
     if not isinstance(made, result):
-        raise ValueError(
+        raise InputError(
             f"{what} {name!r}: the factory must return a {result.__module__}.{result.__name__}, "
             f"got {type(made).__name__}"
         )
@@ -60,13 +61,13 @@ def find_factory(name: str, known: Mapping[str, str], *, what: str) -> Callable[
         what: as in `call_factory`.
 
     Raises:
-        ValueError: an unknown name, or a factory that cannot be imported.
+        InputError: an unknown name, or a factory that cannot be imported.
     """
     if ":" not in name:
         try:
             require_known([name], list(known), what=what)
         except ValueError as error:
-            raise ValueError(f"{error}; one of your own is 'package.module:factory'") from None
+            raise InputError(f"{error}; one of your own is 'package.module:factory'") from None
     return _load(known.get(name, name), what)
 
 
@@ -81,8 +82,8 @@ def told(error: BaseException) -> str:
 
 
 def is_ours(error: BaseException) -> bool:
-    """Is it a ValueError that this package raised: a sentence for the user already?"""
-    return isinstance(error, ValueError) and _raised_in(error) == "package"
+    """Is it a sentence for the user already?"""
+    return isinstance(error, InputError)
 
 
 def is_foreign(error: BaseException) -> bool:
@@ -111,14 +112,14 @@ def _shown(filename: str) -> Path:
 def _load(target: str, what: str) -> Callable[..., Any]:
     module_name, _, attribute = target.partition(":")
     if not all(part.isidentifier() for part in [*module_name.split("."), attribute]):
-        raise ValueError(f"{what} {target!r}: a known name or 'package.module:factory' is wanted")
+        raise InputError(f"{what} {target!r}: a known name or 'package.module:factory' is wanted")
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # whatever a user's module does when imported
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         if isinstance(error, ModuleNotFoundError) and module_name.startswith(error.name or " "):
             reason += "; is its folder in PYTHONPATH?"
-        raise ValueError(f"{what} {target!r}: cannot import {module_name}: {reason}") from error
+        raise InputError(f"{what} {target!r}: cannot import {module_name}: {reason}") from error
     functions = [key for key, value in vars(module).items() if callable(value)]
     require_known([attribute], functions, what=f"factory of {module_name}")
     return getattr(module, attribute)

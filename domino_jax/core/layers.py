@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from domino_jax.core import paths
+from domino_jax.core.errors import InputError
 from domino_jax.core.masks import Axes
 
 LARGEST_M = 64
@@ -58,10 +59,10 @@ class LayerSpec:
         """Size of its groups.
 
         Raises:
-            ValueError: the layer is not grouped.
+            InputError: the layer is not grouped.
         """
         if not self.candidates:
-            raise ValueError(f"{self.name}: has no groups ({self.reason})")
+            raise InputError(f"{self.name}: has no groups ({self.reason})")
         return self.candidates[-1]
 
 
@@ -69,11 +70,11 @@ def require_rules(rules: paths.Rules) -> None:
     """Refuses rules that `find_layers` would refuse for any network.
 
     Raises:
-        ValueError: the regex of the first rule that is none, or whose value is not allowed.
+        InputError: the regex of the first rule that is none, or whose value is not allowed.
     """
     for rule in rules:
         if not isinstance(rule, tuple | list) or len(rule) != 2:
-            raise ValueError(f"a rule is a pair (regex, value), got {rule!r}")
+            raise InputError(f"a rule is a pair (regex, value), got {rule!r}")
         paths.require_regex(rule[0])
         _check_value(*rule)
 
@@ -89,7 +90,7 @@ def flattened(
         candidates: as given to `find_layers`.
 
     Raises:
-        ValueError: m or candidates is not allowed.
+        InputError: m or candidates is not allowed.
     """
     chosen = checked_candidates(m, candidates)
     return tuple(
@@ -132,14 +133,14 @@ def checked_candidates(m: Any, candidates: Sequence[int] | None) -> tuple[int, .
     """Returns what N may be: by default the powers of two below M, and M.
 
     Raises:
-        ValueError: m or the candidates are not allowed.
+        InputError: m or the candidates are not allowed.
     """
     if not _is_int(m) or not 2 <= m <= LARGEST_M:
-        raise ValueError(f"m is {m!r}; it must be an int from 2 to {LARGEST_M}")
+        raise InputError(f"m is {m!r}; it must be an int from 2 to {LARGEST_M}")
     if candidates is None:
         return _default_candidates(m)
     if not _are_candidates(candidates) or candidates[-1] != m:
-        raise ValueError(
+        raise InputError(
             f"candidates are {candidates!r}; they must be ints >= 1, rise and end in {m}"
         )
     return tuple(candidates)
@@ -157,7 +158,7 @@ def _are_candidates(values: Any) -> bool:
 def _check_value(pattern: str, value: Any) -> None:
     last = value[-1] if _are_candidates(value) else value
     if value not in NAMED_RULES and not (_is_int(last) and 2 <= last <= LARGEST_M):
-        raise ValueError(
+        raise InputError(
             f"rule {pattern!r} has the value {value!r}; allowed are "
             f"{', '.join(map(repr, NAMED_RULES))}, an M from 2 to {LARGEST_M}, or rising "
             "candidates that end in such an M"
@@ -180,7 +181,7 @@ def grouped_by_rule(
         candidates = _default_candidates(value) if _is_int(value) else tuple(value)
     inputs, m = _inputs(layer), candidates[-1]
     if inputs % m and value is not None:
-        raise ValueError(f"rule {pattern!r}: {layer.name}: {_misfits(inputs, m)[0]}")
+        raise InputError(f"rule {pattern!r}: {layer.name}: {_misfits(inputs, m)[0]}")
     return _grouped(layer, candidates, () if inputs % m else candidates)
 
 

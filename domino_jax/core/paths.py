@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import jax
 
+from domino_jax.core.errors import InputError
+
 T = TypeVar("T")
 Rules = Sequence[tuple[str, Any]]
 
@@ -29,7 +31,7 @@ def replace_leaves(tree: T, leaves: Mapping[str, Any]) -> T:
     """Returns the pytree with the leaves at the given paths replaced.
 
     Raises:
-        ValueError: a path is not in the tree.
+        InputError: a path is not in the tree.
     """
     flat, treedef = jax.tree_util.tree_flatten_with_path(tree)
     paths = [path_of(keys) for keys, _ in flat]
@@ -42,7 +44,7 @@ def require_known(names: Iterable[str], known: Sequence[str], *, what: str) -> N
     """Refuses names that are not among the known ones, with the nearest known names.
 
     Raises:
-        ValueError: the first unknown name, and what is allowed.
+        InputError: the first unknown name, and what is allowed.
     """
     import difflib  # costs a few ms of start-up, needed only in an error  # noqa: PLC0415
 
@@ -50,7 +52,7 @@ def require_known(names: Iterable[str], known: Sequence[str], *, what: str) -> N
     for name in names:
         if name not in allowed:
             near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or list(known)[:5]
-            raise ValueError(f"unknown {what} {name!r}; nearest: {', '.join(near) or 'none'}")
+            raise InputError(f"unknown {what} {name!r}; nearest: {', '.join(near) or 'none'}")
 
 
 def first_match(rules: Rules, path: str, default: Any = None) -> Any:
@@ -62,23 +64,23 @@ def require_regex(pattern: str) -> None:
     """Refuses a pattern that is no regular expression.
 
     Raises:
-        ValueError: the pattern, and what is wrong with it.
+        InputError: the pattern, and what is wrong with it.
     """
     try:
         re.compile(pattern)
     except re.error as error:
-        raise ValueError(f"rule {pattern!r} is not a regular expression: {error}") from None
+        raise InputError(f"rule {pattern!r} is not a regular expression: {error}") from None
 
 
 def require_used(rules: Rules, paths: Iterable[str]) -> None:
     """Refuses rules that match none of the paths, and patterns that are no regex.
 
     Raises:
-        ValueError: the pattern, and some of the paths it could have matched.
+        InputError: the pattern, and some of the paths it could have matched.
     """
     paths = list(paths)
     for pattern, _ in rules:
         require_regex(pattern)
         if not any(re.search(pattern, path) for path in paths):
             shown = ", ".join(paths[:5]) + (", …" if len(paths) > 5 else "")
-            raise ValueError(f"rule {pattern!r} matches no layer; the layers are {shown}")
+            raise InputError(f"rule {pattern!r} matches no layer; the layers are {shown}")

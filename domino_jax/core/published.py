@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from domino_jax.core.errors import InputError
 from domino_jax.core.scheme import NM, Scheme
 
 SUFFIX = ".txt"
@@ -42,22 +43,22 @@ def load_published(path: str | os.PathLike[str], signatures: Sequence[Signature]
         signatures: the layers of the network in order of first use.
 
     Raises:
-        ValueError: one line with the path; the file cannot be read, is no such text, or is of
+        InputError: one line with the path; the file cannot be read, is no such text, or is of
             another network.
     """
     try:
         return from_published(read_published(Path(path).read_text(encoding="utf-8")), signatures)
     except OSError as error:
-        raise ValueError(f"{path}: cannot read the scheme: {error.strerror}") from None
+        raise InputError(f"{path}: cannot read the scheme: {error.strerror}") from None
     except ValueError as error:  # no UTF-8 text too
-        raise ValueError(f"{path}: {error}") from None
+        raise InputError(f"{path}: {error}") from None
 
 
 def read_published(text: str) -> list[Published]:
     """Reads the text that was published with the paper: {'SparseConv0_3-64-(7, 7)': [16, 16], …}.
 
     Raises:
-        ValueError: one line; the text is no such dictionary, or an entry is malformed, out of
+        InputError: one line; the text is no such dictionary, or an entry is malformed, out of
             turn (each kind counts from 0) or has N outside 1..M.
     """
     try:
@@ -65,16 +66,16 @@ def read_published(text: str) -> list[Published]:
     except (SyntaxError, ValueError) as error:
         line = getattr(error, "lineno", None) or 1
         reason = getattr(error, "msg", None) or str(error)
-        raise ValueError(f"not a published scheme: {reason} at line {line}") from None
+        raise InputError(f"not a published scheme: {reason} at line {line}") from None
     if not isinstance(tree, ast.Dict):
-        raise ValueError("not a published scheme: expected {'SparseConv0_…': [N, M], …}")
+        raise InputError("not a published scheme: expected {'SparseConv0_…': [N, M], …}")
     counts = {"SparseConv": 0, "Linear": 0}
     entries = []
     for position, (key, value) in enumerate(zip(tree.keys, tree.values, strict=True)):
         try:
             entries.append(_published_entry(_literal(key), _literal(value), counts))
         except ValueError as error:
-            raise ValueError(f"entry {position} of the published scheme: {error}") from None
+            raise InputError(f"entry {position} of the published scheme: {error}") from None
     return entries
 
 
@@ -82,7 +83,7 @@ def _literal(node: ast.expr | None) -> Any:
     try:
         return ast.literal_eval(node)  # type: ignore[arg-type]
     except (ValueError, TypeError):
-        raise ValueError("neither names nor numbers") from None
+        raise InputError("neither names nor numbers") from None
 
 
 def _published_entry(key: Any, value: Any, counts: dict[str, int]) -> Published:
@@ -90,16 +91,16 @@ def _published_entry(key: Any, value: Any, counts: dict[str, int]) -> Published:
     match = _PUBLISHED_KEY.fullmatch(key) if isinstance(key, str) else None
     if match is None or (match[1] == "SparseConv") != (match[5] is not None):
         example = "'SparseConv0_3-64-(7, 7)' or 'Linear0_512-10'"
-        raise ValueError(f"a name is like {example}, got {key!r}")
+        raise InputError(f"a name is like {example}, got {key!r}")
     if int(match[2]) != counts[match[1]]:
-        raise ValueError(f"expected {match[1]}{counts[match[1]]}, got {key!r}")
+        raise InputError(f"expected {match[1]}{counts[match[1]]}, got {key!r}")
     counts[match[1]] += 1
     if not isinstance(value, list) or len(value) != 2:
-        raise ValueError(f"{key!r} needs [N, M], got {value!r}")
+        raise InputError(f"{key!r} needs [N, M], got {value!r}")
     try:
         nm = NM(*value)
     except ValueError as error:
-        raise ValueError(f"{key!r}: {error}") from None
+        raise InputError(f"{key!r}: {error}") from None
     kernel = () if match[5] is None else tuple(int(size) for size in re.findall(r"\d+", match[5]))
     kind = "linear" if match[5] is None else "conv"
     return Published(kind, int(match[3]), int(match[4]), kernel, nm)
@@ -113,23 +114,23 @@ def from_published(entries: Sequence[Published], signatures: Sequence[Signature]
         signatures: the layers in order of first use.
 
     Raises:
-        ValueError: the numbers of layers differ; or the shapes at one position do: with the
+        InputError: the numbers of layers differ; or the shapes at one position do: with the
             position, the layer's path and both shapes; or a path is there twice.
     """
     if len(entries) != len(signatures):
-        raise ValueError(
+        raise InputError(
             f"the published scheme has {len(entries)} layers, the network {len(signatures)}"
         )
     scheme: dict[str, NM] = {}
     for position, (entry, (path, *shape)) in enumerate(zip(entries, signatures, strict=True)):
         theirs = [entry.cin, entry.cout, entry.kernel]
         if theirs != shape:
-            raise ValueError(
+            raise InputError(
                 f"layer {position}, {path!r}: (inputs, outputs, kernel) is {_show(shape)} in the "
                 f"network, {_show(theirs)} in the published scheme"
             )
         if path in scheme:
-            raise ValueError(f"layer {position}, {path!r}: this path was there before")
+            raise InputError(f"layer {position}, {path!r}: this path was there before")
         scheme[path] = entry.nm
     return scheme
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from domino_jax.core.errors import InputError
 from domino_jax.core.files import write_text
 
 FORMAT = 1
@@ -23,7 +24,7 @@ class NM:
     """N weights kept of every M.
 
     Raises:
-        ValueError: n or m is not an integer, or n is outside 1..m.
+        InputError: n or m is not an integer, or n is outside 1..m.
     """
 
     n: int
@@ -32,9 +33,9 @@ class NM:
     def __post_init__(self) -> None:
         for value in (self.n, self.m):
             if not isinstance(value, int) or isinstance(value, bool):
-                raise ValueError(f"N:M takes two integers, got {value!r}")
+                raise InputError(f"N:M takes two integers, got {value!r}")
         if not 1 <= self.n <= self.m:
-            raise ValueError(f"N:M needs 1 <= N <= M, got {self.n}:{self.m}")
+            raise InputError(f"N:M needs 1 <= N <= M, got {self.n}:{self.m}")
 
     def __str__(self) -> str:
         return f"{self.n}:{self.m}"
@@ -44,11 +45,11 @@ class NM:
         """Reads the form '2:4'.
 
         Raises:
-            ValueError: the text has another form, or N is outside 1..M.
+            InputError: the text has another form, or N is outside 1..M.
         """
         match = re.fullmatch(r"\s*(\d+)\s*:\s*(\d+)\s*", text, re.ASCII)
         if match is None:
-            raise ValueError(f"N:M is written like 2:4, got {text!r}")
+            raise InputError(f"N:M is written like 2:4, got {text!r}")
         return cls(int(match[1]), int(match[2]))
 
 
@@ -64,7 +65,7 @@ def require_fits(scheme: Scheme, names: Iterable[str], optional: Iterable[str] =
         optional: those it may have besides.
 
     Raises:
-        ValueError: the first layer that the scheme lacks and the first that the network lacks.
+        InputError: the first layer that the scheme lacks and the first that the network lacks.
     """
     names = list(names)
     known = {*names, *optional}
@@ -73,7 +74,7 @@ def require_fits(scheme: Scheme, names: Iterable[str], optional: Iterable[str] =
     faults = [f"it lacks {missing[0]!r} ({len(missing)} in all)"] if missing else []
     faults += [f"the network has no {extra[0]!r} ({len(extra)} in all)"] if extra else []
     if faults:
-        raise ValueError(f"the scheme is of another network: {' and '.join(faults)}")
+        raise InputError(f"the scheme is of another network: {' and '.join(faults)}")
 
 
 def save(path: str | os.PathLike[str], scheme: Scheme, /, **extra: Any) -> None:
@@ -86,16 +87,16 @@ def save(path: str | os.PathLike[str], scheme: Scheme, /, **extra: Any) -> None:
             steps, config and versions; plain JSON values.
 
     Raises:
-        ValueError: an extra entry has a reserved name or is not plain JSON.
+        InputError: an extra entry has a reserved name or is not plain JSON.
     """
     lines = [f'"format": {FORMAT}']
     for key, value in extra.items():
         if key in _KEYS:
-            raise ValueError(f"{key!r} is a reserved name, as are {', '.join(_KEYS)}")
+            raise InputError(f"{key!r} is a reserved name, as are {', '.join(_KEYS)}")
         try:
             lines.append(f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}")
         except (TypeError, ValueError) as error:
-            raise ValueError(f"entry {key!r} of the scheme file is not JSON: {error}") from None
+            raise InputError(f"entry {key!r} of the scheme file is not JSON: {error}") from None
     lines.append(f'"order": {json.dumps(list(scheme))}')
     rows = [f'{json.dumps(name)}: {{"n": {nm.n}, "m": {nm.m}}}' for name, nm in scheme.items()]
     lines.append('"layers": {\n    ' + ",\n    ".join(rows) + "\n  }" if rows else '"layers": {}')
@@ -108,7 +109,7 @@ def load(path: str | os.PathLike[str]) -> Scheme:
     """Reads the scheme of a JSON file that `save` wrote, its layers in their order.
 
     Raises:
-        ValueError: as `load_document`.
+        InputError: as `load_document`.
     """
     document = load_document(path)
     return {name: NM(**document["layers"][name]) for name in document["order"]}
@@ -118,7 +119,7 @@ def load_document(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Reads and checks the whole document of a scheme file, the extra entries included.
 
     Raises:
-        ValueError: the file cannot be read, is not JSON, has another format number, lacks an
+        InputError: the file cannot be read, is not JSON, has another format number, lacks an
             entry, has N outside 1..M, or `order` and `layers` disagree; one line, with the path.
     """
     try:
@@ -126,14 +127,14 @@ def load_document(path: str | os.PathLike[str]) -> dict[str, Any]:
         document = json.loads(text, object_pairs_hook=_once)
         _require_document(document)
     except OSError as error:
-        raise ValueError(f"{path}: cannot read the scheme: {error.strerror}") from None
+        raise InputError(f"{path}: cannot read the scheme: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise ValueError(f"{path}: not a scheme: not UTF-8 text") from None
+        raise InputError(f"{path}: not a scheme: not UTF-8 text") from None
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
-        raise ValueError(f"{path}: not JSON: {error.msg} at {where}") from None
+        raise InputError(f"{path}: not JSON: {error.msg} at {where}") from None
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise InputError(f"{path}: {error}") from None
     return document
 
 
@@ -143,30 +144,30 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twice!r} is there twice")
+        raise InputError(f"the key {twice!r} is there twice")
     return found
 
 
 def _require_document(document: Any) -> None:
     if not isinstance(document, dict):
-        raise ValueError(f"a scheme file holds a JSON object, got a {type(document).__name__}")
+        raise InputError(f"a scheme file holds a JSON object, got a {type(document).__name__}")
     missing = [key for key in _KEYS if key not in document]
     if missing:
-        raise ValueError(f"not a scheme: the entry {missing[0]!r} is missing")
+        raise InputError(f"not a scheme: the entry {missing[0]!r} is missing")
     if document["format"] != FORMAT:
-        raise ValueError(f"format {document['format']!r} is unknown; this program reads {FORMAT}")
+        raise InputError(f"format {document['format']!r} is unknown; this program reads {FORMAT}")
     order, layers = document["order"], document["layers"]
     if not isinstance(order, list) or not all(isinstance(name, str) for name in order):
-        raise ValueError("'order' must be a list of layer names")
+        raise InputError("'order' must be a list of layer names")
     if not isinstance(layers, dict):
-        raise ValueError("'layers' must be an object of layer name to N and M")
+        raise InputError("'layers' must be an object of layer name to N and M")
     for name, entry in layers.items():
         if not isinstance(entry, dict) or set(entry) != {"n", "m"}:
-            raise ValueError(f'layer {name!r}: expected {{"n": …, "m": …}}, got {entry!r}')
+            raise InputError(f'layer {name!r}: expected {{"n": …, "m": …}}, got {entry!r}')
         try:
             NM(**entry)
         except ValueError as error:
-            raise ValueError(f"layer {name!r}: {error}") from None
+            raise InputError(f"layer {name!r}: {error}") from None
     _require_same_names(order, layers)
 
 
@@ -174,10 +175,10 @@ def _require_same_names(order: list[str], layers: Mapping[str, Any]) -> None:
     seen: set[str] = set()
     for name in order:
         if name in seen:
-            raise ValueError(f"'order' names {name!r} twice")
+            raise InputError(f"'order' names {name!r} twice")
         if name not in layers:
-            raise ValueError(f"'order' names {name!r}, which 'layers' lacks")
+            raise InputError(f"'order' names {name!r}, which 'layers' lacks")
         seen.add(name)
     for name in layers:
         if name not in seen:
-            raise ValueError(f"'layers' has {name!r}, which 'order' lacks")
+            raise InputError(f"'layers' has {name!r}, which 'order' lacks")

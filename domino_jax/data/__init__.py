@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 
+from domino_jax.core.errors import InputError
 from domino_jax.core.factories import call_factory
 from domino_jax.data.pipeline import Batch, Batches, stream
 
@@ -58,7 +59,7 @@ class Train(Protocol):
             `batches[step]` -> {'inputs': [B, ...], 'labels': [B] int32}, B = batch / process_count.
 
         Raises:
-            ValueError: an argument is outside its range.
+            InputError: an argument is outside its range.
         """
         ...
 
@@ -82,7 +83,7 @@ class Evaluate(Protocol):
             fill up the last one have weight 0 (they repeat the first examples), all others 1.
 
         Raises:
-            ValueError: an argument is outside its range.
+            InputError: an argument is outside its range.
         """
         ...
 
@@ -130,7 +131,7 @@ def create(name: str, *, data_dir: str = "", workers: int = 0, **options: Any) -
         The data set.
 
     Raises:
-        ValueError: the name is unknown, the factory cannot be loaded or does not take the options
+        InputError: the name is unknown, the factory cannot be loaded or does not take the options
             or returns something else, `workers` is negative, or the data are not prepared.
     """
     _require_workers(workers)
@@ -148,7 +149,7 @@ def spec(name: str, *, data_dir: str = "", workers: int = 0, **options: Any) -> 
         **options: as for `create`.
 
     Raises:
-        ValueError: as `create`, except that ours need not be prepared.
+        InputError: as `create`, except that ours need not be prepared.
     """
     _require_workers(workers)
     arguments = {"data_dir": data_dir, "workers": workers, **options}
@@ -163,4 +164,4 @@ def spec(name: str, *, data_dir: str = "", workers: int = 0, **options: Any) -> 
 
 def _require_workers(workers: int) -> None:
     if workers < 0:
-        raise ValueError(f"workers must be 0 or more, got {workers}")
+        raise InputError(f"workers must be 0 or more, got {workers}")

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
+from domino_jax.core.errors import InputError
 from domino_jax.data import Data
 from domino_jax.data.pipeline import Record, evaluate_batches, train_batches
 
@@ -25,7 +26,7 @@ def from_arrays(
         classes: number of labels, 0 to classes - 1.
 
     Raises:
-        ValueError: no arrays of numbers, inputs and labels are not equally many, a label is no
+        InputError: no arrays of numbers, inputs and labels are not equally many, a label is no
             integer or out of range, or the inputs of both parts differ in shape or dtype.
     """
     train, test = _to_arrays("train", train), _to_arrays("test", test)
@@ -53,20 +54,20 @@ def _to_array(what: str, values: ArrayLike) -> np.ndarray:
     try:
         array = np.asarray(values)
     except ValueError as error:  # rows of several lengths
-        raise ValueError(f"{what}: {error}") from None
+        raise InputError(f"{what}: {error}") from None
     if array.ndim == 0 or array.dtype.kind not in "biufcV":  # V: bfloat16 and the like
-        raise ValueError(f"{what}: an array of numbers is wanted, got {array.dtype}")
+        raise InputError(f"{what}: an array of numbers is wanted, got {array.dtype}")
     return array
 
 
 def _records(split: str, arrays: Arrays, classes: int) -> list[Record]:
     inputs, labels = arrays
     if len(inputs) != len(labels) or not len(inputs):
-        raise ValueError(f"{split}: {len(inputs)} inputs and {len(labels)} labels")
+        raise InputError(f"{split}: {len(inputs)} inputs and {len(labels)} labels")
     if not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"{split}: labels are integers, got {labels.dtype}")
+        raise InputError(f"{split}: labels are integers, got {labels.dtype}")
     if labels.min() < 0 or labels.max() >= classes:
-        raise ValueError(
+        raise InputError(
             f"{split}: labels are 0 to {classes - 1}, got {labels.min()} to {labels.max()}"
         )
     return [
@@ -77,7 +78,7 @@ def _records(split: str, arrays: Arrays, classes: int) -> list[Record]:
 def _require_alike(train: np.ndarray, test: np.ndarray) -> None:
     kinds = [f"{part.dtype}{list(part.shape[1:])}" for part in (train, test)]
     if kinds[0] != kinds[1]:
-        raise ValueError(f"inputs: train has {kinds[0]} for each example, test {kinds[1]}")
+        raise InputError(f"inputs: train has {kinds[0]} for each example, test {kinds[1]}")
 
 
 def _fingerprint(*arrays: np.ndarray) -> str:

@@ -14,6 +14,7 @@ from typing import Protocol, TypedDict
 import jax
 import numpy as np
 
+from domino_jax.core.errors import InputError
 from domino_jax.data import Data
 from domino_jax.data.images import evaluation_image, lighting, normalize, train_image
 from domino_jax.data.options import require_whole
@@ -65,7 +66,7 @@ def from_encoded(
         Inputs are float32 [B, S, S, 3] of about zero mean and unit variance over ImageNet.
 
     Raises:
-        ValueError: `size` or `short` is out of range.
+        InputError: `size` or `short` is out of range.
     """
     require_sizes(size, short)
     return Data(
@@ -86,7 +87,7 @@ def require_sizes(size: int, short: int) -> None:
     """Refuses what is no number of pixels of a side, and of the shorter side before the cut.
 
     Raises:
-        ValueError: the option, what is allowed and what came.
+        InputError: the option, what is allowed and what came.
     """
     require_whole("size", size, 1)
     require_whole("short", short, size)
@@ -96,7 +97,7 @@ def _draw(size: int, example: Example, rng: np.random.Generator) -> Record:
     try:
         image = train_image(example["image"], rng, size)
     except ValueError as error:
-        raise ValueError(f"{example['name']}: {error}") from error
+        raise InputError(f"{example['name']}: {error}") from error
     return {"inputs": image, "labels": np.int32(example["label"]), "light": lighting(rng)}
 
 
@@ -116,7 +117,7 @@ class _Middles:
         try:
             image = evaluation_image(example["image"], self.size, self.short)
         except ValueError as error:
-            raise ValueError(f"{example['name']}: {error}") from error
+            raise InputError(f"{example['name']}: {error}") from error
         return {"inputs": image, "labels": np.int32(example["label"])}
 
 

@@ -15,6 +15,7 @@ import PIL
 import tensorflow_datasets as tfds
 from PIL import features
 
+from domino_jax.core.errors import InputError
 from domino_jax.data.glyph_fonts import INSTALL, design_of, find_files, fingerprint, is_test
 from domino_jax.data.glyph_images import CHARACTERS, SIZE, Font, draw
 from domino_jax.data.prepared import LocalInfo, prepare_own
@@ -37,7 +38,7 @@ def prepare(folders: Iterable[Path], *, data_dir: str, min_designs: int) -> Any:
         …]}} drawn, 'left_out' {reason: files}, and the 'pillow' and 'freetype' that drew.
 
     Raises:
-        ValueError: too few usable fonts, or the data cannot be written.
+        InputError: too few usable fonts, or the data cannot be written.
     """
     files = find_files(folders)
     config = _Fonts(name=f"fonts_{fingerprint(files)}", files=files, min_designs=min_designs)
@@ -130,7 +131,7 @@ def _require_designs(chosen: Mapping[str, Mapping[str, Any]], wanted: int) -> No
     """Refuses too few designs, or a split that has none."""
     train, test = len(chosen["train"]), len(chosen["test"])
     if train + test < wanted or not train or not test:
-        raise ValueError(
+        raise InputError(
             f"glyphs: the usable fonts found are of {train} designs for training and {test} for "
             f"testing; {wanted} in all and some of each are wanted; on Debian: {INSTALL}"
         )

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from domino_jax.core.errors import InputError
 from domino_jax.data.resample import resample
 
 Number = TypeVar("Number", int, float)
@@ -63,13 +64,13 @@ def size_of(data: bytes) -> tuple[int, int]:
     """Reads H and W from the head of an encoded image.
 
     Raises:
-        ValueError: it is no image that Pillow knows.
+        InputError: it is no image that Pillow knows.
     """
     try:
         with Image.open(io.BytesIO(data)) as opened:
             return opened.height, opened.width
     except _FAULTS as error:
-        raise ValueError(_no_image(error)) from error
+        raise InputError(_no_image(error)) from error
 
 
 def _no_image(error: Exception) -> str:
@@ -88,7 +89,7 @@ def decode(data: bytes, reduction: int = 1) -> np.ndarray:
         uint8 [ceil(H / reduction), ceil(W / reduction), 3].
 
     Raises:
-        ValueError: it cannot be decoded.
+        InputError: it cannot be decoded.
     """
     with contextlib.suppress(cv2.error):  # which it also has for no bytes
         image = cv2.imdecode(np.frombuffer(data, np.uint8), _FLAGS[reduction])
@@ -98,7 +99,7 @@ def decode(data: bytes, reduction: int = 1) -> np.ndarray:
         with Image.open(io.BytesIO(data)) as opened:
             return np.asarray(opened.convert("RGB").reduce(reduction))
     except _FAULTS as error:
-        raise ValueError(_no_image(error)) from error
+        raise InputError(_no_image(error)) from error
 
 
 def random_box(
@@ -153,7 +154,7 @@ def train_image(data: bytes, rng: np.random.Generator, size: int) -> np.ndarray:
         so large that it is decoded in part.
 
     Raises:
-        ValueError: it cannot be decoded.
+        InputError: it cannot be decoded.
     """
     box = random_box(*size_of(data), rng)
     reduction = _reduction(box, size)
@@ -182,7 +183,7 @@ def evaluation_image(data: bytes, size: int, short: int) -> np.ndarray:
         rounding, or 1/255 on average where the image is so large that it is decoded in part.
 
     Raises:
-        ValueError: it cannot be decoded.
+        InputError: it cannot be decoded.
     """
     box = center_box(*size_of(data), size, short)
     reduction = _reduction(box, 2 * size)

@@ -13,6 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from domino_jax.core.errors import InputError
 from domino_jax.data.pipeline import Batch, Batches, require_trainable, rows_of, stream
 
 Augment = Callable[[Batch, np.random.Generator], Batch]
@@ -87,7 +88,7 @@ def train_arrays(
         Batches by step; arrays have a leading axis of B = batch / P rows.
 
     Raises:
-        ValueError: an argument is outside its range, or the arrays differ in length.
+        InputError: an argument is outside its range, or the arrays differ in length.
     """
     size = _size(arrays)
     rows_of(batch, process_index, process_count)
@@ -138,7 +139,7 @@ def evaluate_arrays(
         the rows past the end, which repeat the first examples.
 
     Raises:
-        ValueError: an argument is outside its range, or the arrays differ in length.
+        InputError: an argument is outside its range, or the arrays differ in length.
     """
     size = _size(arrays)
     rows_of(batch, process_index, process_count)
@@ -149,7 +150,7 @@ def evaluate_arrays(
 def _size(arrays: Mapping[str, np.ndarray]) -> int:
     sizes = {name: len(array) for name, array in arrays.items()}
     if len(set(sizes.values())) != 1:
-        raise ValueError(f"arrays of one length are wanted, got {sizes or 'none'}")
+        raise InputError(f"arrays of one length are wanted, got {sizes or 'none'}")
     return next(iter(sizes.values()))
 
 

@@ -3,24 +3,26 @@
 from numbers import Integral
 from typing import Any
 
+from domino_jax.core.errors import InputError
+
 
 def require_whole(name: str, value: Any, low: int, high: int | None = None) -> None:
     """Refuses all but a whole number from `low` to `high`, or of at least `low`.
 
     Raises:
-        ValueError: the option, what is allowed and what came.
+        InputError: the option, what is allowed and what came.
     """
     fits = isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= low
     if not fits or (high is not None and int(value) > high):
         allowed = f"of at least {low}" if high is None else f"from {low} to {high}"
-        raise ValueError(f"{name}: a whole number {allowed} is wanted, got {value!r}")
+        raise InputError(f"{name}: a whole number {allowed} is wanted, got {value!r}")
 
 
 def require_flag(name: str, value: Any) -> None:
     """Refuses all but True and False: the text 'no' would count as true.
 
     Raises:
-        ValueError: the option and what came.
+        InputError: the option and what came.
     """
     if not isinstance(value, bool):
-        raise ValueError(f"{name}: True or False is wanted, got {value!r}")
+        raise InputError(f"{name}: True or False is wanted, got {value!r}")

@@ -22,6 +22,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from domino_jax.core.errors import InputError
+
 Record = Mapping[str, Any]
 Batch = dict[str, np.ndarray]
 
@@ -79,7 +81,7 @@ def train_batches(
         Batches by step; arrays have a leading axis of B = batch / P rows.
 
     Raises:
-        ValueError: an argument is outside its range.
+        InputError: an argument is outside its range.
     """
     import grain  # half a second  # noqa: PLC0415
 
@@ -117,7 +119,7 @@ def evaluate_batches(
         the rows past the end, which repeat the first records.
 
     Raises:
-        ValueError: an argument is outside its range.
+        InputError: an argument is outside its range.
     """
     import grain  # half a second  # noqa: PLC0415
 
@@ -153,13 +155,13 @@ def stream(
         The batches `start`, `start + 1`, … up to the last one.
 
     Raises:
-        ValueError: `start`, `threads` or `workers` is negative.
+        InputError: `start`, `threads` or `workers` is negative.
     """
     import grain  # half a second  # noqa: PLC0415
 
     for name, value in (("start", start), ("threads", threads), ("workers", workers)):
         if value < 0:
-            raise ValueError(f"{name} must be 0 or more, got {value}")
+            raise InputError(f"{name} must be 0 or more, got {value}")
     finish = batches.finish if workers and isinstance(batches, _Finished) else None
     batches = batches.raw if finish is not None else batches  # type: ignore[attr-defined]
     count = max(len(batches) - start, 0)
@@ -183,14 +185,14 @@ def rows_of(batch: int, process_index: int, process_count: int) -> int:
     """Returns B, the rows of one process.
 
     Raises:
-        ValueError: the batch cannot be shared out.
+        InputError: the batch cannot be shared out.
     """
     if batch < 1:
-        raise ValueError(f"batch must be 1 or more, got {batch}")
+        raise InputError(f"batch must be 1 or more, got {batch}")
     if not 0 <= process_index < process_count:
-        raise ValueError(f"process_index {process_index} is not in 0..{process_count - 1}")
+        raise InputError(f"process_index {process_index} is not in 0..{process_count - 1}")
     if batch % process_count:
-        raise ValueError(f"batch {batch} is not divisible by {process_count} processes")
+        raise InputError(f"batch {batch} is not divisible by {process_count} processes")
     return batch // process_count
 
 
@@ -198,12 +200,12 @@ def require_trainable(size: int, seed: int, batch: int) -> None:
     """Refuses a batch that is larger than the training set, and a negative seed.
 
     Raises:
-        ValueError: what came.
+        InputError: what came.
     """
     if batch > size:
-        raise ValueError(f"batch {batch} is larger than the training set of {size}")
+        raise InputError(f"batch {batch} is larger than the training set of {size}")
     if seed < 0:
-        raise ValueError(f"seed must be 0 or more, got {seed}")
+        raise InputError(f"seed must be 0 or more, got {seed}")
 
 
 @dataclass(frozen=True, eq=False)

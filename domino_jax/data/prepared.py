@@ -9,6 +9,8 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from domino_jax.core.errors import InputError
+
 _FORMAT = "array_record"  # the one that can be read without TensorFlow, in any order
 
 
@@ -39,7 +41,7 @@ def require_prepared(builder: Any, archives: Mapping[str, str] | None = None) ->
         archives: split -> file that the user has to bring; all those splits must be there.
 
     Raises:
-        ValueError: the data are missing or in another format; one line with the command that
+        InputError: the data are missing or in another format; one line with the command that
             prepares them.
     """
     name, _, version = builder.info.full_name.rpartition("/")
@@ -61,7 +63,7 @@ def require_prepared(builder: Any, archives: Mapping[str, str] | None = None) ->
     # The command `tfds build` needs apache-beam to start; this does not.
     builder_of = f"tfds.builder('{name}:{version}', data_dir={root!r})"
     command = f"{builder_of}.download_and_prepare(file_format='{_FORMAT}')"
-    raise ValueError(
+    raise InputError(
         f"data set {name!r} {found} in {root}; {remove}run once, where tensorflow-cpu is "
         f'installed: python -c "import tensorflow_datasets as tfds; {command}"'
     )
@@ -86,7 +88,7 @@ class Records:
             if all(value is not None for value in record.values()):
                 return record
             reason = "it is empty"
-        raise ValueError(f"{self.folder}: a file is damaged: record {index}: {reason}")
+        raise InputError(f"{self.folder}: a file is damaged: record {index}: {reason}")
 
 
 def open_split(builder: Any, split: str, **options: Any) -> Records:
@@ -109,7 +111,7 @@ def prepare_own(builder_class: Callable[..., Any], data_dir: str = "") -> Any:
         The builder, its data on disk as array_record files.
 
     Raises:
-        ValueError: the folder cannot be written, or holds something else.
+        InputError: the folder cannot be written, or holds something else.
     """
     builder = builder_class(data_dir=data_dir or None)
     if not builder.info.splits:
@@ -117,9 +119,9 @@ def prepare_own(builder_class: Callable[..., Any], data_dir: str = "") -> Any:
         builder = builder_class(data_dir=data_dir or None)
         if not builder.info.splits:
             reason = problem or "the folder holds something else; remove it"
-            raise ValueError(f"cannot prepare {builder.name!r} in {builder.data_dir}: {reason}")
+            raise InputError(f"cannot prepare {builder.name!r} in {builder.data_dir}: {reason}")
     if _FORMAT not in (formats := _formats(builder)):
-        raise ValueError(
+        raise InputError(
             f"{builder.data_dir} holds {', '.join(formats)} instead of {_FORMAT}; remove it"
         )
     return builder

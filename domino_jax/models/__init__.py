@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from domino_jax.core.errors import InputError
 from domino_jax.core.factories import call_factory, find_factory, is_ours, told
 from domino_jax.core.paths import leaves_by_path, path_of
 
@@ -80,7 +81,7 @@ def from_nnx(module: Any) -> Model:
             `jax.ShapeDtypeStruct`.
 
     Raises:
-        ValueError: not an NNX module.
+        InputError: not an NNX module.
     """
     from domino_jax.models import nnx_module  # Flax, only where needed  # noqa: PLC0415
 
@@ -96,7 +97,7 @@ def factory(name: str) -> Callable[..., Model]:
     """Finds the factory of a network; nothing is made.
 
     Raises:
-        ValueError: an unknown name, or a factory that cannot be imported.
+        InputError: an unknown name, or a factory that cannot be imported.
     """
     return find_factory(name, _KNOWN, what="model")
 
@@ -118,7 +119,7 @@ def create(name: str, *, example: Any, classes: int, seed: int, **options: Any) 
         ValueError with the name and the inputs.
 
     Raises:
-        ValueError: an unknown name or option, a factory that cannot be imported, or one that
+        InputError: an unknown name or option, a factory that cannot be imported, or one that
             returns something else than a `Model`, or parameters that no gradient can change or that
             are narrower than float32: the search and SR-STE decay them by less than such can hold.
     """
@@ -127,12 +128,12 @@ def create(name: str, *, example: Any, classes: int, seed: int, **options: Any) 
     params, stats = _to_arrays(name, "params", made.params), _to_arrays(name, "stats", made.stats)
     for path, leaf in leaves_by_path(params).items():
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
-            raise ValueError(
+            raise InputError(
                 f"model {name!r}: parameter {path!r} is {leaf.dtype}{list(leaf.shape)}, which no "
                 "gradient can change: put it into stats, or let apply close over it"
             )
         if leaf.dtype.itemsize < FLOAT32:
-            raise ValueError(
+            raise InputError(
                 f"model {name!r}: parameter {path!r} is {leaf.dtype}{list(leaf.shape)}, in which "
                 "small decays are lost: make it float32, and let apply compute in less"
             )
@@ -148,7 +149,7 @@ def _to_arrays(name: str, part: str, tree: Any) -> Any:
         try:
             return jnp.asarray(np.asarray(leaf))  # a Python number alone would be weakly typed
         except TypeError:
-            raise ValueError(
+            raise InputError(
                 f"model {name!r}: {part} {path_of(keys)!r}: an array or a number is wanted, got "
                 f"{leaf!r}"
             ) from None
@@ -169,7 +170,7 @@ def _explained(name: str, apply: Callable[..., tuple[Any, Any]]) -> Callable[...
                 f"{path} {getattr(leaf, 'dtype', type(leaf).__name__)}{list(np.shape(leaf))}"
                 for path, leaf in leaves_by_path(inputs).items()
             ).strip()
-            raise ValueError(
+            raise InputError(
                 f"model {name!r}: apply failed on inputs {given}: {told(error)}"
             ) from error
 

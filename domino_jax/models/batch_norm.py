@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from domino_jax.core.errors import InputError
+
 EPSILON = 1e-5
 MOMENTUM = 0.1
 
@@ -35,12 +37,12 @@ class BatchNorm(nnx.Module):
         """Normalizes [B, ..., C]; the outputs have the dtype of the inputs.
 
         Raises:
-            ValueError: the inputs are wider than the statistics, or training with one value for
+            InputError: the inputs are wider than the statistics, or training with one value for
                 each channel.
         """
         dtype = self.mean[...].dtype
         if jnp.finfo(inputs.dtype).bits > jnp.finfo(dtype).bits:
-            raise ValueError(
+            raise InputError(
                 f"batch normalization of {inputs.dtype} inputs with {dtype} running statistics:"
                 " cast the stats as well as the params"
             )
@@ -60,7 +62,7 @@ class BatchNorm(nnx.Module):
         """Moves the running statistics; returns the batch's mean and biased variance, [C] each."""
         count = math.prod(values.shape[:-1])
         if count < 2:
-            raise ValueError(
+            raise InputError(
                 "batch normalization in training needs more than one value for each channel,"
                 f" got inputs of shape {values.shape}"
             )

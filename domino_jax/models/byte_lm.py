@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from domino_jax.core.errors import InputError
 from domino_jax.models import Model, from_nnx
 from domino_jax.models.attention import attend
 from domino_jax.models.initial import fill, normal, zeros
@@ -92,12 +93,12 @@ class ByteLM(nnx.Module):
         The logits have the dtype of the parameters; those of a byte that has no entry are NaN.
 
         Raises:
-            ValueError: more positions than the network has.
+            InputError: more positions than the network has.
         """
         tokens, positions = self.tokens.embedding[...], self.positions.embedding[...]
         length = inputs.shape[1]
         if length > len(positions):
-            raise ValueError(
+            raise InputError(
                 f"byte_lm: at most {len(positions)} positions are wanted, got {length}"
             )
         x = jnp.take(tokens, inputs, axis=0, mode="fill", fill_value=jnp.nan)
@@ -134,12 +135,12 @@ def byte_lm(
             None: that of the parameters.
 
     Raises:
-        ValueError: an option has another value, or the example is not one array of bytes.
+        InputError: an option has another value, or the example is not one array of bytes.
     """
     require_dtype(dtype)
     require_positive(classes=classes, width=width, depth=depth, heads=heads)
     if width % heads:
-        raise ValueError(f"width must be a multiple of the {heads} heads, got {width}")
+        raise InputError(f"width must be a multiple of the {heads} heads, got {width}")
     length = _length(example)
     module = nnx.eval_shape(
         lambda: ByteLM(classes, length, width=width, depth=depth, heads=heads, dtype=dtype)
@@ -158,6 +159,6 @@ def _length(example: Any) -> int:
     wanted = "a byte language model takes one integer array (1, positions)"
     array = only_array(example, 2, wanted)
     if not jnp.issubdtype(array.dtype, jnp.integer):
-        raise ValueError(f"{wanted}, got {array.dtype}")
+        raise InputError(f"{wanted}, got {array.dtype}")
     require_positive(positions=array.shape[1])
     return array.shape[1]

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 from flax import nnx
 
+from domino_jax.core.errors import InputError
 from domino_jax.models import Model, from_nnx
 from domino_jax.models.batch_norm import BatchNorm
 from domino_jax.models.initial import fill
@@ -114,13 +115,13 @@ def make(
         smallest: number of rows and columns that it takes.
 
     Raises:
-        ValueError: an argument has another value, or the example is not one array of such images.
+        InputError: an argument has another value, or the example is not one array of such images.
     """
     require_dtype(dtype)
     require_positive(classes=classes)
     wanted = "a convolutional network takes one array of images (1, rows, columns, channels)"
     shape = only_array(example, 4, wanted).shape
     if min(shape[1:3]) < smallest or math.prod(shape) < 1:
-        raise ValueError(f"{wanted}, here at least {smallest} by {smallest}, got {tuple(shape)}")
+        raise InputError(f"{wanted}, here at least {smallest} by {smallest}, got {tuple(shape)}")
     model = from_nnx(nnx.eval_shape(lambda: module(shape[3])))
     return Model(model.apply, fill(model.params, seed), fill(model.stats, seed))

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from domino_jax.core.errors import InputError
 from domino_jax.models import Model
 from domino_jax.models.batch_norm import BatchNorm
 from domino_jax.models.convolutional import conv, in_turn, logits, make, max_pool
@@ -144,16 +145,16 @@ def googlenet(
             normalized by ImageNet's mean and deviation: they expect 1/2 and 1/2.
 
     Raises:
-        ValueError: an option has another value, or the example is not one array of such images.
+        InputError: an option has another value, or the example is not one array of such images.
     """
     if not isinstance(dropout, Real) or not 0 <= dropout < 1:
-        raise ValueError(f"dropout: a share from 0 to below 1 is wanted, got {dropout!r}")
+        raise InputError(f"dropout: a share from 0 to below 1 is wanted, got {dropout!r}")
     if not isinstance(transform_input, bool):
-        raise ValueError(f"transform_input: True or False is wanted, got {transform_input!r}")
+        raise InputError(f"transform_input: True or False is wanted, got {transform_input!r}")
 
     def network(channels: int) -> GoogLeNet:
         if transform_input and channels != 3:
-            raise ValueError(f"transform_input: wants images of 3 channels, got {channels}")
+            raise InputError(f"transform_input: wants images of 3 channels, got {channels}")
         return GoogLeNet(
             channels, classes, dropout=dropout, transform_input=transform_input, dtype=dtype
         )

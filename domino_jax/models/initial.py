@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from domino_jax.core import paths
+from domino_jax.core.errors import InputError
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 
@@ -32,10 +33,10 @@ def fill(shapes: Any, seed: int, draws: paths.Rules = ()) -> Any:
         The same nested dicts with JAX arrays.
 
     Raises:
-        ValueError: the seed is negative, or a regex matches no leaf.
+        InputError: the seed is negative, or a regex matches no leaf.
     """
     if seed < 0:
-        raise ValueError(f"seed must be a non-negative integer, got {seed}")
+        raise InputError(f"seed must be a non-negative integer, got {seed}")
     leaves = paths.leaves_by_path(shapes)
     paths.require_used(draws, leaves)
     values = {}

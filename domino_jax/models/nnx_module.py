@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from domino_jax.core import paths
+from domino_jax.core.errors import InputError
 
 _STATS = nnx.Not(nnx.Any(nnx.Param, nnx.RngState))
 
@@ -21,11 +22,11 @@ def functional(module: nnx.Module) -> tuple[Callable[..., tuple[Any, Any]], Any,
         integer keys.
 
     Raises:
-        ValueError: not an NNX module; when called: `key` is missing, or the call has added or
+        InputError: not an NNX module; when called: `key` is missing, or the call has added or
             removed variables.
     """
     if not isinstance(module, nnx.Module):
-        raise ValueError(f"expected a flax.nnx.Module, got {type(module).__name__}")
+        raise InputError(f"expected a flax.nnx.Module, got {type(module).__name__}")
     graph, params, *rest = nnx.split(module, nnx.Param, nnx.RngState, _STATS)
     streams, stats = rest
     streams = jax.tree.map(
@@ -56,7 +57,7 @@ def _seed_streams(streams: Any, key: jax.Array | None, *, train: bool) -> Any:
         return streams
     if key is None:
         if train:
-            raise ValueError("the module draws random numbers in training: key must not be None")
+            raise InputError("the module draws random numbers in training: key must not be None")
         key = jax.random.key(0)
     elif not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.wrap_key_data(key)
@@ -73,4 +74,4 @@ def _require_same_paths(old: Any, new: Any) -> None:
     """Refuses a forward pass that adds or removes variables: a step could not feed them back."""
     changed = sorted(paths.leaves_by_path(old).keys() ^ paths.leaves_by_path(new).keys())
     if changed:
-        raise ValueError(f"the module's call adds or removes variables: {', '.join(changed)}")
+        raise InputError(f"the module's call adds or removes variables: {', '.join(changed)}")

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from domino_jax.core.errors import InputError
 from domino_jax.core.paths import require_known
 
 DTYPES = ("float32", "bfloat16")
@@ -14,11 +15,11 @@ def require_dtype(dtype: str | None) -> None:
     """Refuses a dtype of the computation that is none of `DTYPES`; None is allowed.
 
     Raises:
-        ValueError: what came, and what is allowed.
+        InputError: what came, and what is allowed.
     """
     if dtype is not None:
         if not isinstance(dtype, str):
-            raise ValueError(f"dtype: one of {', '.join(DTYPES)} is wanted, got {dtype!r}")
+            raise InputError(f"dtype: one of {', '.join(DTYPES)} is wanted, got {dtype!r}")
         require_known([dtype], DTYPES, what="dtype")
 
 
@@ -26,11 +27,11 @@ def require_positive(**sizes: Any) -> None:
     """Refuses sizes that are no positive integers.
 
     Raises:
-        ValueError: the first such size by name.
+        InputError: the first such size by name.
     """
     for name, size in sizes.items():
         if not isinstance(size, Integral) or isinstance(size, bool) or size < 1:
-            raise ValueError(f"{name} must be a positive integer, got {size!r}")
+            raise InputError(f"{name} must be a positive integer, got {size!r}")
 
 
 def only_array(example: Any, rank: int, wanted: str) -> Any:
@@ -42,10 +43,10 @@ def only_array(example: Any, rank: int, wanted: str) -> Any:
         wanted: the start of the error message, such as 'a vision transformer takes one array …'.
 
     Raises:
-        ValueError: another number of arrays, or one of another rank.
+        InputError: another number of arrays, or one of another rank.
     """
     leaves = jax.tree.leaves(example)
     if len(leaves) != 1 or len(leaves[0].shape) != rank:
         shapes = ", ".join(str(tuple(leaf.shape)) for leaf in leaves)
-        raise ValueError(f"{wanted}, got {shapes or 'nothing'}")
+        raise InputError(f"{wanted}, got {shapes or 'nothing'}")
     return leaves[0]

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from domino_jax.core import paths
+from domino_jax.core.errors import InputError
 from domino_jax.models import Model
 from domino_jax.models.batch_norm import BatchNorm
 from domino_jax.models.convolutional import conv, conv_norm, in_turn, logits, make, max_pool
@@ -177,12 +178,12 @@ def _create(
         widths: instead of the form's: channels inside the blocks of each stage.
 
     Raises:
-        ValueError: an option has another value, or the example is not one array of images.
+        InputError: an option has another value, or the example is not one array of images.
     """
     _require(("shortcut", shortcut, SHORTCUTS), ("stem", stem, STEMS))
     widths = form.widths if widths is None else tuple(widths)
     if len(widths) != len(form.depths):
-        raise ValueError(
+        raise InputError(
             f"widths: one for each of {len(form.depths)} stages is wanted, got {widths}"
         )
     require_positive(**{f"widths[{stage}]": width for stage, width in enumerate(widths)})

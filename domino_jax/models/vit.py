@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from domino_jax.core.errors import InputError
 from domino_jax.models import Model, from_nnx
 from domino_jax.models.attention import attend
 from domino_jax.models.initial import fill, normal, xavier_uniform, zeros
@@ -95,11 +96,11 @@ class Encoder(nnx.Module):
         """Maps [B, T, C] to the first position's [B, C].
 
         Raises:
-            ValueError: another number of positions than the network has.
+            InputError: another number of positions than the network has.
         """
         positions = self.pos_embedding[...].astype(inputs.dtype)
         if inputs.shape[1] != positions.shape[1]:
-            raise ValueError(
+            raise InputError(
                 f"vision transformer: images of {positions.shape[1] - 1} patches are wanted, got "
                 f"{inputs.shape[1] - 1}"
             )
@@ -172,7 +173,7 @@ def _create(
         patch: rows and columns of a patch.
 
     Raises:
-        ValueError: an option has another value, or the example is not one array of such images.
+        InputError: an option has another value, or the example is not one array of such images.
     """
     require_dtype(dtype)
     require_positive(classes=classes, patch=patch)
@@ -200,7 +201,7 @@ def _image(example: Any, patch: int) -> tuple[int, int, int]:
     )
     shape = only_array(example, 4, wanted).shape
     if min(shape[1:3]) < patch or shape[1] % patch or shape[2] % patch:
-        raise ValueError(f"{wanted}, got {tuple(shape)}")
+        raise InputError(f"{wanted}, got {tuple(shape)}")
     return shape[1], shape[2], shape[3]
 
 

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from domino_jax.core import costs, scheme
+from domino_jax.core.errors import InputError
 from domino_jax.core.layers import LayerSpec
 from domino_jax.core.scheme import NM, Scheme
 from domino_jax.models import Model
@@ -115,7 +116,7 @@ def _entry(
     """Describes one layer, all but what is read off the written weights."""
     axes, nm = tensor.axes, level_of(network, spec)
     if axes is None:
-        raise ValueError(f"{spec.name}: is a layer only under the rules of the run")
+        raise InputError(f"{spec.name}: is a layer only under the rules of the run")
     window = [tensor.shape[axis] for axis in axes.window]
     torch_shape = tuple(tensor.shape[a] for a in axes.outputs + axes.inputs + axes.window)
     entry: dict[str, Any] = {

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from domino_jax.core import scheme
+from domino_jax.core.errors import InputError
 from domino_jax.core.masks import Axes
 from domino_jax.core.scheme import NM, Scheme
 from domino_jax.pytorch import semi_structured
@@ -29,7 +30,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Reads a safetensors file.
 
     Raises:
-        ValueError: one line; there is no such file, or it is damaged.
+        InputError: one line; there is no such file, or it is damaged.
     """
     from safetensors import SafetensorError  # noqa: PLC0415
     from safetensors.numpy import load_file  # noqa: PLC0415
@@ -38,7 +39,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         return load_file(path)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{path}: cannot be read: {line}") from None
+        raise InputError(f"{path}: cannot be read: {line}") from None
 
 
 def write_arrays(path: Path, arrays: Arrays) -> None:
@@ -53,17 +54,17 @@ def read_document(folder: Path) -> dict[str, Any]:
     """Reads export.json.
 
     Raises:
-        ValueError: one line; it is missing, broken, or of another format.
+        InputError: one line; it is missing, broken, or of another format.
     """
     path = folder / DOCUMENT
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError as error:
-        raise ValueError(f"{path}: broken JSON ({error})") from None
+        raise InputError(f"{path}: broken JSON ({error})") from None
     if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise ValueError(f"{path}: not an export of format {FORMAT}")
+        raise InputError(f"{path}: not an export of format {FORMAT}")
     return document
 
 
@@ -104,7 +105,7 @@ def check(folder: Path) -> dict[str, Any]:
         The document of export.json.
 
     Raises:
-        ValueError: one line: a file cannot be read; the scheme, the masks or a claim does not fit
+        InputError: one line: a file cannot be read; the scheme, the masks or a claim does not fit
             the weights.
     """
     document = read_document(folder)
@@ -117,7 +118,7 @@ def check(folder: Path) -> dict[str, Any]:
         claim = entry["pattern24"], entry["sparse24"], entry["why"]
         truth = judge(weights, entry, document["dtype"], document["backend"])
         if claim != truth:
-            raise ValueError(
+            raise InputError(
                 f"{folder / DOCUMENT}: {name}: sparse24 is {claim[1]} ({claim[2] or 'can run'}) "
                 f"there, but the weights say {truth[1]} ({truth[2] or 'can run'})"
             )
@@ -130,12 +131,12 @@ def _require_scheme(folder: Path, found: Scheme, layers: Mapping[str, Any]) -> N
         entry = entries.get(name)
         there = None if entry is None else NM(entry["n"], entry["m"])
         if there != nm:
-            raise ValueError(
+            raise InputError(
                 f"{folder / SCHEME}: {name} is {nm} there, {there or 'absent'} in {DOCUMENT}"
             )
     for name, entry in entries.items():
         if name not in found and entry["n"] < entry["m"]:
-            raise ValueError(f"{folder / SCHEME}: no entry for {name}")
+            raise InputError(f"{folder / SCHEME}: no entry for {name}")
 
 
 def scheme_name(entry: Mapping[str, Any]) -> str:
@@ -148,14 +149,14 @@ def _require_masks(folder: Path, weights: Arrays, masks: Arrays, layers: Mapping
     path = folder / MASKS
     sparse = {e["weight"] for e in layers.values() if e["n"] < e["m"]}
     if different := sorted(sparse ^ masks.keys()):
-        raise ValueError(f"{path}: {different[0]} is masked in only one of {MASKS} and {DOCUMENT}")
+        raise InputError(f"{path}: {different[0]} is masked in only one of {MASKS} and {DOCUMENT}")
     for name, mask in masks.items():
         if name not in weights or weights[name].shape != mask.shape:
-            raise ValueError(f"{path}: {name} is no weight of this shape {mask.shape}")
+            raise InputError(f"{path}: {name} is no weight of this shape {mask.shape}")
         if mask.dtype != np.uint8 or (mask > 1).any():
-            raise ValueError(f"{path}: {name}: a mask is uint8, 0 or 1")
+            raise InputError(f"{path}: {name}: a mask is uint8, 0 or 1")
         if outside := np.count_nonzero((mask == 0) & (weights[name] != 0)):
-            raise ValueError(
+            raise InputError(
                 f"{path}: {name}: {outside} weights outside the mask are not zero in {WEIGHTS}"
             )
     for entry in layers.values():
@@ -164,7 +165,7 @@ def _require_masks(folder: Path, weights: Arrays, masks: Arrays, layers: Mapping
                 layer_matrix(masks[entry["weight"]], entry), entry["m"]
             )
             if kept > entry["n"]:
-                raise ValueError(
+                raise InputError(
                     f"{path}: {scheme_name(entry)}: keeps {kept} of {entry['m']}, "
                     f"its scheme says {entry['n']}"
                 )

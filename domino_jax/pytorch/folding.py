@@ -15,6 +15,7 @@ import numpy as np
 from jax.extend import core
 
 from domino_jax.core import paths
+from domino_jax.core.errors import InputError
 from domino_jax.core.masks import Axes
 from domino_jax.pytorch.layouts import inner_jaxprs
 
@@ -113,18 +114,18 @@ def fold(
         epsilon_of: path of each norm's module -> epsilon, as `epsilons` gives them.
 
     Raises:
-        ValueError: a norm without such a convolution or without an epsilon, or there is no norm.
+        InputError: a norm without such a convolution or without an epsilon, or there is no norm.
     """
     norms = [norm for norm in map(_norm_of, stats) if norm is not None]
     if not norms:
-        raise ValueError("there is no batch norm to fold")
+        raise InputError("there is no batch norm to fold")
     new, flat, pairs = dict(params), dict(stats), {}
     for norm in norms:
         kernel = _before(norm)
         if kernel not in params or kernel not in axes:
-            raise ValueError(f"batch norm {norm}: no convolution {kernel} to fold it into")
+            raise InputError(f"batch norm {norm}: no convolution {kernel} to fold it into")
         if norm not in epsilon_of:
-            raise ValueError(f"batch norm {norm}: nothing is seen to be added to its variance")
+            raise InputError(f"batch norm {norm}: nothing is seen to be added to its variance")
         epsilon = epsilon_of[norm]
         var = stats[f"{norm}/var"].astype(np.float64)
         factor = params[f"{norm}/scale"].astype(np.float64) / np.sqrt(var + epsilon)

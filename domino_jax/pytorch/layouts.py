@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from domino_jax.core import paths
+from domino_jax.core.errors import InputError
 from domino_jax.core.masks import Axes
 from domino_jax.trace.layers import find_layers
 
@@ -66,7 +67,7 @@ def kernel_axes(apply: Callable[[Any, Any], Any], params: Any, inputs: Any) -> d
         inputs: as for `find_layers`.
 
     Raises:
-        ValueError: as `find_layers`.
+        InputError: as `find_layers`.
     """
     for m in _GROUP_SIZES:  # any will do: only the axes are read
         try:
@@ -125,14 +126,14 @@ def tensors(
         names: path -> name.
 
     Raises:
-        ValueError: two leaves get one name, or a kernel has no such layout (it is stacked, or has
+        InputError: two leaves get one name, or a kernel has no such layout (it is stacked, or has
             several input or output axes).
     """
     found: dict[str, Tensor] = {}
     for path, leaf in (paths.leaves_by_path(params) | paths.leaves_by_path(stats)).items():
         name = names(path)
         if name in found:
-            raise ValueError(f"{path} and {found[name].path} are both named {name!r} for PyTorch")
+            raise InputError(f"{path} and {found[name].path} are both named {name!r} for PyTorch")
         order, turned = _order(path, len(leaf.shape), axes.get(path))
         shape = tuple(leaf.shape[axis] for axis in order)
         found[name] = Tensor(path, name, order, shape, turned)
@@ -152,7 +153,7 @@ def _order(path: str, rank: int, axes: Axes | None) -> tuple[tuple[int, ...], Ax
     if axes is None:
         return tuple(range(rank)), None
     if axes.stack or len(axes.inputs) != 1 or len(axes.outputs) != 1:
-        raise ValueError(
+        raise InputError(
             f"{path}: PyTorch has no layout for stacked kernels, or for several input or output "
             f"axes (stack {axes.stack}, inputs {axes.inputs}, outputs {axes.outputs})"
         )

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from domino_jax.core.errors import InputError
 from domino_jax.pytorch import exported
 
 FILE = "model.onnx"
@@ -20,7 +21,7 @@ def write(folder: Path) -> None:
     the batch is a free dimension; batch norms stay operations of their own unless folded.
 
     Raises:
-        ValueError: one line; a package is missing, the logits differ from the stored ones, or the
+        InputError: one line; a package is missing, the logits differ from the stored ones, or the
             file has other weights.
     """
     try:
@@ -28,7 +29,7 @@ def write(folder: Path) -> None:
         import onnxruntime  # noqa: PLC0415
         import torch  # noqa: PLC0415
     except ImportError as error:
-        raise ValueError(
+        raise InputError(
             f"format onnx needs torch, onnx, onnxscript and onnxruntime: {error}"
         ) from None
     document, samples = (
@@ -42,7 +43,7 @@ def write(folder: Path) -> None:
     (logits,) = session.run(None, {session.get_inputs()[0].name: inputs})
     apart = np.abs(logits - samples["logits"]).max() / max(np.abs(samples["logits"]).max(), 1e-30)
     if not apart <= TOLERANCE:
-        raise ValueError(f"{FILE}: logits differ by {apart:.1e} from JAX, at most {TOLERANCE:g}")
+        raise InputError(f"{FILE}: logits differ by {apart:.1e} from JAX, at most {TOLERANCE:g}")
     _require_same_weights(onnx, path, folder)
 
 
@@ -81,4 +82,4 @@ def _require_same_weights(onnx: Any, path: Path, folder: Path) -> None:
     for name in exported.read_arrays(folder / exported.MASKS):
         there = onnx.numpy_helper.to_array(tensors[name]) if name in tensors else None
         if there is None or not np.array_equal(there, weights[name].astype(np.float32)):
-            raise ValueError(f"{FILE}: {name} is absent or has other values there")
+            raise InputError(f"{FILE}: {name} is absent or has other values there")

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from domino_jax.core import paths
+from domino_jax.core.errors import InputError
 from domino_jax.core.layers import LayerSpec
 from domino_jax.core.masks import Axes
 from domino_jax.pytorch.layouts import Names, Tensor, counters, from_torch, tensors, torch_name
@@ -54,7 +55,7 @@ def restore(
         params and stats, numpy arrays.
 
     Raises:
-        ValueError: one line; the file cannot be read, holds something else than tensors, or does
+        InputError: one line; the file cannot be read, holds something else than tensors, or does
             not fit the network.
     """
     layout = tensors(params, stats, axes, names)
@@ -64,7 +65,7 @@ def restore(
     try:
         arrays = _joined(found, layout, own)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise InputError(f"{path}: {error}") from None
     new = {key: np.asarray(leaf) for key, leaf in leaves.items()}
     new |= {
         key: array.astype(leaves[key].dtype) for key, array in from_torch(arrays, layout).items()
@@ -85,11 +86,11 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Reads the tensors of a file; low precision comes back as float32.
 
     Raises:
-        ValueError: one line; no such file, damaged, or not a dictionary of tensors.
+        InputError: one line; no such file, damaged, or not a dictionary of tensors.
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path}: there is no such file")
+        raise InputError(f"{path}: there is no such file")
     arrays = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pth(path)
     return {name: _plain(array) for name, array in arrays.items()}
 
@@ -106,14 +107,14 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
         return load_file(path)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: not a safetensors file, or damaged: {_line(error)}") from None
+        raise InputError(f"{path}: not a safetensors file, or damaged: {_line(error)}") from None
 
 
 def _read_pth(path: Path) -> dict[str, np.ndarray]:
     try:
         import torch  # noqa: PLC0415 (an extra)
     except ImportError:
-        raise ValueError(
+        raise InputError(
             f"{path}: reading it needs PyTorch (pip install torch); .safetensors does not"
         ) from None
     try:
@@ -121,12 +122,12 @@ def _read_pth(path: Path) -> dict[str, np.ndarray]:
             warnings.simplefilter("ignore")  # what is unusual about the file is refused or read
             found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of many types, also from damaged archives
-        raise ValueError(
+        raise InputError(
             f"{path}: not a file of tensors alone, or damaged; nothing in it was run: "
             f"{_cause(error)}"
         ) from None
     if not isinstance(found, dict) or not all(isinstance(v, torch.Tensor) for v in found.values()):
-        raise ValueError(
+        raise InputError(
             f"{path}: a state dict, name -> tensor, is wanted; it holds {_kind(found)}"
         )
     return {str(name): _numpy(torch, tensor) for name, tensor in found.items()}
@@ -204,7 +205,7 @@ def _require_same_names(arrays: Mapping[str, Any], wanted: Mapping[str, Any]) ->
     faults = [f"lacks {missing[0]!r} ({len(missing)} in all)"] if missing else []
     faults += [f"has an unexpected {extra[0]!r} ({len(extra)} in all)"] if extra else []
     if faults:
-        raise ValueError(f"a state dict of another network: it {' and '.join(faults)}")
+        raise InputError(f"a state dict of another network: it {' and '.join(faults)}")
 
 
 def _require_fits(name: str, array: np.ndarray, tensor: Tensor) -> None:
@@ -215,9 +216,9 @@ def _require_fits(name: str, array: np.ndarray, tensor: Tensor) -> None:
             if tensor.axes is not None or len(tensor.shape) == 1
             else "a table of positions or tokens has the size that it was trained with"
         )
-        raise ValueError(
+        raise InputError(
             f"{name!r} is {array.shape} in the file, {tensor.shape} in the network "
             f"({tensor.path}); {hint}"
         )
     if array.dtype.name not in _FLOATS:
-        raise ValueError(f"{name!r} is {array.dtype}; allowed are {', '.join(_FLOATS)}")
+        raise InputError(f"{name!r} is {array.dtype}; allowed are {', '.join(_FLOATS)}")

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from domino_jax.core import costs, paths
+from domino_jax.core.errors import InputError
 from domino_jax.pytorch import exported, folding, layouts, semi_structured
 from domino_jax.pytorch.document import Network, describe, level_of, trace_of, write_scheme
 from domino_jax.pytorch.layouts import Names, Tensor
@@ -52,14 +53,14 @@ def export(
         The document of export.json.
 
     Raises:
-        ValueError: one line, and nothing is written: an argument is not allowed, `out` exists, the
+        InputError: one line, and nothing is written: an argument is not allowed, `out` exists, the
             scheme does not fit the network or the weights, or a weight does not fit the dtype.
     """
     paths.require_known([dtype], semi_structured.DTYPES, what="dtype")
     backend = backend or semi_structured.default_backend(dtype)
     paths.require_known([backend], semi_structured.BACKENDS, what="backend")
     if onnx and not network.known:
-        raise ValueError(f"format onnx: PyTorch has no network {network.name!r} to write")
+        raise InputError(f"format onnx: PyTorch has no network {network.name!r} to write")
     with _whole_folder(out) as folder:
         _write(network, folder, dtype, fold_norms, backend, names=names)
         document = exported.check(folder)
@@ -76,10 +77,10 @@ def require_free(out: Path) -> None:
     """Refuses a place where something is.
 
     Raises:
-        ValueError: there is a file, or a folder that is not empty.
+        InputError: there is a file, or a folder that is not empty.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"out {out}: exists already; remove it or choose another")
+        raise InputError(f"out {out}: exists already; remove it or choose another")
 
 
 @contextmanager
@@ -90,7 +91,7 @@ def _whole_folder(out: Path) -> Iterator[Path]:
     try:
         partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=parent))
     except OSError as error:
-        raise ValueError(f"out {out}: cannot be written ({error.strerror})") from None
+        raise InputError(f"out {out}: cannot be written ({error.strerror})") from None
     try:
         whole = partial / "export"  # `partial` itself lets nobody but the owner in
         whole.mkdir()
@@ -148,7 +149,7 @@ def _masks(network: Network, params: Mapping[str, np.ndarray]) -> dict[str, np.n
     """Returns the masks of the layers with N < M, uint8, in our layout.
 
     Raises:
-        ValueError: the scheme does not fit, or a weight outside the masks is not zero.
+        InputError: the scheme does not fit, or a weight outside the masks is not zero.
     """
     levels = costs.levels(network.scheme, network.layers)
     masks = jax.jit(lambda params: make_masks(params, network.layers, levels))(network.model.params)
@@ -157,7 +158,7 @@ def _masks(network: Network, params: Mapping[str, np.ndarray]) -> dict[str, np.n
     for path, mask in found.items():
         if more := np.count_nonzero(params[path][~mask]):
             which = ", ".join(str(network.scheme[s.name]) for s in network.layers if s.path == path)
-            raise ValueError(f"{path}: {more} weights more than its {which} allows are not zero")
+            raise InputError(f"{path}: {more} weights more than its {which} allows are not zero")
     return {path: mask.astype(np.uint8) for path, mask in found.items()}
 
 
@@ -177,7 +178,7 @@ def _folded(
     folded = folding.fold(params, stats, axes, epsilons)
     apart = relative_difference(_logits(network, folded.params, folded.stats), before)
     if not apart <= FOLD_TOLERANCE:
-        raise ValueError(
+        raise InputError(
             f"folding batch norms changes the logits by {apart:.1e} of their size: the network "
             "does not compute each norm right after the convolution of its name"
         )
@@ -196,7 +197,7 @@ def _rounded(path: str, array: np.ndarray, dtype: str) -> np.ndarray:
     with np.errstate(over="ignore"):  # what overflows is refused below
         low = array.astype(jnp.dtype(dtype))
     if not np.isfinite(low.astype(np.float32)).all():
-        raise ValueError(f"{path}: has values that {dtype} cannot hold; bfloat16 and float32 can")
+        raise InputError(f"{path}: has values that {dtype} cannot hold; bfloat16 and float32 can")
     return low
 
 

@@ -23,6 +23,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from domino_jax.core import paths as named
+from domino_jax.core.errors import InputError
 
 _MANIFEST = "leaves.json"
 _FORMAT = 1
@@ -84,20 +85,20 @@ def save(folder: str | os.PathLike[str], step: int, tree: Any, *, keep: int = 3)
         keep: how many steps stay, at least 1.
 
     Raises:
-        ValueError: a leaf that cannot be saved, two leaves of one path, an empty tree, a later
+        InputError: a leaf that cannot be saved, two leaves of one path, an empty tree, a later
             step is there, or keep or step out of range.
     """
     folder = Path(folder).absolute()
     if keep < 1 or step < 0:
-        raise ValueError(f"keep must be at least 1 and step at least 0, got {keep} and {step}")
+        raise InputError(f"keep must be at least 1 and step at least 0, got {keep} and {step}")
     last = latest(folder)
     if last is not None and last > step:
-        raise ValueError(f"{folder}: step {step} cannot be saved after step {last}")
+        raise InputError(f"{folder}: step {step} cannot be saved after step {last}")
     leaves = _leaves(tree)
     specs = {path: _spec(path, leaf) for path, leaf in leaves.items()}
     full = {path: leaf for path, leaf in leaves.items() if 0 not in specs[path].shape}
     if not full:
-        raise ValueError(f"{folder}: there is nothing to save in an empty tree")
+        raise InputError(f"{folder}: there is nothing to save in an empty tree")
     whole = folder / f"{step}.new"
     if jax.process_index() == 0:
         folder.mkdir(parents=True, exist_ok=True)
@@ -122,15 +123,15 @@ def restore(folder: str | os.PathLike[str], template: Any, step: int | None = No
         step: the last one if None.
 
     Raises:
-        ValueError: one line; there is no such step, it is no checkpoint or is damaged, or the
+        InputError: one line; there is no such step, it is no checkpoint or is damaged, or the
             first path that the checkpoint lacks, has too many or with another dtype or shape.
     """
     folder = Path(folder).absolute()
     found = steps(folder)
     if not found:
-        raise ValueError(f"{folder}: there is no checkpoint in this folder")
+        raise InputError(f"{folder}: there is no checkpoint in this folder")
     if step is not None and step not in found:
-        raise ValueError(f"{folder}: there is no step {step}, only {_some(found)}")
+        raise InputError(f"{folder}: there is no step {step}, only {_some(found)}")
     chosen = folder / str(found[-1] if step is None else step)
     return _restore(chosen, template, _read_manifest(chosen))
 
@@ -143,7 +144,7 @@ def restore_parts(path: str | os.PathLike[str], template: Mapping[str, Any]) -> 
         template: part to its template, as for `restore`. Within a part nothing is left out.
 
     Raises:
-        ValueError: as `restore`.
+        InputError: as `restore`.
     """
     chosen, manifest = _parts(path, template)
     return dict(_restore(chosen, dict(template), manifest))
@@ -153,7 +154,7 @@ def require_fits(path: str | os.PathLike[str], template: Mapping[str, Any]) -> N
     """Refuses what `restore_parts` would refuse, without reading the arrays.
 
     Raises:
-        ValueError: as `restore`, but for damaged arrays.
+        InputError: as `restore`, but for damaged arrays.
     """
     chosen, manifest = _parts(path, template)
     specs = {leaf: _spec(leaf, like) for leaf, like in _leaves(dict(template)).items()}
@@ -173,7 +174,7 @@ def _parts(path: str | os.PathLike[str], template: Mapping[str, Any]) -> tuple[P
 def _leaves(tree: Any) -> dict[str, Any]:
     leaves = named.leaves_by_path(tree)
     if len(leaves) != len(jax.tree.leaves(tree)):
-        raise ValueError("two leaves of the tree have the same path, such as keys 1 and '1'")
+        raise InputError("two leaves of the tree have the same path, such as keys 1 and '1'")
     return leaves
 
 
@@ -184,7 +185,7 @@ def _spec(path: str, leaf: Any) -> _Spec:
     numeric = dtype is not None and jax.dtypes.issubdtype(dtype, np.number)
     if not numeric and dtype != np.bool_:
         what = type(leaf).__name__ if dtype is None else dtype
-        raise ValueError(f"leaf {path!r}: checkpoints hold arrays of numbers or bools, not {what}")
+        raise InputError(f"leaf {path!r}: checkpoints hold arrays of numbers or bools, not {what}")
     return _Spec(str(dtype), tuple(array.shape))
 
 
@@ -253,12 +254,12 @@ def _read_manifest(folder: Path) -> _Manifest:
     """Reads what a step holds.
 
     Raises:
-        ValueError: the folder is not a checkpoint of this program.
+        InputError: the folder is not a checkpoint of this program.
     """
     try:
         document = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
         if document["format"] != _FORMAT:
-            raise ValueError(f"format {document['format']!r} is unknown, expected {_FORMAT}")
+            raise InputError(f"format {document['format']!r} is unknown, expected {_FORMAT}")
         specs = {
             path: _Spec(dtype, tuple(shape)) for path, (dtype, shape) in document["leaves"].items()
         }
@@ -267,7 +268,7 @@ def _read_manifest(folder: Path) -> _Manifest:
         reason = f"{_MANIFEST}: {error.strerror}"
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         reason = f"{_MANIFEST}: {error}"
-    raise ValueError(f"{folder}: not a checkpoint of this program, or a damaged one ({reason})")
+    raise InputError(f"{folder}: not a checkpoint of this program, or a damaged one ({reason})")
 
 
 def _restore(folder: Path, template: Any, manifest: _Manifest) -> Any:
@@ -280,7 +281,7 @@ def _restore(folder: Path, template: Any, manifest: _Manifest) -> Any:
     for path, spec in specs.items():
         host.setdefault(path, np.empty(spec.shape, spec.dtype))
         if _spec(path, host[path]) != spec:
-            raise ValueError(f"{folder}: damaged checkpoint: {path!r} is not {spec}")
+            raise InputError(f"{folder}: damaged checkpoint: {path!r} is not {spec}")
     placed = [_place(path, leaf, host[path]) for path, leaf in leaves.items()]
     return jax.tree.unflatten(jax.tree.structure(template), placed)
 
@@ -291,10 +292,10 @@ def _require_same(folder: Path, saved: Mapping[str, _Spec], expected: Mapping[st
     faults = [f"lacks {missing[0]!r} ({len(missing)} in all)"] if missing else []
     faults += [f"has an unexpected {extra[0]!r} ({len(extra)} in all)"] if extra else []
     if faults:
-        raise ValueError(f"{folder}: the checkpoint {' and '.join(faults)}")
+        raise InputError(f"{folder}: the checkpoint {' and '.join(faults)}")
     for path, spec in expected.items():
         if saved[path] != spec:
-            raise ValueError(f"{folder}: {path!r} is {saved[path]} here, expected {spec}")
+            raise InputError(f"{folder}: {path!r} is {saved[path]} here, expected {spec}")
 
 
 def _require_whole(folder: Path, files: Mapping[str, list[int]]) -> None:
@@ -303,12 +304,12 @@ def _require_whole(folder: Path, files: Mapping[str, list[int]]) -> None:
         try:
             found = _size_and_sum(folder / name)
         except OSError as error:
-            raise ValueError(f"{folder / name}: damaged checkpoint: {error.strerror}") from None
+            raise InputError(f"{folder / name}: damaged checkpoint: {error.strerror}") from None
         if found != expected:
             sums = " and ".join(
                 f"{size} bytes, CRC-32 {crc:08x}" for size, crc in (expected, found)
             )
-            raise ValueError(f"{folder / name}: damaged checkpoint: saved and found are {sums}")
+            raise InputError(f"{folder / name}: damaged checkpoint: saved and found are {sums}")
 
 
 def _read(folder: Path, paths: list[str]) -> dict[str, np.ndarray]:
@@ -322,7 +323,7 @@ def _read(folder: Path, paths: list[str]) -> dict[str, np.ndarray]:
             return dict(checkpointer.restore(folder, args=args))
     except Exception as error:  # Orbax and TensorStore raise many types
         lines = str(error).splitlines() or [type(error).__name__]
-        raise ValueError(f"{folder}: Orbax cannot read the checkpoint: {lines[0]}") from error
+        raise InputError(f"{folder}: Orbax cannot read the checkpoint: {lines[0]}") from error
 
 
 def _place(path: str, like: Any, host: np.ndarray) -> Any:
@@ -340,7 +341,7 @@ def _place(path: str, like: Any, host: np.ndarray) -> Any:
     else:
         placed = jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
     if placed.dtype != host.dtype:
-        raise ValueError(f"leaf {path!r}: {host.dtype} needs a numpy template or jax_enable_x64")
+        raise InputError(f"leaf {path!r}: {host.dtype} needs a numpy template or jax_enable_x64")
     return placed
 
 

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from domino_jax.allocate.domino import fewest_votes
 from domino_jax.core import costs
+from domino_jax.core.errors import InputError
 from domino_jax.core.layers import LayerSpec
 from domino_jax.core.paths import leaves_by_path
 from domino_jax.data import Batches, Data
@@ -29,7 +30,7 @@ def require_usable(workdir: Path) -> None:
     """Refuses a work directory in which something would fail at the end of a run.
 
     Raises:
-        ValueError: a folder that is a file or cannot be written, or a JSON file that is broken.
+        InputError: a folder that is a file or cannot be written, or a JSON file that is broken.
     """
     for folder in PHASES:
         if (workdir / folder).exists():
@@ -42,13 +43,13 @@ def require_batches(config: ConfigDict, data: Data) -> None:
     """Refuses batches that the devices cannot share, or that the data set cannot fill.
 
     Raises:
-        ValueError: the setting, and what is allowed.
+        InputError: the setting, and what is allowed.
     """
     for phase in PHASES:
         batch = config[phase].batch
         mesh.require_divides(batch, f"{phase}.batch")
         if batch > data.train_size:
-            raise ValueError(
+            raise InputError(
                 f"{phase}.batch: at most the {data.train_size} training examples of "
                 f"{config.data.name!r} are wanted, got {batch}"
             )
@@ -58,7 +59,7 @@ def require_outputs(name: str, model: Model, data: Data) -> None:
     """Refuses a network that does not return (outputs [B, ..., C], stats) with C >= classes.
 
     Raises:
-        ValueError: what it returns, or why it does not (see `models.create`).
+        InputError: what it returns, or why it does not (see `models.create`).
     """
 
     def train(params: Any, stats: Any, inputs: Any) -> Any:
@@ -68,24 +69,24 @@ def require_outputs(name: str, model: Model, data: Data) -> None:
     two = jax.tree.map(lambda x: jax.ShapeDtypeStruct((2, *x.shape[1:]), x.dtype), data.example)
     made = jax.eval_shape(train, model.params, model.stats, two)
     if not isinstance(made, tuple) or len(made) != 2:
-        raise ValueError(f"model {name!r}: apply must return (outputs, stats), got {_kind(made)}")
+        raise InputError(f"model {name!r}: apply must return (outputs, stats), got {_kind(made)}")
     outputs, stats = made
     shape = getattr(outputs, "shape", None)
     if not shape or shape[-1] < data.classes:
         found = f"outputs {_kind(outputs)}" if shape is None else f"outputs of shape {shape}"
-        raise ValueError(
+        raise InputError(
             f"model {name!r}: an array of outputs [B, ..., C] with C of at least the "
             f"{data.classes} classes of the data is wanted, got {found}"
         )
     if shape[0] != 2:
-        raise ValueError(
+        raise InputError(
             f"model {name!r}: apply must keep the examples along the first axis of its outputs: "
             f"of 2 examples it makes outputs of shape {shape}"
         )
     wanted, got = _specs(model.stats), _specs(stats)
     for path in [*wanted, *got]:
         if wanted.get(path) != got.get(path):
-            raise ValueError(
+            raise InputError(
                 f"model {name!r}: apply must return stats like those of the model, where {path!r} "
                 f"is {wanted.get(path, 'absent')}; got {got.get(path, 'none')}"
             )
@@ -99,24 +100,24 @@ def require_init(init: str, template: Mapping[str, Any]) -> None:
         template: as for `checkpoint.restore_parts`.
 
     Raises:
-        ValueError: where it was looked for, and what is wrong.
+        InputError: where it was looked for, and what is wrong.
     """
     if not init:
         return
     path = Path(init)
     if not path.is_dir():
         fault = "is no folder" if path.exists() else "does not exist"
-        raise ValueError(
+        raise InputError(
             f"init: {init} {fault}; a folder that holds checkpoints, or a file that ends in "
             f"{' or '.join(SUFFIXES)}, is wanted"
         )
     inside = [str(sub) for sub in sorted(path.iterdir()) if checkpoint.latest(sub) is not None]
     if inside and checkpoint.latest(path) is None:
-        raise ValueError(f"init: {init} is no checkpoint, but has some in {', '.join(inside)}")
+        raise InputError(f"init: {init} is no checkpoint, but has some in {', '.join(inside)}")
     try:
         checkpoint.require_fits(path, template)
     except ValueError as error:
-        raise ValueError(f"init: {error}") from None
+        raise InputError(f"init: {error}") from None
 
 
 def require_votes(settings: ConfigDict, layers: tuple[LayerSpec, ...], cost: costs.Cost) -> None:
@@ -128,12 +129,12 @@ def require_votes(settings: ConfigDict, layers: tuple[LayerSpec, ...], cost: cos
         cost: what the budget counts.
 
     Raises:
-        ValueError: the steps that it needs at the least, or the budget is out of reach.
+        InputError: the steps that it needs at the least, or the budget is out of reach.
     """
     votes = fewest_votes(layers, settings.budget, cost)
     needed = (votes - 1) * settings.vote_every + 1  # the first step votes
     if settings.max_steps < needed:
-        raise ValueError(
+        raise InputError(
             f"search.max_steps: {needed} or more are wanted, since the budget needs {votes} votes, "
             f"one every {settings.vote_every} steps; got {settings.max_steps}"
         )
@@ -148,15 +149,15 @@ def require_labels(batch: Mapping[str, Any], classes: int, name: str) -> None:
         name: of the batch, such as 'training batch 3'.
 
     Raises:
-        ValueError: what its labels are.
+        InputError: what its labels are.
     """
     missing = [key for key in ("inputs", "labels") if key not in batch]
     if missing:
-        raise ValueError(f"{name} of the data has no {missing[0]!r}, only {sorted(batch)}")
+        raise InputError(f"{name} of the data has no {missing[0]!r}, only {sorted(batch)}")
     labels = np.asarray(batch["labels"])
     integers = np.issubdtype(labels.dtype, np.integer)
     if not integers or labels.min() < 0 or labels.max() >= classes:
-        raise ValueError(
+        raise InputError(
             f"{name} of the data: labels are integers from 0 to {classes - 1}, got "
             f"{labels.dtype} from {labels.min()} to {labels.max()}"
         )

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from domino_jax.core.errors import InputError
 from domino_jax.pytorch.state_dict import is_torch_file
 from domino_jax.run import checkpoint
 from domino_jax.run.experiment import Experiment, torch_weights, weights_of
@@ -32,11 +33,11 @@ def require_trained(exp: Experiment) -> None:
     """Refuses a work directory whose dense network is needed and not trained to its end.
 
     Raises:
-        ValueError: how far it is.
+        InputError: how far it is.
     """
     steps, made = planned_steps(exp.phase("dense")), checkpoint.latest(exp.workdir / "dense") or 0
     if not exp.config.init and made < steps:
-        raise ValueError(
+        raise InputError(
             f"{exp.workdir / 'dense'}: the dense network is not trained yet, step {made} of "
             f"{steps}: run search.py or train.py first"
         )
@@ -46,7 +47,7 @@ def dense_weights(exp: Experiment) -> tuple[Any, Any]:
     """Returns the dense network's params and stats: of `init`, or of the work directory.
 
     Raises:
-        ValueError: the checkpoint does not fit the network, or the training is not finished.
+        InputError: the checkpoint does not fit the network, or the training is not finished.
     """
     require_trained(exp)
     if is_torch_file(exp.config.init):

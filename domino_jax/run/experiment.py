@@ -61,7 +61,7 @@ def build(config: ConfigDict, workdir: Path, should_stop: Callable[[], bool]) ->
     """Makes the parts that a config names; nothing is trained.
 
     Raises:
-        ValueError: a setting is wrong.
+        InputError: a setting is wrong.
     """
     check(config)
     devices.require_devices()
@@ -88,7 +88,7 @@ def assemble(
     """Makes the parts of a run on opened data; writes nothing.
 
     Raises:
-        ValueError: a setting is wrong.
+        InputError: a setting is wrong.
     """
     checks.require_batches(config, data)
     model = _models.create(
@@ -113,7 +113,7 @@ def read_scheme(path: Path, layers: tuple[LayerSpec, ...]) -> Scheme:
     """Reads a scheme file for the layers of a network: ours, or the paper's text (`.txt`).
 
     Raises:
-        ValueError: it cannot be read, or the text is of another network.
+        InputError: it cannot be read, or the text is of another network.
     """
     if path.suffix == published.SUFFIX:
         return published.load_published(path, costs.signatures(layers))
@@ -144,7 +144,7 @@ def torch_weights(
     """Reads the state dict that `init` names; without `init_head` the last layer stays fresh.
 
     Raises:
-        ValueError: the file is broken or of another network.
+        InputError: the file is broken or of another network.
     """
     axes = layouts.kernel_axes(forward_of(model), model.params, example)
     fresh = None if config.init_head else state_dict.head_of(layers)

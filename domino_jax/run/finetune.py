@@ -9,6 +9,7 @@ import jax
 from rich.table import Table
 
 from domino_jax.core import costs
+from domino_jax.core.errors import InputError
 from domino_jax.core.scheme import Scheme
 from domino_jax.data import stream
 from domino_jax.run import checkpoint, monitor, provenance, workdir
@@ -43,7 +44,7 @@ def train_scheme(exp: Experiment, *, anew: bool = False) -> None:
     Goes on from what the work directory holds, or forgets its training first if `anew`.
 
     Raises:
-        ValueError: the scheme is missing or belongs to another network, or the work directory was
+        InputError: the scheme is missing or belongs to another network, or the work directory was
             made with other settings.
     """
     found = _scheme(exp)
@@ -66,7 +67,7 @@ def evaluate_only(exp: Experiment) -> None:
     """Evaluates the dense network and whatever the work directory holds, and prints it.
 
     Raises:
-        ValueError: the dense network is not trained, there is no scheme, or the work directory
+        InputError: the dense network is not trained, there is no scheme, or the work directory
             was made with other settings.
     """
     found = _scheme(exp)
@@ -84,7 +85,7 @@ def _path(exp: Experiment) -> Path:
 def _scheme(exp: Experiment) -> Scheme:
     path = _path(exp)
     if not path.exists():
-        raise ValueError(
+        raise InputError(
             f"{path}: there is no scheme; run search.py first with the same --config and "
             "--workdir, or name another one by --config.scheme=FILE"
         )
@@ -95,7 +96,7 @@ def _levels(exp: Experiment, found: Scheme) -> Any:
     try:
         return costs.levels(found, exp.layers)
     except ValueError as error:
-        raise ValueError(f"{_path(exp)}: {error}") from None
+        raise InputError(f"{_path(exp)}: {error}") from None
 
 
 def _evaluate(exp: Experiment, found: Scheme, dense: tuple[Any, Any]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
+from domino_jax.core.errors import InputError
 from domino_jax.core.paths import require_known
 from domino_jax.run import settings
 
@@ -34,11 +35,11 @@ def require_config(value: Any) -> None:
     """Refuses what a config file gave if it is no ConfigDict.
 
     Raises:
-        ValueError: what it is.
+        InputError: what it is.
         OSError: the file could not be loaded.
     """
     if not hasattr(value, "keys") or not isinstance(value, ConfigDict):
-        raise ValueError(
+        raise InputError(
             f"get_config() must return a ConfigDict, as {settings.START} does, got "
             f"{'nothing' if value is None else type(value).__name__}"
         )
@@ -152,7 +153,7 @@ def _text(error: BaseException) -> str:
         near = [name for end in ends for name in by_end[end]][:5]
         return f"unknown setting {key!r}; nearest: {', '.join(near) or 'none'}"
     first = next(iter(str(error).splitlines()), "")
-    return first if type(error) is ValueError else f"{type(error).__name__}: {first}"
+    return first if type(error) in (ValueError, InputError) else f"{type(error).__name__}: {first}"
 
 
 def _unknown_key(error: BaseException) -> str:

@@ -15,6 +15,7 @@ import jax
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
+from domino_jax.core.errors import InputError
 from domino_jax.core.scheme import Scheme
 from domino_jax.run import checkpoint, workdir
 from domino_jax.run.settings import defaults, flat
@@ -44,7 +45,7 @@ def begin_search(folder: Path, config: ConfigDict, *, data: str, anew: bool) -> 
         anew: forget everything there: checkpoints, events, scheme, results, settings.
 
     Raises:
-        ValueError: it was made with other settings, or holds files of another origin.
+        InputError: it was made with other settings, or holds files of another origin.
     """
     parts = _of_search(config, data)
     made = _read(folder, FILES)
@@ -66,7 +67,7 @@ def begin_train(folder: Path, config: ConfigDict, found: Scheme, *, data: str, a
         anew: forget what train.py wrote there; the dense network and the search stay.
 
     Raises:
-        ValueError: it was made with other settings, or holds files of another origin.
+        InputError: it was made with other settings, or holds files of another origin.
     """
     require_train(folder, config, found, data=data, anew=anew)
     parts = _of_train(config, found, data)
@@ -79,7 +80,7 @@ def require_train(
     """Refuses what `begin_train` refuses; changes nothing.
 
     Raises:
-        ValueError: as `begin_train`.
+        InputError: as `begin_train`.
     """
     parts = _of_train(config, found, data) | _searched(config)
     made = _read(folder, FILES[1:])
@@ -93,7 +94,7 @@ def begin_evaluation(folder: Path, config: ConfigDict, found: Scheme, *, data: s
     """Starts an evaluation of what a work directory holds.
 
     Raises:
-        ValueError: as `begin_train`.
+        InputError: as `begin_train`.
     """
     require_train(folder, config, found, data=data)
     _once(lambda: _begin(folder, {"common": _common(config, data)}, None))
@@ -128,7 +129,7 @@ def _settings(config: ConfigDict, names: Iterable[str]) -> dict[str, Any]:
         return {key: json.loads(json.dumps(given[key])) for key in given if key not in FREE}
     except (TypeError, ValueError):
         faults = [key for key, value in given.items() if not _is_plain(value)]
-        raise ValueError(
+        raise InputError(
             f"{faults[0]}: numbers, text, None and tuples of these are wanted, "
             f"got {given[faults[0]]!r}"
         ) from None
@@ -148,12 +149,12 @@ def _read(folder: Path, foreign: Iterable[str]) -> dict[str, Part]:
     if not document:
         found = [name for name in (*PHASES, *foreign) if (folder / name).exists()]
         if found:
-            raise ValueError(
+            raise InputError(
                 f"workdir {folder} holds {found[0]} but no {RECORD} that tells how it was made; "
                 "choose another --workdir"
             )
     elif {key: document.get(key) for key in OURS} != OURS:
-        raise ValueError(
+        raise InputError(
             f"{folder / RECORD} is no record of this program; choose another --workdir"
         )
     if _is_bare(folder):
@@ -185,7 +186,7 @@ def _require_same(
         forgetting = "--anew"
         kept += [] if config.scheme else [f"--config.scheme={folder / 'scheme.json'}"]
     keeping = f" (with {' '.join(kept)})" if kept else ""
-    raise ValueError(
+    raise InputError(
         f"workdir {folder} was made with other settings: {'; '.join(texts)}; choose another "
         f"--workdir{keeping}, or start anew with {forgetting}"
     )
@@ -214,7 +215,7 @@ def _differences(made: Part, part: Part) -> list[str]:
 def _require_outside(init: str, folder: Path, phases: Iterable[str]) -> None:
     for phase in phases if init else ():
         if Path(init).resolve().is_relative_to((folder / phase).resolve()):
-            raise ValueError(f"init {init}: --anew would remove it; copy it elsewhere")
+            raise InputError(f"init {init}: --anew would remove it; copy it elsewhere")
 
 
 def _once(act: Callable[[], None]) -> None:

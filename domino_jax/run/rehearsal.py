@@ -39,7 +39,7 @@ def rehearse(config: ConfigDict) -> None:
     """Tries each phase of a config, and prints what it would do.
 
     Raises:
-        ValueError: a setting is wrong, or the parts do not fit together.
+        InputError: a setting is wrong, or the parts do not fit together.
     """
     check(config)
     spec = _data.spec(config.data.name, data_dir=config.data.dir, **data_options(config))
@@ -85,7 +85,7 @@ def _scheme(exp: Experiment) -> Scheme | None:
     """Returns the scheme, where no search has to find it.
 
     Raises:
-        ValueError: the search cannot reach the budget, or the scheme is of another network.
+        InputError: the search cannot reach the budget, or the scheme is of another network.
     """
     settings = exp.config.search
     if exp.config.scheme:

@@ -35,7 +35,7 @@ def find_scheme(exp: Experiment, *, anew: bool = False) -> None:
     Goes on from what the work directory holds, or forgets it first if `anew`.
 
     Raises:
-        ValueError: the budget is out of reach, the search stands still, or the work directory was
+        InputError: the budget is out of reach, the search stands still, or the work directory was
             made with other settings.
     """
     settings = exp.config.search

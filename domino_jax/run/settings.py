@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from domino_jax.allocate.pace import PACES
+from domino_jax.core.errors import InputError
 from domino_jax.core.layers import require_rules
 from domino_jax.core.paths import require_known
 from domino_jax.pytorch.state_dict import SUFFIXES, is_torch_file
@@ -100,20 +101,20 @@ def check(config: ConfigDict) -> None:
     """Refuses settings that are unknown, missing, of the wrong kind or out of range.
 
     Raises:
-        ValueError: the first wrong key, what came and what is allowed.
+        InputError: the first wrong key, what came and what is allowed.
     """
     known = dict(flat(defaults()))
     given = dict(flat(config))
     for group in groups():
         if group in given:
-            raise ValueError(f"{wanted(group)}, got {given[group]!r}")
+            raise InputError(f"{wanted(group)}, got {given[group]!r}")
     own = [key for key in given if not key.startswith(FACTORY_OPTIONS)]
     require_known(own, list(known), what="setting")
     for key in known:
         if key not in given:
-            raise ValueError(f"setting {key} is missing; start from {START}")
+            raise InputError(f"setting {key} is missing; start from {START}")
         if not _allows(key, given[key]):
-            raise ValueError(f"{wanted(key)}, got {given[key]!r}")
+            raise InputError(f"{wanted(key)}, got {given[key]!r}")
     _require_final_candidate(given)
     _require_pace(given)
     _require_term(given)
@@ -161,19 +162,19 @@ def _allows(key: str, value: Any) -> bool:
 def _require_final_candidate(given: dict[str, Any]) -> None:
     m, candidates = given["search.m"], given["search.candidates"]
     if candidates is not None and candidates[-1] != m:
-        raise ValueError(f"search.candidates: must end in search.m = {m}, got {candidates}")
+        raise InputError(f"search.candidates: must end in search.m = {m}, got {candidates}")
 
 
 def _require_pace(given: dict[str, Any]) -> None:
     weights = ("search.macs_weight", "search.erk_weight")
     if given["search.pace"] == "domino" and all(given[key] == 0 for key in weights):
-        raise ValueError(f"{' and '.join(weights)}: one must be above 0, or no layer ever decays")
+        raise InputError(f"{' and '.join(weights)}: one must be above 0, or no layer ever decays")
 
 
 def _require_term(given: dict[str, Any]) -> None:
     method, optimizer = given["train.method"], given["train.optimizer"]
     if method != "sr_ste" and optimizer not in DENSE_OPTIMIZERS:
-        raise ValueError(
+        raise InputError(
             f"train.optimizer: one of {', '.join(map(repr, DENSE_OPTIMIZERS))} is wanted where "
             f"train.method is {method!r}, got {optimizer!r}"
         )
@@ -181,7 +182,7 @@ def _require_term(given: dict[str, Any]) -> None:
 
 def _require_torch_init(given: dict[str, Any]) -> None:
     if not given["init_head"] and not is_torch_file(given["init"]):
-        raise ValueError(
+        raise InputError(
             f"init_head: False needs an init that ends in {' or '.join(SUFFIXES)}, "
             f"got {given['init']!r}"
         )
@@ -190,7 +191,7 @@ def _require_torch_init(given: dict[str, Any]) -> None:
 def _require_short_warmup(given: dict[str, Any], phase: str) -> None:
     warmup, epochs = given[f"{phase}.warmup_epochs"], given[f"{phase}.epochs"]
     if warmup > epochs:
-        raise ValueError(
+        raise InputError(
             f"{phase}.warmup_epochs: at most {phase}.epochs = {epochs:g} is wanted, got {warmup:g}"
         )
 

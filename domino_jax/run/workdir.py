@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from domino_jax.core.errors import InputError
 from domino_jax.core.files import write_text
 
 LOCK = ".lock"
@@ -19,7 +20,7 @@ def prepare(workdir: Path) -> None:
     """Makes the work directory.
 
     Raises:
-        ValueError: it cannot be made or written.
+        InputError: it cannot be made or written.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -27,7 +28,7 @@ def prepare(workdir: Path) -> None:
             pass
     except OSError as error:
         reason = "it is a file" if workdir.is_file() else error.strerror
-        raise ValueError(f"workdir {workdir}: cannot be written ({reason})") from None
+        raise InputError(f"workdir {workdir}: cannot be written ({reason})") from None
 
 
 @contextmanager
@@ -35,7 +36,7 @@ def taken(workdir: Path) -> Iterator[None]:
     """Makes and locks a work directory; folders that it made and that stay empty go again.
 
     Raises:
-        ValueError: as `prepare` and `locked`.
+        InputError: as `prepare` and `locked`.
     """
     made: list[Path] = []
     with suppress(OSError):  # what cannot be looked at, `prepare` refuses
@@ -63,25 +64,25 @@ def locked(workdir: Path) -> Iterator[None]:
     """Keeps other processes off a work directory, until the end of the context or the process.
 
     Raises:
-        ValueError: another process works there, or the file system has no locks.
+        InputError: another process works there, or the file system has no locks.
     """
     try:
         file = (workdir / LOCK).open("a+")
     except OSError as error:
-        raise ValueError(f"workdir {workdir}: cannot be locked ({error.strerror})") from None
+        raise InputError(f"workdir {workdir}: cannot be locked ({error.strerror})") from None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             owner = f"process {number}" if (number := file.read().strip()) else "another process"
-            raise ValueError(
+            raise InputError(
                 f"workdir {workdir}: {owner} is at work there; wait for it, or choose another"
             ) from None
         except OSError as error:
-            raise ValueError(f"workdir {workdir}: cannot be locked ({error.strerror})") from None
+            raise InputError(f"workdir {workdir}: cannot be locked ({error.strerror})") from None
         if not _is_there(workdir / LOCK, file):
-            raise ValueError(f"workdir {workdir}: another process has just left it; try again")
+            raise InputError(f"workdir {workdir}: another process has just left it; try again")
         # Not removed where there are results: another process may have opened it by now.
         file.truncate(0)
         file.write(str(os.getpid()))
@@ -101,16 +102,16 @@ def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object; {} if there is no such file.
 
     Raises:
-        ValueError: the file is broken or holds something else.
+        InputError: the file is broken or holds something else.
     """
     if not path.exists():
         return {}
     try:
         document = json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"{path}: broken JSON ({error})") from None
+        raise InputError(f"{path}: broken JSON ({error})") from None
     if not isinstance(document, dict):
-        raise ValueError(f"{path}: a JSON object is wanted, got a {type(document).__name__}")
+        raise InputError(f"{path}: a JSON object is wanted, got a {type(document).__name__}")
     return document
 
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from domino_jax.core import paths
+from domino_jax.core.errors import InputError
 from domino_jax.core.layers import (
     DEPTHWISE,
     LayerSpec,
@@ -72,7 +73,7 @@ def find_layers(
         product (reshaped to a kernel, say) is listed too, and stays dense.
 
     Raises:
-        ValueError: m, candidates or a rule is not allowed, a rule matches no parameter or asks for
+        InputError: m, candidates or a rule is not allowed, a rule matches no parameter or asks for
             groups that do not fit its layer, or no layer can be grouped.
     """
     chosen = checked_candidates(m, candidates)
@@ -92,7 +93,7 @@ def find_layers(
         found += zip(_order(kernel), _layers(path, leaf, kernel, chosen, rule), strict=True)
     layers = tuple(layer for _, layer in sorted(found, key=operator.itemgetter(0)))
     if not any(layer.candidates for layer in layers):
-        raise ValueError(_nothing(layers, m))
+        raise InputError(_nothing(layers, m))
     return layers
 
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
+from domino_jax.core.errors import InputError
 from domino_jax.core.paths import path_of
 from domino_jax.trace import elementwise, moves, products, views
 from domino_jax.trace.products import Use
@@ -30,13 +31,13 @@ def arrays_by_path(tree: Any) -> dict[str, jax.ShapeDtypeStruct]:
     """Lists shape and dtype of every array leaf by path; leaves that are no arrays are left out.
 
     Raises:
-        ValueError: two leaves have the same path.
+        InputError: two leaves have the same path.
     """
     found: dict[str, jax.ShapeDtypeStruct] = {}
     for keys, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
         path = path_of(keys)
         if path in found:
-            raise ValueError(f"two parameters have the path {path!r}; rename one of them")
+            raise InputError(f"two parameters have the path {path!r}; rename one of them")
         if _is_array(leaf):
             found[path] = _struct(leaf)
     return found

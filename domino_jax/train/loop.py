@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from domino_jax.allocate.domino import Search, SearchState
+from domino_jax.core.errors import InputError
 from domino_jax.core.layers import LayerSpec
 from domino_jax.core.paths import leaves_by_path
 from domino_jax.train.losses import Apply, Batch, Loss
@@ -58,7 +59,7 @@ class Diverged(FloatingPointError):  # noqa: N818 (reads as a sentence)
         self.step = step
 
 
-class Stuck(ValueError):  # noqa: N818 (reads as a sentence: raise Stuck(why))
+class Stuck(InputError):  # noqa: N818 (reads as a sentence: raise Stuck(why))
     """A search will not reach its budget; its state before the last vote is saved."""
 
 

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from domino_jax.core.errors import InputError
+
 Batch = Mapping[str, jax.Array]
 Loss = Callable[[jax.Array, Batch], jax.Array]
 Apply = Callable[..., tuple[Any, Any]]  # of a `Model`
@@ -19,10 +21,10 @@ def cross_entropy(label_smoothing: float = 0.0) -> Loss:
     """Makes the mean softmax cross-entropy of outputs [B, ..., C] and labels [B, ...].
 
     Raises:
-        ValueError: the smoothing is outside [0, 1); of the loss: labels of another shape.
+        InputError: the smoothing is outside [0, 1); of the loss: labels of another shape.
     """
     if not 0 <= label_smoothing < 1:
-        raise ValueError(f"label_smoothing: [0, 1) is wanted, got {label_smoothing!r}")
+        raise InputError(f"label_smoothing: [0, 1) is wanted, got {label_smoothing!r}")
 
     def loss(outputs: jax.Array, batch: Batch) -> jax.Array:
         _require_labels(outputs, batch["labels"])
@@ -51,7 +53,7 @@ def totals(outputs: jax.Array, batch: Batch) -> dict[str, jax.Array]:
         lower class is the larger one, as for the argmax; an example with NaN is never correct.
 
     Raises:
-        ValueError: labels of another shape.
+        InputError: labels of another shape.
     """
     labels = batch["labels"]
     _require_labels(outputs, labels)
@@ -73,7 +75,7 @@ def _require_labels(outputs: jax.Array, labels: jax.Array) -> None:
     """Refuses one-hot labels and the like, which broadcasting could make a wrong loss of."""
     if labels.shape != outputs.shape[:-1]:
         one_hot = "; one-hot labels: use argmax" if labels.shape == outputs.shape else ""
-        raise ValueError(
+        raise InputError(
             f"'labels' of the data's batches are {labels.dtype}{list(labels.shape)}, outputs "
             f"{list(outputs.shape)} need labels {list(outputs.shape[:-1])}{one_hot}"
         )

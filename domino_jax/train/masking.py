@@ -21,6 +21,7 @@ import optax
 
 from domino_jax.core import masks as _masks
 from domino_jax.core.costs import kernels
+from domino_jax.core.errors import InputError
 from domino_jax.core.layers import LayerSpec
 from domino_jax.core.paths import leaves_by_path, replace_leaves, require_known
 from domino_jax.core.scheme import NM
@@ -39,7 +40,7 @@ def make_masks(params: Any, layers: Iterable[LayerSpec], n: Levels) -> dict[str,
         n: path -> weights kept of every M, [] or [S], as `levels` gives it; may be traced.
 
     Raises:
-        ValueError: the parameters lack a kernel; or a kernel has no n, or one that is no number,
+        InputError: the parameters lack a kernel; or a kernel has no n, or one that is no number,
             such as NM, or outside 1..M.
     """
     by_path = leaves_by_path(params)
@@ -59,7 +60,7 @@ def _level(path: str, n: Levels, m: int) -> Any:
         or isinstance(level, NM | str)
         or (isinstance(level, int) and not 1 <= level <= m)
     ):
-        raise ValueError(
+        raise InputError(
             f"{path}: the number of weights to keep of every {m} is wanted (`levels` reads it off "
             f"a scheme), got {level!r}"
         )
@@ -120,10 +121,10 @@ def survivor_decay(
     Extra arguments of `update`: `masks`, and `pace`, path -> factor, [] or [S].
 
     Raises:
-        ValueError: `every` is below 1.
+        InputError: `every` is below 1.
     """
     if every < 1:
-        raise ValueError(f"survivor_decay: every must be 1 or more, got {every}")
+        raise InputError(f"survivor_decay: every must be 1 or more, got {every}")
     axes = {path: kernel.axes for path, kernel in kernels(layers).items()}
     schedule = penalty if callable(penalty) else optax.constant_schedule(penalty)
 
@@ -225,7 +226,7 @@ def _add(
 ) -> Any:
     """Adds term(path, weight, mask) to the update of every masked kernel."""
     if params is None:
-        raise ValueError("this transform needs the params: call update(updates, state, params)")
+        raise InputError("this transform needs the params: call update(updates, state, params)")
     old, weights = leaves_by_path(updates), leaves_by_path(params)
     new = {path: old[path] + term(path, weights[path], mask) for path, mask in masks.items()}
     return replace_leaves(updates, new)

@@ -8,19 +8,21 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from domino_jax.core.errors import InputError
+
 
 def require_devices() -> None:
     """Refuses a JAX that starts no device.
 
     Raises:
-        ValueError: what JAX says, and what JAX_PLATFORMS is.
+        InputError: what JAX says, and what JAX_PLATFORMS is.
     """
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # the latter where a CUDA driver is missing
         asked = os.environ.get("JAX_PLATFORMS", "")
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ValueError(f"JAX starts no device (JAX_PLATFORMS is {asked!r}): {reason}") from None
+        raise InputError(f"JAX starts no device (JAX_PLATFORMS is {asked!r}): {reason}") from None
 
 
 def make_mesh() -> Mesh:
@@ -32,11 +34,11 @@ def require_divides(batch: int, what: str) -> None:
     """Refuses a batch that does not split evenly.
 
     Raises:
-        ValueError: the batch is below 1 or no multiple of the number of devices.
+        InputError: the batch is below 1 or no multiple of the number of devices.
     """
     devices = jax.device_count()
     if batch < 1 or batch % devices:
-        raise ValueError(f"{what}: a multiple of the {devices} device(s) is wanted, got {batch}")
+        raise InputError(f"{what}: a multiple of the {devices} device(s) is wanted, got {batch}")
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

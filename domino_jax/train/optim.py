@@ -22,7 +22,7 @@ def learning_rate(schedule: str, peak: float, steps: int, warmup: int = 0) -> op
     """Makes a schedule step -> learning rate: linear warm-up from 0, then cosine to 0 or constant.
 
     Raises:
-        ValueError: the schedule is unknown.
+        InputError: the schedule is unknown.
     """
     require_known([schedule], SCHEDULES, what="schedule")
     if schedule == "cosine":
@@ -54,7 +54,7 @@ def dense_optimizer(
     """Makes SGD as PyTorch has it (decay in the gradient, then momentum), or AdamW.
 
     Raises:
-        ValueError: the optimizer is unknown.
+        InputError: the optimizer is unknown.
     """
     require_known([name], DENSE_OPTIMIZERS, what="optimizer")
     if name == "sgd":
@@ -84,7 +84,7 @@ def sparse_optimizer(
         sr_ste_decay: lambda of SR-STE.
 
     Raises:
-        ValueError: the method or the optimizer is unknown, or a method without the SR-STE term is
+        InputError: the method or the optimizer is unknown, or a method without the SR-STE term is
             to have it beside Adam.
     """
     require_known([method], METHODS, what="training method")

@@ -38,7 +38,7 @@ def create(classes: int, *, data_dir: str = "", workers: int = 0, augment: bool 
         Inputs are float32 [B, 32, 32, 3] of about zero mean and unit variance, labels from 0.
 
     Raises:
-        ValueError: `augment` is no flag, or the data are not prepared.
+        InputError: `augment` is no flag, or the data are not prepared.
     """
     del workers
     require_flag("augment", augment)

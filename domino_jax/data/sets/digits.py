@@ -40,7 +40,7 @@ def create(*, data_dir: str = "", workers: int = 0, augment: bool = True) -> Dat
         Inputs are float32 [B, 8, 8, 1] of about zero mean and unit variance, labels 0 to 9.
 
     Raises:
-        ValueError: `augment` is no flag, or the data cannot be written.
+        InputError: `augment` is no flag, or the data cannot be written.
     """
     del workers
     require_flag("augment", augment)

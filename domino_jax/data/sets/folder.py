@@ -15,6 +15,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from domino_jax.core.errors import InputError
 from domino_jax.data import Data, Spec
 from domino_jax.data.encoded import Example, from_encoded, require_sizes
 from domino_jax.data.options import require_whole
@@ -44,7 +45,7 @@ def create(*, data_dir: str = "", workers: int = 0, size: int = 224, short: int 
         Inputs are float32 [B, S, S, 3], transformed as those of ImageNet.
 
     Raises:
-        ValueError: a folder that is wanted is missing or has no images, fewer than two classes, a
+        InputError: a folder that is wanted is missing or has no images, fewer than two classes, a
             class that has no images to train, one to test that is not trained, or `size` or `short`
             is out of range.
     """
@@ -54,22 +55,22 @@ def create(*, data_dir: str = "", workers: int = 0, size: int = 224, short: int 
     require_sizes(size, short)
     root = Path(data_dir)
     if not data_dir or not root.is_dir():
-        raise ValueError(
+        raise InputError(
             f"data set 'folder': set data.dir to a folder with train/ and test/ (or val/), each "
             f"with a folder of images for every class; got {data_dir!r}"
         )
     names = _classes(root / "train")
     if len(names) < 2:
         held = ", ".join(names) or "none"
-        raise ValueError(f"{root / 'train'}: a folder for each of two or more classes, got {held}")
+        raise InputError(f"{root / 'train'}: a folder for each of two or more classes, got {held}")
     found = [root / name for name in _TESTS if (root / name).is_dir()]
     if len(found) != 1:
         held = ", ".join(f"{path.name}/" for path in found) or "none"
-        raise ValueError(f"{root}: one of test/, val/ and validation/ is wanted, got {held}")
+        raise InputError(f"{root}: one of test/, val/ and validation/ is wanted, got {held}")
     for name in _classes(found[0]):
         if name not in names:
             held = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
-            raise ValueError(f"{found[0] / name}: no such class in {root / 'train'}: {held}")
+            raise InputError(f"{found[0] / name}: no such class in {root / 'train'}: {held}")
     train, test = (_Files(*_files(part, names)) for part in (root / "train", found[0]))
     _require_all_trained(root / "train", names, train.labels)
     return from_encoded(
@@ -107,7 +108,7 @@ class _Files:
 
 def _classes(folder: Path) -> list[str]:
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder; it holds a folder of images for every class")
+        raise InputError(f"{folder}: no such folder; it holds a folder of images for every class")
     return sorted(
         path.name for path in folder.iterdir() if path.is_dir() and _shown(Path(path.name))
     )
@@ -127,7 +128,7 @@ def _files(folder: Path, names: Sequence[str]) -> tuple[list[str], list[int]]:
         paths += [str(path) for path in images]
         labels += [label] * len(images)
     if not paths:
-        raise ValueError(f"{folder}: no images in the folders of its classes")
+        raise InputError(f"{folder}: no images in the folders of its classes")
     return paths, labels
 
 
@@ -135,7 +136,7 @@ def _require_all_trained(folder: Path, names: Sequence[str], labels: Sequence[in
     present = set(labels)
     empty = [name for label, name in enumerate(names) if label not in present]
     if empty:
-        raise ValueError(f"{folder / empty[0]}: a class without images; add some or remove it")
+        raise InputError(f"{folder / empty[0]}: a class without images; add some or remove it")
 
 
 def _fingerprint(names: Sequence[str], splits: Mapping[str, _Files], root: Path) -> str:

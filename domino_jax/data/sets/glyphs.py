@@ -32,6 +32,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from domino_jax.core.errors import InputError
 from domino_jax.data import Data, Spec
 from domino_jax.data.augment import pad_crop
 from domino_jax.data.glyph_fonts import INSTALL, system_folders
@@ -68,7 +69,7 @@ def create(
         the order of `glyph_images.CHARACTERS`.
 
     Raises:
-        ValueError: too few usable fonts (with the command that installs some), a folder that is
+        InputError: too few usable fonts (with the command that installs some), a folder that is
             none, an option of the wrong kind, or the data cannot be written.
     """
     del workers
@@ -116,7 +117,7 @@ def card(
         default set on Debian.
 
     Raises:
-        ValueError: as `create`.
+        InputError: as `create`.
     """
     drawn = _builder(data_dir, fonts, min_designs).info.metadata
     counts = {split: _counts(designs) for split, designs in drawn["fonts"].items()}
@@ -134,11 +135,11 @@ def _require_options(fonts: str | Sequence[str], min_designs: int) -> tuple[Path
     """Returns the folders that are given."""
     require_whole("min_designs", min_designs, 2)
     if not isinstance(fonts, Sequence):
-        raise ValueError(f"fonts: a folder or several are wanted, got {fonts!r}")
+        raise InputError(f"fonts: a folder or several are wanted, got {fonts!r}")
     given = [fonts] if isinstance(fonts, str) else fonts
     for folder in given:
         if not isinstance(folder, str) or not Path(folder).is_dir():
-            raise ValueError(f"fonts: a folder or several are wanted, {folder!r} is none")
+            raise InputError(f"fonts: a folder or several are wanted, {folder!r} is none")
     return tuple(map(Path, given))
 
 

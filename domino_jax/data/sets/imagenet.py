@@ -33,7 +33,7 @@ def create(*, data_dir: str = "", workers: int = 0, size: int = 224, short: int 
         validation set.
 
     Raises:
-        ValueError: the data are not prepared, or `size` or `short` is out of range.
+        InputError: the data are not prepared, or `size` or `short` is out of range.
     """
     require_sizes(size, short)
     builder = stock("imagenet2012", data_dir)

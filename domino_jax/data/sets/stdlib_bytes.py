@@ -30,6 +30,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from domino_jax.core.errors import InputError
 from domino_jax.data import Data, Spec
 from domino_jax.data.in_memory import evaluate_arrays, train_arrays
 from domino_jax.data.options import require_whole
@@ -62,7 +63,7 @@ def create(
         `train_size` is the training bytes / T.
 
     Raises:
-        ValueError: `length` or `test_examples` is no whole number or out of range, or this Python
+        InputError: `length` or `test_examples` is no whole number or out of range, or this Python
             has no source files.
     """
     del data_dir, workers
@@ -120,9 +121,9 @@ def _texts(folder: Path) -> tuple[np.ndarray, np.ndarray]:
         for path, content in _files(folder):
             parts[_is_test(path)].append(content)
     except OSError as error:
-        raise ValueError(f"cannot read Python's standard library: {error}") from error
+        raise InputError(f"cannot read Python's standard library: {error}") from error
     if not all(parts.values()):
-        raise ValueError(
+        raise InputError(
             f"{folder} holds too few .py files: this Python has its standard library elsewhere "
             "(zipped or compiled); use one with its source"
         )
