@@ -7,7 +7,7 @@ options: `create(*, data_dir, workers, ...) -> Data` and `spec(*, data_dir, work
 One of your own is the first alone, and its name is 'package.module:factory'.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -20,9 +20,11 @@ __all__ = [
     "DATA_SETS",
     "Batch",
     "Batches",
+    "Broken",
     "Data",
     "DataSet",
     "Evaluate",
+    "Progress",
     "Spec",
     "Train",
     "create",
@@ -99,6 +101,22 @@ class Evaluate(Protocol):
         ...
 
 
+class Broken(NamedTuple):
+    """A file that cannot be read."""
+
+    name: str  # as in `Data.files`
+    path: str
+    why: str
+
+
+Progress = Callable[[int, int], None]  # (files that are checked, of how many)
+
+
+def _none_broken(progress: Progress) -> list[Broken]:
+    del progress
+    return []
+
+
 class Data(NamedTuple):
     """One data set, ready to read."""
 
@@ -110,6 +128,10 @@ class Data(NamedTuple):
     test_size: int  # examples
     workers: int = 0  # what to pass on to `stream`; 0 where threads serve better
     fingerprint: str = ""  # tells other examples or another order of them; '': not said
+    ignore_label: int | None = None  # examples or positions with this label do not count
+    # Of examples in files of their own: name -> bytes, and which of them cannot be read.
+    files: Callable[[], Mapping[str, int]] = dict
+    check: Callable[[Progress], list[Broken]] = _none_broken
 
 
 class Spec(NamedTuple):

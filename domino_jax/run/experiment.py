@@ -170,7 +170,7 @@ def until_stopped(exp: Experiment, batches: Iterable[Any]) -> Iterator[Any]:
 
 def _checked(exp: Experiment, test: Iterable[Any]) -> Iterator[Any]:
     for number, batch in enumerate(until_stopped(exp, test)):
-        checks.require_labels(batch, exp.data.classes, f"test batch {number}")
+        checks.require_labels(batch, exp.data, f"test batch {number}")
         yield batch
 
 
@@ -180,7 +180,7 @@ def evaluate(exp: Experiment, params: Any, stats: Any) -> dict[str, float]:
     part = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     test = exp.data.evaluate(exp.config.dense.batch, **part)
     batches = (devices.split_batch(mesh, batch) for batch in _checked(exp, test))
-    step = evaluation.eval_step(exp.model.apply)
+    step = evaluation.eval_step(exp.model.apply, exp.data.ignore_label)
     params, stats = devices.replicate(mesh, (params, stats))
     return evaluation.evaluate(step, params, stats, batches)
 
