@@ -61,5 +61,5 @@ def test_a_label_that_does_not_count(ignored):
     assert data.ignore_label == ignored
     assert sorted(data.train(0, 6)[0]["labels"]) == sorted(marked)
     for other in (None, 7):
-        with pytest.raises(ValueError, match="labels are 0 to 2, got .*ignore_label"):
+        with pytest.raises(ValueError, match=r"labels are 0 to 2, got .*ignore_label"):
             from_arrays((X, marked), (X, Y), classes=3, ignore_label=other)
