@@ -31,7 +31,7 @@ ROOMS = {
     "trace": Room({"core"}, {"jax", "numpy"}),
     "allocate": Room({"core", "trace"}, {"jax", "numpy", "scipy"}),
     "train": Room({"core", "trace", "allocate"}, {"jax", "numpy", "optax"}),
-    "models": Room({"core"}, {"jax", "numpy", "flax"}),
+    "models": Room({"core", "deploy"}, {"jax", "numpy", "flax"}),
     "data": Room(
         {"core"},
         {"jax", "numpy", "grain", "tensorflow_datasets", "cv2", "PIL", "sklearn", "scipy", "absl"},
