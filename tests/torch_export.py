@@ -76,11 +76,16 @@ def export(folder, model, levels, shape, info=None):
     inputs = torch.randn(6, *shape)
     with torch.no_grad():
         logits = model.eval()(inputs)
-    folder.mkdir(exist_ok=True)
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    samples = {"inputs": inputs, "logits": logits}
+    return write_folder(folder, state, masks, samples, layers, info)
+
+
+def write_folder(folder, state, masks, samples, layers, info=None):
+    folder.mkdir(exist_ok=True)
     save_file(state, folder / "model.safetensors")
     save_file(masks, folder / "masks.safetensors")
-    save_file({"inputs": inputs, "logits": logits}, folder / "samples.safetensors")
+    save_file(samples, folder / "samples.safetensors")
     document = {"format": 1, "dtype": "float32", "layers": layers, **(info or {})}
     (folder / "export.json").write_text(json.dumps(document))
     return folder
