@@ -98,14 +98,16 @@ def test_ten_lines(network):
     assert len(scheme) == 2
     assert all(isinstance(nm, dj.NM) and nm.m == 4 for nm in scheme.values())
     layers = dj.find_layers(apply, params, jnp.zeros((1, 16)), 4)
-    assert dj.total(layers, dj.weights, scheme) * 2 <= dj.total(layers, dj.weights)
-    sparse = dj.hard_mask(params, layers, dj.levels(scheme, layers))
+    assert dj.total_cost(layers, dj.count_weights, scheme) * 2 <= dj.total_cost(
+        layers, dj.count_weights
+    )
+    sparse = dj.hard_mask(params, layers, dj.n_by_path(scheme, layers))
     kept = sum(int((leaf != 0).sum()) for leaf in jax.tree.leaves(sparse) if leaf.ndim > 1)
-    assert kept == dj.total(layers, dj.weights, scheme)
+    assert kept == dj.total_cost(layers, dj.count_weights, scheme)
     exec(block("python", "def train("), names)
     trained = names["train"](apply, loss, params, batches(), scheme, 30)
     kept = sum(int((leaf != 0).sum()) for leaf in jax.tree.leaves(trained) if leaf.ndim > 1)
-    assert kept == dj.total(layers, dj.weights, scheme)
+    assert kept == dj.total_cost(layers, dj.count_weights, scheme)
     batch = next(batches())
     assert loss(trained, batch) < loss(sparse, batch)
 

@@ -17,8 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from domino_jax.core import costs, paths
+from domino_jax.core import paths
 from domino_jax.core.errors import InputError
+from domino_jax.core.kernels import n_by_path
 from domino_jax.deploy import sparse24
 from domino_jax.pytorch import exported, folding, layouts
 from domino_jax.pytorch.document import Network, describe, level_of, trace_of, write_scheme
@@ -152,7 +153,7 @@ def _masks(network: Network, params: Mapping[str, np.ndarray]) -> dict[str, np.n
     Raises:
         InputError: the scheme does not fit, or a weight outside the masks is not zero.
     """
-    levels = costs.levels(network.scheme, network.layers)
+    levels = n_by_path(network.scheme, network.layers)
     masks = jax.jit(lambda params: make_masks(params, network.layers, levels))(network.model.params)
     sparse = {s.path for s in network.layers if level_of(network, s).n < level_of(network, s).m}
     found = {path: np.asarray(mask) for path, mask in masks.items() if path in sparse}

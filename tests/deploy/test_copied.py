@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from domino_jax import deploy, find_layers, models
-from domino_jax.core import costs
+from domino_jax.core.kernels import n_by_path
+from domino_jax.core.layers import grouped
 from domino_jax.core.scheme import NM
 from domino_jax.pytorch.document import Network
 from domino_jax.pytorch.writer import export as write
@@ -35,8 +36,8 @@ def _network(name, example, classes, **options):
         return model.apply(params, model.stats, x, train=False, key=None)[0]
 
     layers = find_layers(forward, model.params, example, 4)
-    scheme = {s.name: NM((2, 4)[i % 2], 4) for i, s in enumerate(costs.grouped(layers))}
-    levels = costs.levels(scheme, layers)
+    scheme = {s.name: NM((2, 4)[i % 2], 4) for i, s in enumerate(grouped(layers))}
+    levels = n_by_path(scheme, layers)
     params = jax.jit(lambda p: hard_mask(p, layers, levels))(model.params)
     rng = np.random.default_rng(0)
     shape = (5, *example.shape[1:])

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from domino_jax import find_layers, models
-from domino_jax.core import costs
+from domino_jax.core.kernels import n_by_path
+from domino_jax.core.layers import grouped
 from domino_jax.core.paths import leaves_by_path, replace_leaves
 from domino_jax.core.scheme import NM
 from domino_jax.pytorch import exported
@@ -36,8 +37,8 @@ def _network():
         return model.apply(params, {}, x, train=False, key=None)[0]
 
     layers = find_layers(forward, params, example, 4)
-    found = {s.name: NM((2, 4)[i % 2], 4) for i, s in enumerate(costs.grouped(layers))}
-    levels = costs.levels(found, layers)
+    found = {s.name: NM((2, 4)[i % 2], 4) for i, s in enumerate(grouped(layers))}
+    levels = n_by_path(found, layers)
     params = jax.jit(lambda p: hard_mask(p, layers, levels))(params)
     inputs = rng.integers(0, CLASSES, (5, LENGTH)).astype(np.uint8)
     model = model._replace(params=params)

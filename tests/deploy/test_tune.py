@@ -172,7 +172,7 @@ def test_costs_are_an_objective_of_the_search(resnet, tmp_path):
     )
     cost = budget.read_table(str(table), layers)
     assert len(layers) == 20
-    assert 0 < budget.lowest(layers, cost) <= budget.total(layers, cost)
+    assert 0 < budget.lowest_cost(layers, cost) <= budget.total_cost(layers, cost)
 
 
 def test_layers_of_the_ampere_config_fit_the_kernels():

@@ -12,7 +12,8 @@ import safetensors.numpy
 from flax import nnx
 
 from domino_jax import models
-from domino_jax.core import costs
+from domino_jax.core.kernels import n_by_path
+from domino_jax.core.layers import grouped
 from domino_jax.core.masks import Axes
 from domino_jax.core.paths import leaves_by_path
 from domino_jax.core.scheme import NM
@@ -63,7 +64,7 @@ def test_layers_and_axes():
     layers = {s.name: s for s in find_layers(_forward(model), model.params, example, 4)}
     packed = layers["encoder/layers/encoder_layer_3/self_attention/in_proj_kernel"]
     assert packed.shape == (768, 2304)
-    assert (packed.axes, packed.candidates) == (Axes((), (), (0,), (1,)), (1, 2, 4))
+    assert (packed.roles, packed.candidates) == (Axes((), (), (0,), (1,)), (1, 2, 4))
     assert {name: s.reason for name, s in layers.items() if s.reason} == {
         "conv_proj/kernel": "input size 3 is no multiple of 4",
         "class_token": "goes into concatenate",
@@ -177,8 +178,8 @@ def _sparse(pair, imported, cycle):
     """The imported network with layer i pruned to cycle[i % len] of 4."""
     model = pair[0]
     layers = find_layers(_forward(model), imported, _example(), 4)
-    found = {s.name: NM(cycle[i % len(cycle)], 4) for i, s in enumerate(costs.grouped(layers))}
-    levels = costs.levels(found, layers)
+    found = {s.name: NM(cycle[i % len(cycle)], 4) for i, s in enumerate(grouped(layers))}
+    levels = n_by_path(found, layers)
     params = jax.jit(lambda p: hard_mask(p, layers, levels))(imported)
     options = {"patch": PATCH}
     model = model._replace(params=params)
