@@ -238,21 +238,22 @@ def test_export_runs_in_pytorch_with_its_attention_split(folder, pair):
     import torch_export  # noqa: PLC0415
 
     from domino_jax.deploy import attention as torch_attention  # noqa: PLC0415
-    from domino_jax.deploy import runtime  # noqa: PLC0415
+    from domino_jax.deploy import folder as folders  # noqa: PLC0415
+    from domino_jax.deploy import packing, runtime  # noqa: PLC0415
 
     backends = [torch_export.ROUND_TRIP]
     stored = torch_export.stored_logits(folder)
-    whole = runtime.put(
-        copy.deepcopy(pair[2]), runtime.read_folder(folder), torch_export.CPU, torch.float32
+    whole = folders.put(
+        copy.deepcopy(pair[2]), folders.read_folder(folder), torch_export.CPU, torch.float32
     )
     apart = (torch_export.logits_of(whole, folder) - stored).abs().max()
     assert apart <= 1e-4 * stored.abs().max()
     model = runtime.load(copy.deepcopy(pair[2]), folder, "cpu", torch.float16, backends=backends)
     attention = model.encoder.layers["encoder_layer_0"].self_attention
     assert isinstance(attention, torch_attention.Attention)
-    assert isinstance(attention.in_proj, runtime.SparseLinear)
+    assert isinstance(attention.in_proj, packing.SparseLinear)
     levels = [entry["n"] for entry in exported.read_document(folder)["layers"].values()]
-    packed = [m for m in model.modules() if isinstance(m, runtime.SparseLinear)]
+    packed = [m for m in model.modules() if isinstance(m, packing.SparseLinear)]
     # The head has 10 rows, which no kernel takes without much padding.
     assert len(packed) == sum(n < 4 for n in levels[1:-1])
     apart = (torch_export.logits_of(model, folder, torch.float16) - stored).abs().max()
