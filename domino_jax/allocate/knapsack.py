@@ -4,7 +4,7 @@ An integer program, solved by HiGHS through `scipy.optimize.milp`. Three things 
 exact. The prices of the linear relaxation say how much each item adds to the least loss; an item
 that adds more than the best choice known is above that least is left out (of 300 rows of 16 items
 a few dozen stay open). The objective is scaled so that HiGHS's absolute tolerance is nothing. What
-HiGHS returns is checked in integers; a choice above a limit is cut off and the program solved again.
+HiGHS returns is checked in integers; a choice above a limit is cut off, and HiGHS asked again.
 
 Letters: R rows (layers), K items of a row (candidates), L limits.
 """
@@ -82,7 +82,10 @@ def least_loss(
         seconds: after which the best choice so far is taken.
 
     Returns:
-        None where no choice is within the limits, or none was found in that time.
+        None where no choice is within the limits.
+
+    Raises:
+        TimeoutError: none was found in that time; with one limit it always is.
     """
     end = time.monotonic() + seconds
     table = _table(losses, costs, allowed)
@@ -99,7 +102,9 @@ def least_loss(
     spare = _ROUNDING * (1 + abs(bound))
     best, lower = _improve(table, reduced <= table.total(best) - bound + spare, best, end)
     if best is None:
-        return None
+        if math.isinf(lower):
+            return None
+        raise TimeoutError(f"no choice within the limits was found in {seconds:g} s")
     total = table.total(best)
     gap = 1 - max(bound, lower) / total if total > 0 else 0.0
     return Choice(tuple(best.tolist()), gap if gap > _SCALE * _ROUNDING else 0.0)

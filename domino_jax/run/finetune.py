@@ -11,6 +11,7 @@ from rich.table import Table
 from domino_jax.core import costs
 from domino_jax.core.errors import InputError
 from domino_jax.core.kernels import n_by_path
+from domino_jax.core.masked import apply_masks, make_masks
 from domino_jax.core.scheme import Scheme
 from domino_jax.data import stream
 from domino_jax.run import checkpoint, monitor, provenance, workdir
@@ -20,7 +21,6 @@ from domino_jax.run.phases import planned_steps, rate_of, resume, running, train
 from domino_jax.run.steps import train_parts
 from domino_jax.train import evaluation, loop
 from domino_jax.train import mesh as devices
-from domino_jax.train.masking import apply_masks, make_masks
 
 # PyTorch-style running averages forget all but 0.9**100 of what they start from.
 RECALIBRATION_BATCHES = 100

@@ -20,6 +20,7 @@ from domino_jax import data as _data
 from domino_jax.allocate.uniform import dense_scheme
 from domino_jax.core import costs
 from domino_jax.core.kernels import n_by_path
+from domino_jax.core.masked import make_masks
 from domino_jax.core.scheme import Scheme
 from domino_jax.data.pipeline import evaluate_batches, train_batches
 from domino_jax.run import checks, monitor
@@ -30,7 +31,6 @@ from domino_jax.run.settings import check
 from domino_jax.run.steps import Parts, dense_parts, search_parts, train_parts
 from domino_jax.train import loop
 from domino_jax.train import mesh as devices
-from domino_jax.train.masking import make_masks
 
 LARGEST_STEP = 2e10  # multiply-adds of forward and backward pass: seconds on two cores
 PASSES = 3  # forward, and backward for inputs and for weights

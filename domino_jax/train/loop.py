@@ -16,9 +16,9 @@ import optax
 from domino_jax.allocate.domino import Search, SearchState
 from domino_jax.core.errors import InputError
 from domino_jax.core.layers import LayerSpec
+from domino_jax.core.masked import Masks, apply_masks, make_masks
 from domino_jax.core.paths import leaves_by_path
 from domino_jax.train.losses import Apply, Batch, Loss
-from domino_jax.train.masking import Masks, apply_masks, make_masks
 
 State = TypeVar("State")
 Step = Callable[["TrainState", Any, Batch, jax.Array], tuple["TrainState", jax.Array]]

@@ -8,6 +8,7 @@ import optax
 import pytest
 
 from domino_jax.core.kernels import n_by_path
+from domino_jax.core.masked import apply_masks, hard_mask, make_masks
 from domino_jax.core.scheme import NM
 from domino_jax.trace.layers import find_layers
 from domino_jax.train import loop, losses, masking
@@ -31,13 +32,13 @@ def listed(tree):
 
 def test_masks_and_gradients():
     n = {"w": 2}
-    assert listed(masking.make_masks(PARAMS, layers(), n)) == listed(MASK)
+    assert listed(make_masks(PARAMS, layers(), n)) == listed(MASK)
     x = jnp.array([[1.0, 2.0, 3.0, 4.0]])
 
     def through(mask):
         return jax.value_and_grad(lambda p: apply(mask(p, layers(), n), x).sum())(PARAMS)
 
-    value, grads = through(masking.hard_mask)
+    value, grads = through(hard_mask)
     assert value == -8 + 9 + 0.5
     assert listed(grads) == {"w": [0, 2, 3, 0], "b": [1]}
     value, grads = through(masking.straight_through)
@@ -48,12 +49,12 @@ def test_masks_and_gradients():
 @pytest.mark.parametrize("n", [{"w": NM(2, 4)}, {"w": "2:4"}, {"w": 9}, {"w": 0}, {}])
 def test_what_is_no_level_is_refused(n):
     with pytest.raises(ValueError, match=r"^w: the number of weights to keep of every 4 .*levels"):
-        masking.make_masks(PARAMS, layers(), n)
+        make_masks(PARAMS, layers(), n)
 
 
 def test_a_kernel_that_is_not_there_is_named():
     with pytest.raises(ValueError, match="unknown parameter 'w'; nearest: "):
-        masking.make_masks({"b": PARAMS["b"]}, layers(), {"w": 1})
+        make_masks({"b": PARAMS["b"]}, layers(), {"w": 1})
 
 
 def test_survivors_decay_at_their_pace_on_every_third_step():
@@ -154,9 +155,9 @@ def test_reference_sr_ste_number_for_number():
         batches, seen = golden.batches(arrays, meta), []
 
         first = next(golden.batches(arrays, meta))
-        masks = masking.make_masks(params, found, n)
+        masks = make_masks(params, found, n)
         grads = jax.grad(lambda p: losses.cross_entropy()(net(p, first["inputs"]), first))(
-            masking.apply_masks(params, masks)
+            apply_masks(params, masks)
         )
         ste = masking.sr_ste(meta["srste_decay"])
         grads, _ = ste.update(grads, ste.init(params), params, masks=masks)
@@ -178,7 +179,7 @@ def test_reference_sr_ste_number_for_number():
         final = golden.params_of(arrays, "final")
         for ours, theirs in zip(jax.tree.leaves(state.params), jax.tree.leaves(final), strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9)
-        masked = masking.hard_mask(state.params, found, n)
+        masked = hard_mask(state.params, found, n)
         for path, name in zip(paths, meta["scheme"], strict=True):
             ours = (
                 masked["fc"]["kernel"] if name == "Linear0" else masked["convs"][path[6]]["kernel"]
