@@ -285,7 +285,7 @@ def _close_at_exit(running: Generator[Batch, None, None]) -> None:
             alive.close()
 
     atexit.register(close)
-    # What is collected needs no closing any more, or the list of these would grow with every stream.
+    # What is collected needs no closing any more: the list of these would grow with every stream.
     # Not at exit itself, where it could come before `close`.
     weakref.finalize(running, atexit.unregister, close).atexit = False
 
