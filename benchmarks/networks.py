@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from domino_jax import find_layers, levels, models
-from domino_jax.allocate import uniform
+from domino_jax import find_layers, models, n_by_path
+from domino_jax.allocate.uniform import uniform
 from domino_jax.train import loop, losses, masking
 
 CLASSES = 1000
@@ -54,7 +54,7 @@ def steps(name: str, m: int, size: int, batch: int) -> tuple[dict[str, Bench], i
         return model.apply(params, model.stats, inputs, train=False, key=None)[0]
 
     layers = find_layers(forward, model.params, example, m)
-    n = levels(uniform(layers, m // 4), layers)
+    n = n_by_path(uniform(layers, m // 4), layers)
     pace = {path: jnp.float32(0.5) for path in n}
     apply, loss = model.apply, losses.cross_entropy()
     plain = optax.sgd(0.01)

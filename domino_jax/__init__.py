@@ -15,10 +15,13 @@ N is the number of weights kept of every M consecutive input weights; N == M is 
 from domino_jax.allocate.domino import Search, SearchState, domino, scheme_of
 from domino_jax.allocate.erk import erk_scheme
 from domino_jax.allocate.pace import constant_pace, domino_pace
-from domino_jax.allocate.uniform import uniform_scheme
-from domino_jax.core.costs import levels, macs, table_cost, total, uniform, weights
-from domino_jax.core.layers import LayerSpec, flattened
+from domino_jax.allocate.uniform import uniform, uniform_scheme
+from domino_jax.core.costs import count_macs, count_weights, table_cost, total_cost
+from domino_jax.core.errors import InputError
+from domino_jax.core.kernels import n_by_path
+from domino_jax.core.layers import Groups, LayerSpec
 from domino_jax.core.masks import Axes, top_n
+from domino_jax.core.rules import flattened
 from domino_jax.core.scheme import NM, Scheme
 from domino_jax.core.scheme import load as load_scheme
 from domino_jax.core.scheme import save as save_scheme
@@ -43,6 +46,8 @@ __version__ = "0.1.0"
 __all__ = [
     "NM",
     "Axes",
+    "Groups",
+    "InputError",
     "LayerSpec",
     "Model",
     "Scheme",
@@ -51,6 +56,8 @@ __all__ = [
     "activation_macs",
     "apply_masks",
     "constant_pace",
+    "count_macs",
+    "count_weights",
     "domino",
     "domino_pace",
     "erk_scheme",
@@ -58,10 +65,9 @@ __all__ = [
     "fixed_masks",
     "flattened",
     "hard_mask",
-    "levels",
     "load_scheme",
-    "macs",
     "make_masks",
+    "n_by_path",
     "plain",
     "save_scheme",
     "scheme_of",
@@ -73,8 +79,7 @@ __all__ = [
     "survivors",
     "table_cost",
     "top_n",
-    "total",
+    "total_cost",
     "uniform",
     "uniform_scheme",
-    "weights",
 ]

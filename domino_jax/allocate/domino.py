@@ -20,22 +20,12 @@ import numpy as np
 
 from domino_jax.allocate.pace import PaceRule, domino_pace
 from domino_jax.core import masks
-from domino_jax.core.costs import (
-    Cost,
-    Number,
-    counted,
-    exact,
-    group_count,
-    grouped,
-    kernels,
-    lowest,
-    stacked,
-    total,
-    weights,
-)
+from domino_jax.core.costs import Cost, Number, as_fraction, count_weights, lowest_cost, total_cost
 from domino_jax.core.errors import InputError
-from domino_jax.core.layers import LayerSpec, flattened, shrunk
+from domino_jax.core.kernels import kernels, stacked
+from domino_jax.core.layers import LayerSpec, counted, group_count, grouped
 from domino_jax.core.paths import leaves_by_path, require_known
+from domino_jax.core.rules import flattened, shrunk
 from domino_jax.core.scheme import NM, Scheme
 
 # Rules for the layers whose inputs M does not divide.
@@ -75,7 +65,7 @@ def domino(
     layers: Iterable[LayerSpec],
     budget: float,
     *,
-    cost: Cost = weights,
+    cost: Cost = count_weights,
     vote_ratio: float = 0.75,
     pace: PaceRule | None = None,
 ) -> Search:
@@ -96,15 +86,15 @@ def domino(
     layers = tuple(layers)
     _require_share("vote_ratio", vote_ratio, closed=True)
     require_reachable(layers, budget, cost)
-    allowed = exact(budget) * total(layers, cost)
+    allowed = as_fraction(budget) * total_cost(layers, cost)
     movable = grouped(layers)
-    ratio = exact(vote_ratio)
-    groups = {spec.name: group_count(spec) for spec in movable}
+    ratio = as_fraction(vote_ratio)
+    groups = {layer.name: group_count(layer) for layer in movable}
     paces = domino_pace(layers, budget) if pace is None else pace
     count_short = jax.jit(lambda params, n, threshold: _counts(layers, params, n, threshold))
 
     def init(params: Any) -> SearchState:
-        n = {spec.name: spec.m for spec in movable}
+        n = {layer.name: layer.m for layer in movable}
         threshold = jax.jit(lambda params: _thresholds(layers, params))(params)
         return SearchState(
             count=jnp.zeros([], jnp.int32),
@@ -123,14 +113,14 @@ def domino(
         before = by_layer(layers, state.n)
         n, committed = dict(before), by_layer(layers, state.committed)
         done = False
-        for spec, agreeing in zip(movable, short.tolist(), strict=True):
-            name = spec.name
-            if n[name] == spec.candidates[0] or agreeing < ratio * groups[name]:
+        for layer, agreeing in zip(movable, short.tolist(), strict=True):
+            name = layer.name
+            if n[name] == layer.candidates[0] or agreeing < ratio * groups[name]:
                 continue
             n[name] -= 1
-            if n[name] in spec.candidates:
+            if n[name] in layer.candidates:
                 committed[name] = n[name]
-                done = total(layers, cost, _scheme(movable, committed)) <= allowed
+                done = total_cost(layers, cost, _scheme(movable, committed)) <= allowed
                 if done:
                     break
         votes = state.count + 1
@@ -159,8 +149,8 @@ def by_layer(layers: Iterable[LayerSpec], values: Mapping[str, Any]) -> dict[str
     layers = tuple(layers)
     host = jax.device_get(dict(values))
     return {
-        spec.name: np.asarray(host[spec.path]).reshape(-1)[spec.index or 0].item()
-        for spec in grouped(layers)
+        layer.name: np.asarray(host[layer.path]).reshape(-1)[layer.index or 0].item()
+        for layer in grouped(layers)
     }
 
 
@@ -172,9 +162,9 @@ def require_reachable(layers: Iterable[LayerSpec], budget: float, cost: Cost) ->
     """
     layers = tuple(layers)
     _require_share("budget", budget)
-    dense = total(layers, cost)
-    floor = lowest(layers, cost)
-    if floor > exact(budget) * dense:
+    dense = total_cost(layers, cost)
+    floor = lowest_cost(layers, cost)
+    if floor > as_fraction(budget) * dense:
         others = {name: _lowest_under(rule, layers, cost) for name, rule in _GROUPING.items()}
         more = "".join(
             f"; {_share(least, dense)} with the {name!r} rule"
@@ -195,7 +185,7 @@ def fewest_votes(layers: Iterable[LayerSpec], budget: float, cost: Cost) -> int:
     """
     layers = tuple(layers)
     require_reachable(layers, budget, cost)
-    allowed = exact(budget) * total(layers, cost)
+    allowed = as_fraction(budget) * total_cost(layers, cost)
     votes = 0
     while _lowest_after(layers, cost, votes) > allowed:
         votes += 1
@@ -203,12 +193,12 @@ def fewest_votes(layers: Iterable[LayerSpec], budget: float, cost: Cost) -> int:
 
 
 def _lowest_after(layers: tuple[LayerSpec, ...], cost: Cost, votes: int) -> Number:
-    least = {spec.name: spec.m - votes for spec in grouped(layers)}
+    least = {layer.name: layer.m - votes for layer in grouped(layers)}
     return sum(
-        min(cost(spec, n) for n in spec.candidates if n >= least[spec.name])
-        if spec.name in least
-        else cost(spec, None)
-        for spec in counted(layers)
+        min(cost(layer, n) for n in layer.candidates if n >= least[layer.name])
+        if layer.name in least
+        else cost(layer, None)
+        for layer in counted(layers)
     )
 
 
@@ -219,7 +209,7 @@ def _counts(layers: tuple[LayerSpec, ...], params: Any, n: Any, threshold: Any) 
         path: masks.count_short(by_path[path], n[path], threshold[path], kernel.m, kernel.axes)
         for path, kernel in kernels(layers).items()
     }
-    return jnp.stack([short[s.path].reshape(-1)[s.index or 0] for s in grouped(layers)])
+    return jnp.stack([short[layer.path].reshape(-1)[layer.index or 0] for layer in grouped(layers)])
 
 
 def _thresholds(layers: tuple[LayerSpec, ...], params: Any) -> dict[str, jax.Array]:
@@ -240,7 +230,7 @@ def _to_arrays(layers: tuple[LayerSpec, ...], values: Mapping[str, int]) -> dict
 def _to_paces(
     layers: tuple[LayerSpec, ...], values: Mapping[str, float], threshold: Mapping[str, jax.Array]
 ) -> dict[str, jax.Array]:
-    names = [spec.name for spec in grouped(layers)]
+    names = [layer.name for layer in grouped(layers)]
     require_known(values, names, what="layer of a pace rule")
     for name in names:
         factor = values.get(name, math.nan)
@@ -261,17 +251,17 @@ def _put_like(value: jax.Array, before: Any) -> jax.Array:
 
 
 def _scheme(movable: list[LayerSpec], n: Mapping[str, int]) -> dict[str, NM]:
-    return {spec.name: NM(n[spec.name], spec.m) for spec in movable}
+    return {layer.name: NM(n[layer.name], layer.m) for layer in movable}
 
 
 def _lowest_under(
     rule: Callable[..., tuple[LayerSpec, ...]], layers: tuple[LayerSpec, ...], cost: Cost
 ) -> Number | None:
     """Adds up the lowest cost with a rule for the layers that do not fit."""
-    for candidates in dict.fromkeys(spec.candidates for spec in grouped(layers)):
+    for candidates in dict.fromkeys(layer.candidates for layer in grouped(layers)):
         layers = rule(layers, candidates[-1], candidates)
     try:
-        return lowest(layers, cost)
+        return lowest_cost(layers, cost)
     except KeyError:  # a cost table knows nothing of a layer that it was made without
         return None
 

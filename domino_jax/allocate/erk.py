@@ -12,9 +12,9 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from domino_jax.allocate.domino import require_reachable
-from domino_jax.core.costs import Cost, Number, exact, grouped, total, weights
+from domino_jax.core.costs import Cost, Number, as_fraction, count_weights, total_cost
 from domino_jax.core.errors import InputError
-from domino_jax.core.layers import LayerSpec
+from domino_jax.core.layers import LayerSpec, grouped
 from domino_jax.core.scheme import NM, Scheme
 
 
@@ -22,12 +22,12 @@ class _Rise(NamedTuple):
     """A layer is halfway between two neighboring candidates at this scale."""
 
     scale: Fraction
-    spec: LayerSpec
+    layer: LayerSpec
     low: int
     high: int
 
 
-def erk_scheme(layers: Iterable[LayerSpec], budget: float, *, cost: Cost = weights) -> Scheme:
+def erk_scheme(layers: Iterable[LayerSpec], budget: float, *, cost: Cost = count_weights) -> Scheme:
     """Returns the ERK densities of the largest scale that meets the budget, each rounded.
 
     A density goes to the nearest candidate. Of the layers that are halfway between two at that
@@ -43,22 +43,22 @@ def erk_scheme(layers: Iterable[LayerSpec], budget: float, *, cost: Cost = weigh
     """
     layers = tuple(layers)
     require_reachable(layers, budget, cost)
-    allowed = exact(budget) * total(layers, cost)
-    n = {spec.name: spec.candidates[0] for spec in grouped(layers)}
-    used = total(layers, cost, _scheme(layers, n))
+    allowed = as_fraction(budget) * total_cost(layers, cost)
+    n = {layer.name: layer.candidates[0] for layer in grouped(layers)}
+    used = total_cost(layers, cost, _scheme(layers, n))
     best: tuple[dict[str, int], Number, list[_Rise]] | None = None
     for halfway in _by_scale(layers):
         if used <= allowed:
             best = dict(n), used, halfway
         for rise in halfway:
-            n[rise.spec.name] = rise.high
+            n[rise.layer.name] = rise.high
             used += _price(rise, cost)
     if best is None:
         raise InputError(f"budget {budget} is out of reach of ERK schemes, not of mixed ones")
     n, used, halfway = best
     for rise in halfway:
         if used + _price(rise, cost) <= allowed:
-            n[rise.spec.name] = rise.high
+            n[rise.layer.name] = rise.high
             used += _price(rise, cost)
     return _scheme(layers, n)
 
@@ -66,22 +66,22 @@ def erk_scheme(layers: Iterable[LayerSpec], budget: float, *, cost: Cost = weigh
 def _by_scale(layers: Iterable[LayerSpec]) -> list[list[_Rise]]:
     """Lists the rises of each scale, from the smallest scale; those of one scale in layer order."""
     rises = [
-        _Rise(Fraction(low + high, 2 * spec.m) / _raw(spec), spec, low, high)
-        for spec in grouped(layers)
-        for low, high in itertools.pairwise(spec.candidates)
+        _Rise(Fraction(low + high, 2 * layer.m) / _raw(layer), layer, low, high)
+        for layer in grouped(layers)
+        for low, high in itertools.pairwise(layer.candidates)
     ]
     rises.sort(key=attrgetter("scale"))  # a stable sort
     return [list(group) for _, group in itertools.groupby(rises, attrgetter("scale"))]
 
 
-def _raw(spec: LayerSpec) -> Fraction:
+def _raw(layer: LayerSpec) -> Fraction:
     """Returns the ERK density of a layer at scale 1."""
-    return Fraction(sum(spec.shape), spec.size)
+    return Fraction(sum(layer.shape), layer.size)
 
 
 def _price(rise: _Rise, cost: Cost) -> Number:
-    return cost(rise.spec, rise.high) - cost(rise.spec, rise.low)
+    return cost(rise.layer, rise.high) - cost(rise.layer, rise.low)
 
 
 def _scheme(layers: Iterable[LayerSpec], n: dict[str, int]) -> dict[str, NM]:
-    return {spec.name: NM(n[spec.name], spec.m) for spec in grouped(layers)}
+    return {layer.name: NM(n[layer.name], layer.m) for layer in grouped(layers)}

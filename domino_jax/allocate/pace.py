@@ -8,9 +8,9 @@ pass it as `domino(..., pace=rule)`. One that `--config.search.pace=name` shall 
 import math
 from collections.abc import Callable, Iterable, Mapping
 
-from domino_jax.core.costs import Cost, counted, exact, grouped, macs
+from domino_jax.core.costs import Cost, as_fraction, count_macs
 from domino_jax.core.erk import erk
-from domino_jax.core.layers import LayerSpec
+from domino_jax.core.layers import LayerSpec, counted, grouped
 
 PaceRule = Callable[[Mapping[str, int]], Mapping[str, float]]
 PaceMaker = Callable[..., PaceRule]
@@ -28,7 +28,7 @@ def domino_pace(
     layers: Iterable[LayerSpec],
     budget: float,
     *,
-    cost: Cost = macs,
+    cost: Cost = count_macs,
     macs_weight: float = 0.5,
     erk_weight: float = 0.5,
 ) -> PaceRule:
@@ -46,17 +46,17 @@ def domino_pace(
     """
     layers = tuple(layers)
     movable = grouped(layers)
-    wanted = _wanted_sparsity(counted(layers), float(1 - exact(budget)))
+    wanted = _wanted_sparsity(counted(layers), float(1 - as_fraction(budget)))
 
     def paces(committed: Mapping[str, int]) -> dict[str, float]:
-        costs = [float(cost(spec, committed[spec.name])) for spec in movable]
-        surplus = [wanted[s.name] - (1 - committed[s.name] / s.m) for s in movable]
+        costs = [float(cost(layer, committed[layer.name])) for layer in movable]
+        surplus = [wanted[layer.name] - (1 - committed[layer.name] / layer.m) for layer in movable]
         most, span = max(costs), max(map(abs, surplus))
         reached = max(surplus) < ERK_REACHED
         return {
-            spec.name: macs_weight * (c / most if most else 0.0)
+            layer.name: macs_weight * (c / most if most else 0.0)
             + erk_weight * (0.0 if reached else r / span)
-            for spec, c, r in zip(movable, costs, surplus, strict=True)
+            for layer, c, r in zip(movable, costs, surplus, strict=True)
         }
 
     return paces
@@ -64,11 +64,11 @@ def domino_pace(
 
 def _wanted_sparsity(layers: list[LayerSpec], sparsity: float) -> dict[str, float]:
     """Solves ERK; where the dense layers alone hold all that is kept, its limit: all of it."""
-    still = [spec.name for spec in layers if spec.reason]
-    kept = sum(spec.size - math.floor(sparsity * spec.size) for spec in layers)
-    if kept <= sum(spec.size for spec in layers if spec.reason):
-        return {spec.name: 0.0 if spec.reason else 1.0 for spec in layers}
-    return erk({spec.name: spec.shape for spec in layers}, sparsity, still)
+    still = [layer.name for layer in layers if layer.reason]
+    kept = sum(layer.size - math.floor(sparsity * layer.size) for layer in layers)
+    if kept <= sum(layer.size for layer in layers if layer.reason):
+        return {layer.name: 0.0 if layer.reason else 1.0 for layer in layers}
+    return erk({layer.name: layer.shape for layer in layers}, sparsity, still)
 
 
 # By name: maker(layers, budget, *, cost, macs_weight, erk_weight) -> rule.

@@ -8,8 +8,8 @@ import jax
 
 from domino_jax.allocate.domino import SearchState, by_layer
 from domino_jax.core import masks
-from domino_jax.core.costs import grouped, kernels
-from domino_jax.core.layers import LayerSpec
+from domino_jax.core.kernels import kernels
+from domino_jax.core.layers import LayerSpec, grouped
 from domino_jax.core.paths import leaves_by_path
 
 # A layer whose norm passes this many times its start is running away (a negative pace grows it).
@@ -42,7 +42,7 @@ def why_stuck(
                 f"{name} (pace {pace[name]:.3g}) grew to a norm of {norm:.3g}, from {start:.3g} "
                 "at the start"
             )
-    free = [spec.name for spec in grouped(layers) if n[spec.name] > spec.candidates[0]]
+    free = [layer.name for layer in grouped(layers) if n[layer.name] > layer.candidates[0]]
     if not free:
         return ""
     fastest = max(free, key=lambda name: pace[name])

@@ -4,18 +4,20 @@ from collections.abc import Iterable
 from fractions import Fraction
 
 from domino_jax.allocate.domino import require_reachable
-from domino_jax.core.costs import Cost, exact, grouped, total, weights
+from domino_jax.core.costs import Cost, as_fraction, count_weights, total_cost
 from domino_jax.core.errors import InputError
-from domino_jax.core.layers import LayerSpec
+from domino_jax.core.layers import LayerSpec, grouped
 from domino_jax.core.scheme import NM, Scheme
 
 
 def dense_scheme(layers: Iterable[LayerSpec]) -> Scheme:
     """Returns the scheme that prunes nothing: N == M in every grouped layer."""
-    return {spec.name: NM(spec.m, spec.m) for spec in grouped(layers)}
+    return {layer.name: NM(layer.m, layer.m) for layer in grouped(layers)}
 
 
-def uniform_scheme(layers: Iterable[LayerSpec], budget: float, *, cost: Cost = weights) -> Scheme:
+def uniform_scheme(
+    layers: Iterable[LayerSpec], budget: float, *, cost: Cost = count_weights
+) -> Scheme:
     """Returns the largest share N/M that meets the budget when every layer takes it.
 
     A layer takes its largest candidate of that share or less, its smallest one if it has none:
@@ -26,15 +28,24 @@ def uniform_scheme(layers: Iterable[LayerSpec], budget: float, *, cost: Cost = w
     """
     layers = tuple(layers)
     require_reachable(layers, budget, cost)
-    allowed = exact(budget) * total(layers, cost)
+    allowed = as_fraction(budget) * total_cost(layers, cost)
     movable = grouped(layers)
-    shares = {Fraction(n, spec.m) for spec in movable for n in spec.candidates}
+    shares = {Fraction(n, layer.m) for layer in movable for n in layer.candidates}
     for share in sorted(shares, reverse=True):
-        scheme = {spec.name: NM(_within(spec, share), spec.m) for spec in movable}
-        if total(layers, cost, scheme) <= allowed:
+        scheme = {layer.name: NM(_within(layer, share), layer.m) for layer in movable}
+        if total_cost(layers, cost, scheme) <= allowed:
             return scheme
     raise InputError(f"budget {budget} is out of reach of uniform schemes, not of mixed ones")
 
 
-def _within(spec: LayerSpec, share: Fraction) -> int:
-    return max((n for n in spec.candidates if n <= share * spec.m), default=spec.candidates[0])
+def _within(layer: LayerSpec, share: Fraction) -> int:
+    return max((n for n in layer.candidates if n <= share * layer.m), default=layer.candidates[0])
+
+
+def uniform(layers: Iterable[LayerSpec], n: int) -> Scheme:
+    """Gives every grouped layer the same n of its M.
+
+    Raises:
+        InputError: n is not within 1..M of a layer.
+    """
+    return {layer.name: NM(n, layer.m) for layer in grouped(layers)}

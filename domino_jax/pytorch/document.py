@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from domino_jax.core import costs, scheme
+from domino_jax.core import scheme
 from domino_jax.core.errors import InputError
-from domino_jax.core.layers import LayerSpec
+from domino_jax.core.layers import LayerSpec, counted, grouped
 from domino_jax.core.scheme import NM, Scheme
 from domino_jax.models import Model
 from domino_jax.pytorch import exported, layouts
@@ -78,7 +78,7 @@ def describe(
     by_path = {t.path: t for t in layout}
     grouped = layouts.convolution_groups(*trace_of(network))
     layers: dict[str, Any] = {}
-    for spec in costs.counted(network.layers):
+    for spec in counted(network.layers):
         entry = _entry(network, spec, by_path[spec.path], grouped, by_torch=by_torch)
         entry["pattern24"], entry["sparse24"], entry["why"] = exported.judge(
             arrays, entry, dtype, backend
@@ -139,6 +139,5 @@ def _entry(
 def write_scheme(path: Path, network: Network, document: Mapping[str, Any]) -> None:
     """Writes the scheme of the grouped layers by the names of their written weights."""
     names = {e["jax"]: exported.scheme_name(e) for e in document["layers"].values()}
-    grouped = costs.grouped(network.layers)
-    renamed = {names[spec.name]: network.scheme[spec.name] for spec in grouped}
+    renamed = {names[layer.name]: network.scheme[layer.name] for layer in grouped(network.layers)}
     scheme.save(path, renamed, model=network.name)

@@ -76,7 +76,7 @@ def kernel_axes(apply: Callable[[Any, Any], Any], params: Any, inputs: Any) -> d
             if m == _GROUP_SIZES[-1]:
                 raise
             continue
-        return {spec.path: spec.axes for spec in layers if spec.axes is not None}
+        return {layer.path: layer.roles for layer in layers if layer.roles is not None}
     return {}
 
 

@@ -83,7 +83,7 @@ def restore(
 
 def head_of(layers: Sequence[LayerSpec]) -> str:
     """Returns the path of the module whose kernel is the last one used: the classifier."""
-    used = [spec.path for spec in layers if spec.axes is not None]
+    used = [layer.path for layer in layers if layer.roles is not None]
     return used[-1].rpartition("/")[0] or used[-1]
 
 

@@ -14,6 +14,7 @@ from domino_jax import __version__
 from domino_jax import data as _data
 from domino_jax import models as _models
 from domino_jax.core import costs, published, scheme
+from domino_jax.core.kernels import signatures
 from domino_jax.core.layers import LayerSpec
 from domino_jax.core.scheme import Scheme
 from domino_jax.pytorch import layouts, state_dict
@@ -26,7 +27,7 @@ from domino_jax.trace.layers import find_layers
 from domino_jax.train import evaluation, loop
 from domino_jax.train import mesh as devices
 
-OBJECTIVES: Mapping[str, costs.Cost] = {"params": costs.weights, "macs": costs.macs}
+OBJECTIVES: Mapping[str, costs.Cost] = {"params": costs.count_weights, "macs": costs.count_macs}
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def read_scheme(path: Path, layers: tuple[LayerSpec, ...]) -> Scheme:
         InputError: it cannot be read, or the text is of another network.
     """
     if path.suffix == published.SUFFIX:
-        return published.load_published(path, costs.signatures(layers))
+        return published.load_published(path, signatures(layers))
     return scheme.load(path)
 
 

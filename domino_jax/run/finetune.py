@@ -10,6 +10,7 @@ from rich.table import Table
 
 from domino_jax.core import costs
 from domino_jax.core.errors import InputError
+from domino_jax.core.kernels import n_by_path
 from domino_jax.core.scheme import Scheme
 from domino_jax.data import stream
 from domino_jax.run import checkpoint, monitor, provenance, workdir
@@ -59,6 +60,7 @@ def train_scheme(exp: Experiment, *, anew: bool = False) -> None:
     sparse = {"params": masked(exp, state.params, n), "stats": state.stats}
     folder = exp.workdir / SPARSE
     if checkpoint.latest(folder) != int(state.step):
+        workdir.require_held(exp.workdir)
         checkpoint.save(folder, int(state.step), sparse)
     _evaluate(exp, found, dense)
 
@@ -94,7 +96,7 @@ def _scheme(exp: Experiment) -> Scheme:
 
 def _levels(exp: Experiment, found: Scheme) -> Any:
     try:
-        return costs.levels(found, exp.layers)
+        return n_by_path(found, exp.layers)
     except ValueError as error:
         raise InputError(f"{_path(exp)}: {error}") from None
 
@@ -155,9 +157,10 @@ def _train(exp: Experiment, params: Any, stats: Any, n: Any) -> loop.TrainState:
 
 def _write(exp: Experiment, found: Scheme, results: dict[str, dict[str, float]]) -> None:
     shares = {
-        name: costs.share(exp.layers, cost, found)
-        for name, cost in (("weights", costs.weights), ("macs", costs.macs))
+        name: costs.kept_share(exp.layers, cost, found)
+        for name, cost in (("weights", costs.count_weights), ("macs", costs.count_macs))
     }
+    workdir.require_held(exp.workdir)
     workdir.update_json(exp.workdir / "results.json", train=results | {"shares": shares})
     table = Table(show_edge=False, header_style="bold", pad_edge=False)
     table.add_column("", no_wrap=True)

@@ -131,6 +131,7 @@ def running(
     ):
 
         def log(step: int, loss: float, state: Any) -> None:
+            workdir.require_held(phase.workdir)
             text, scalars = describe(step, state)
             show(step, f"loss {loss:.4f}  {text}")
             write(step, {"loss": loss, **scalars})
@@ -138,6 +139,7 @@ def running(
         add_times = _timer(phase, start, waited)
 
         def save(step: int, state: Any) -> None:
+            workdir.require_held(phase.workdir)
             checkpoint.save(phase.folder, step, state)
             add_times(step)
 

@@ -19,6 +19,7 @@ from rich.table import Table
 from domino_jax import data as _data
 from domino_jax.allocate.uniform import dense_scheme
 from domino_jax.core import costs
+from domino_jax.core.kernels import n_by_path
 from domino_jax.core.scheme import Scheme
 from domino_jax.data.pipeline import evaluate_batches, train_batches
 from domino_jax.run import checks, monitor
@@ -52,16 +53,16 @@ def rehearse(config: ConfigDict) -> None:
     for name, parts, control in _phases(exp):
         phase = exp.phase(name)
         steps = f"{planned_steps(phase):,}" if "epochs" in phase.settings else "-"
-        work = PASSES * phase.settings.batch * int(costs.total(exp.layers, costs.macs))
+        work = PASSES * phase.settings.batch * int(costs.total_cost(exp.layers, costs.count_macs))
         said = _try(exp, name, parts, control, executed=work <= LARGEST_STEP)
         table.add_row(name, steps, f"{phase.settings.batch:,}", f"{work:.2g}", said)
     out = monitor.console()
     out.print(table)
-    weights = int(costs.total(exp.layers, costs.weights))
-    macs = int(costs.total(exp.layers, costs.macs))
+    weights = int(costs.total_cost(exp.layers, costs.count_weights))
+    macs = int(costs.total_cost(exp.layers, costs.count_macs))
     out.print(f"{config.model.name}: {weights:,} weights, {macs:,} MACs an example in its layers")
     if found is not None:
-        kept = costs.share(exp.layers, costs.weights, found)
+        kept = costs.kept_share(exp.layers, costs.count_weights, found)
         out.print(f"{config.scheme or config.search.method}: keeps {kept:.2%} of the weights")
 
 
@@ -90,7 +91,7 @@ def _scheme(exp: Experiment) -> Scheme | None:
     settings = exp.config.search
     if exp.config.scheme:
         found = read_scheme(Path(exp.config.scheme), exp.layers)
-        costs.levels(found, exp.layers)
+        n_by_path(found, exp.layers)
         return found
     if settings.method in AT_ONCE:
         return AT_ONCE[settings.method](exp.layers, settings.budget, cost=exp.cost)
@@ -100,7 +101,7 @@ def _scheme(exp: Experiment) -> Scheme | None:
 
 def _phases(exp: Experiment) -> Iterator[tuple[str, Parts, Callable[[Any], Any]]]:
     """Yields the phases that a run would have: name, optimizer and step, params -> control."""
-    n = costs.levels(dense_scheme(exp.layers), exp.layers)
+    n = n_by_path(dense_scheme(exp.layers), exp.layers)
     if not exp.config.init:
         yield "dense", dense_parts(exp), lambda params: None
     if exp.config.search.method not in AT_ONCE:

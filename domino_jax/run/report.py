@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from domino_jax.core import costs as _budget
-from domino_jax.core.costs import Cost, Number, exact
+from domino_jax.core.costs import Cost, Number, as_fraction
 from domino_jax.core.files import replacing
 from domino_jax.core.layers import LayerSpec
 from domino_jax.core.scheme import Scheme
@@ -32,35 +32,35 @@ def summary(
         dense network and of the scheme, the budget in units of that cost, and those MACs apart.
     """
     layers = tuple(layers)
-    dense = _budget.total(layers, cost)
+    dense = _budget.total_cost(layers, cost)
     return {
-        "layers": [_row(spec, scheme) for spec in layers],
+        "layers": [_row(layer, scheme) for layer in layers],
         "totals": {
-            "weights": _pair(layers, _budget.weights, scheme),
-            "macs": _pair(layers, _budget.macs, scheme),
-            "cost": _pair(layers, cost, scheme) | {"budget": _json(exact(budget) * dense)},
+            "weights": _pair(layers, _budget.count_weights, scheme),
+            "macs": _pair(layers, _budget.count_macs, scheme),
+            "cost": _pair(layers, cost, scheme) | {"budget": _json(as_fraction(budget) * dense)},
             "activations": activations,
         },
     }
 
 
-def _row(spec: LayerSpec, scheme: Scheme) -> dict[str, Any]:
-    nm = None if spec.reason else scheme.get(spec.name)
+def _row(layer: LayerSpec, scheme: Scheme) -> dict[str, Any]:
+    nm = None if layer.reason else scheme.get(layer.name)
     n = nm.n if nm else None
     return {
-        "name": spec.name,
-        "shape": list(spec.shape),
+        "name": layer.name,
+        "shape": list(layer.shape),
         "nm": str(nm) if nm else "",
-        "density": n / spec.m if n else 1.0,
-        "weights": [_budget.weights(spec, n), spec.size],
-        "macs": [_budget.macs(spec, n), spec.macs] if spec.axes else [0, 0],
-        "reason": spec.reason,
-        "counted": spec.axes is not None,
+        "density": n / layer.m if n else 1.0,
+        "weights": [_budget.count_weights(layer, n), layer.size],
+        "macs": [_budget.count_macs(layer, n), layer.macs] if layer.roles else [0, 0],
+        "reason": layer.reason or "",
+        "counted": layer.roles is not None,
     }
 
 
 def _pair(layers: Sequence[LayerSpec], cost: Cost, scheme: Scheme) -> dict[str, Any]:
-    dense, kept = _budget.total(layers, cost), _budget.total(layers, cost, scheme)
+    dense, kept = _budget.total_cost(layers, cost), _budget.total_cost(layers, cost, scheme)
     return {"dense": _json(dense), "scheme": _json(kept), "share": float(kept / dense)}
 
 

@@ -71,7 +71,7 @@ def _pace(exp: Experiment) -> PaceRule:
     return PACES[settings.pace](
         exp.layers,
         settings.budget,
-        cost=costs.macs if settings.objective in OBJECTIVES else exp.cost,
+        cost=costs.count_macs if settings.objective in OBJECTIVES else exp.cost,
         macs_weight=cost_weight,
         erk_weight=erk_weight,
     )
@@ -94,7 +94,7 @@ def _search(exp: Experiment, search: Search, params: Any, stats: Any) -> loop.Se
     workdir.resume_curve(curve, start)
 
     def share(run: loop.SearchRun) -> float:
-        return costs.share(exp.layers, exp.cost, scheme_of(exp.layers, run.search))
+        return costs.kept_share(exp.layers, exp.cost, scheme_of(exp.layers, run.search))
 
     def describe(step: int, run: loop.SearchRun) -> tuple[str, dict[str, float]]:
         now = share(run)
@@ -127,9 +127,12 @@ def _search(exp: Experiment, search: Search, params: Any, stats: Any) -> loop.Se
 
 def _end_curve(exp: Experiment, found: Scheme, steps: int) -> None:
     """Makes the scheme's cost the last point, also where the run was killed after writing it."""
+    workdir.require_held(exp.workdir)
     curve = exp.workdir / "search" / workdir.CURVE
     workdir.resume_curve(curve, steps - 1)
-    workdir.append_point(curve, {"step": steps, "share": costs.share(exp.layers, exp.cost, found)})
+    workdir.append_point(
+        curve, {"step": steps, "share": costs.kept_share(exp.layers, exp.cost, found)}
+    )
 
 
 def _on_device(params: Any) -> Any:
@@ -145,6 +148,7 @@ def _write(exp: Experiment, found: Scheme, *, steps: int) -> None:
         settings.budget,
         activations=activation_macs(forward_of(exp.model), exp.model.params, exp.data.example),
     )
+    workdir.require_held(exp.workdir)
     scheme.save(
         exp.workdir / "scheme.json",
         found,

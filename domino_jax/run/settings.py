@@ -10,8 +10,8 @@ from ml_collections.config_dict import placeholder
 
 from domino_jax.allocate.pace import PACES
 from domino_jax.core.errors import InputError
-from domino_jax.core.layers import require_rules
 from domino_jax.core.paths import require_known
+from domino_jax.core.rules import require_rules
 from domino_jax.pytorch.state_dict import SUFFIXES, is_torch_file
 from domino_jax.train.optim import DENSE_OPTIMIZERS, METHODS, OPTIMIZERS, SCHEDULES
 

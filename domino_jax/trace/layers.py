@@ -15,14 +15,9 @@ import jax.numpy as jnp
 
 from domino_jax.core import paths
 from domino_jax.core.errors import InputError
-from domino_jax.core.layers import (
-    DEPTHWISE,
-    LayerSpec,
-    checked_candidates,
-    grouped_by_rule,
-    require_rules,
-)
+from domino_jax.core.layers import LayerSpec
 from domino_jax.core.masks import Axes
+from domino_jax.core.rules import DEPTHWISE, checked_candidates, group_by_rule, require_rules
 from domino_jax.trace.products import Use, merge_roles
 from domino_jax.trace.views import positions
 from domino_jax.trace.walk import arrays_by_path, find_uses
@@ -38,7 +33,8 @@ class _Kernel:
     axes: Axes | None
     macs: tuple[int, ...] = (0,)
     firsts: tuple[int | None, ...] = (None,)
-    reason: str = ""
+    reason: str | None = None
+    convolution_groups: int = 1
 
 
 def find_layers(
@@ -110,8 +106,9 @@ def _kernel(leaf: jax.ShapeDtypeStruct, uses: Sequence[tuple[int, Use]]) -> _Ker
     axes = _axes(roles)
     macs, firsts = _shared(leaf.shape, axes, used)
     vector = [VECTOR] if len(leaf.shape) == 1 else []
-    reason = [*vector, *(t for t in troubles if t != DEPTHWISE), *clash, *troubles, ""][0]
-    return _Kernel(axes, tuple(macs), tuple(firsts), reason)
+    reason = [*vector, *(t for t in troubles if t != DEPTHWISE), *clash, *troubles, None][0]
+    groups = max(use.convolution_groups for _, use in used)
+    return _Kernel(axes, tuple(macs), tuple(firsts), reason, groups)
 
 
 def _merged(
@@ -181,18 +178,20 @@ def _layers(
     rule: tuple[str, Any],
 ) -> list[LayerSpec]:
     if kernel.axes is None:
-        return [LayerSpec(path, tuple(leaf.shape), None, 0, (), kernel.reason)]
+        return [LayerSpec(path, tuple(leaf.shape), None, 0, reason=kernel.reason)]
     stack = kernel.axes.stack
     shape = tuple(size for axis, size in enumerate(leaf.shape) if axis not in stack)
-    ruled = grouped_by_rule(
-        LayerSpec(path, shape, kernel.axes, 0, (), kernel.reason), candidates, *rule
+    ruled = group_by_rule(
+        LayerSpec(path, shape, kernel.axes, 0, None, kernel.reason, kernel.convolution_groups),
+        candidates,
+        *rule,
     )
     layers = [
         replace(ruled, name=f"{path}#{index}" if stack else path, macs=macs)
         for index, macs in enumerate(kernel.macs)
     ]
     return [
-        replace(layer, candidates=(), reason=NOT_USED) if first is None else layer
+        replace(layer, groups=None, reason=NOT_USED) if first is None else layer
         for layer, first in zip(layers, kernel.firsts, strict=True)
     ]
 

@@ -5,11 +5,11 @@ Letters: dims are those of the array that holds the weight, axes those of the pa
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
-from domino_jax.core.layers import DEPTHWISE
+from domino_jax.core.rules import DEPTHWISE
 from domino_jax.trace.views import Dim, Piece, View
 
 Marked = list[tuple[Piece, str]]
@@ -27,6 +27,7 @@ class Use:
         weak: a product with something that does not depend on the inputs.
         trouble: why the parameter stays dense because of this use, '' if it need not.
         note: what a harmless use that is no product does.
+        convolution_groups: feature groups of the convolution, those of a stack not counted.
     """
 
     view: View
@@ -35,6 +36,7 @@ class Use:
     weak: bool = False
     trouble: str = ""
     note: str = ""
+    convolution_groups: int = 1
 
 
 def merge_roles(first: str, second: str, size: int) -> str | None:
@@ -92,7 +94,8 @@ def _kernel_use(view: View, eqn: Any, total: int) -> Use:
     marks += [(piece, "inputs") for piece in view.dims[inputs]]
     marks += [(piece, "window") for d in window for piece in view.dims[d]]
     depthwise = groups > 1 and eqn.invars[1].aval.shape[inputs] == 1
-    return _use(view, marks, total, DEPTHWISE if depthwise else "")
+    use = _use(view, marks, total, DEPTHWISE if depthwise else "")
+    return replace(use, convolution_groups=groups)
 
 
 def _stacked(outputs: Dim, groups: int) -> tuple[Dim, int]:

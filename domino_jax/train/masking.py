@@ -20,8 +20,8 @@ import numpy as np
 import optax
 
 from domino_jax.core import masks as _masks
-from domino_jax.core.costs import kernels
 from domino_jax.core.errors import InputError
+from domino_jax.core.kernels import kernels
 from domino_jax.core.layers import LayerSpec
 from domino_jax.core.paths import leaves_by_path, replace_leaves, require_known
 from domino_jax.core.scheme import NM

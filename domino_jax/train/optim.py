@@ -5,12 +5,7 @@ import jax.numpy as jnp
 import optax
 
 from domino_jax.core.paths import require_known
-from domino_jax.train.masking import (
-    fixed_masks,
-    sr_ste,
-    sr_ste_adamw,
-    sr_ste_adamw_decoupled,
-)
+from domino_jax.train.masking import fixed_masks, sr_ste, sr_ste_adamw, sr_ste_adamw_decoupled
 
 SCHEDULES = ("cosine", "constant")
 DENSE_OPTIMIZERS = ("sgd", "adamw")

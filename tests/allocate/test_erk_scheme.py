@@ -4,13 +4,14 @@ import itertools
 import math
 from fractions import Fraction
 
+import made
 import numpy as np
 import pytest
 
 from domino_jax.allocate.erk import erk_scheme
 from domino_jax.core import costs as budget
 from domino_jax.core.erk import erk
-from domino_jax.core.layers import LayerSpec
+from domino_jax.core.kernels import n_by_path
 from domino_jax.core.masks import Axes
 from domino_jax.core.scheme import NM
 
@@ -20,7 +21,7 @@ FOURS, EIGHTS = (1, 2, 4), (1, 2, 4, 8)
 
 def layer(name, shape, candidates, macs=None, reason=""):
     axes = HWIO if len(shape) == 4 else IO
-    return LayerSpec(name, shape, axes, macs or math.prod(shape), candidates, reason)
+    return made.layer(name, shape, axes, macs or math.prod(shape), candidates, reason)
 
 
 # At scale 1 the densities are 8/16 and 12/32: 'small' goes up at scales 3/4 (from 1 of 4 to 2) and
@@ -69,7 +70,7 @@ def test_layers_at_the_same_scale_go_up_in_their_order():
     assert [nm.n for nm in erk_scheme(same, 0.7).values()] == [4, 2, 2]
     # A dearer one is passed over.
     dear = (layer("a", (4, 4), FOURS, 160), *same[1:])
-    found = erk_scheme(dear, 0.3, cost=budget.macs)  # 57 of 192, of which 48 are the least
+    found = erk_scheme(dear, 0.3, cost=budget.count_macs)  # 57 of 192, of which 48 are the least
     assert [found[name].n for name in "abc"] == [1, 2, 2]
 
 
@@ -81,14 +82,14 @@ def rounded(spec, density):
 
 def by_brute_force(layers, share, cost):
     """Tries very many scales from the largest one down; without the last layers to go up."""
-    allowed = budget.exact(share) * budget.total(layers, cost)
+    allowed = budget.as_fraction(share) * budget.total_cost(layers, cost)
     for scale in (Fraction(i, 100) for i in range(8000, 0, -1)):
         scheme = {
             s.name: NM(rounded(s, min(1, scale * Fraction(sum(s.shape), s.size))), s.m)
             for s in layers
             if not s.reason
         }
-        if budget.total(layers, cost, scheme) <= allowed:
+        if budget.total_cost(layers, cost, scheme) <= allowed:
             return scheme
     raise AssertionError("no scale is small enough")
 
@@ -102,14 +103,14 @@ NET = (
 )
 
 
-@pytest.mark.parametrize("cost", [budget.weights, budget.macs])
+@pytest.mark.parametrize("cost", [budget.count_weights, budget.count_macs])
 @pytest.mark.parametrize("share", [0.35, 0.5, 0.61, 0.83, 0.99])
 def test_against_brute_force(cost, share):
     found = erk_scheme(NET, share, cost=cost)
     assert found == by_brute_force(NET, share, cost)
-    dense = budget.total(NET, cost)
-    assert budget.total(NET, cost, found) <= budget.exact(share) * dense
-    budget.levels(found, NET)
+    dense = budget.total_cost(NET, cost)
+    assert budget.total_cost(NET, cost, found) <= budget.as_fraction(share) * dense
+    n_by_path(found, NET)
 
 
 def test_random_networks_round_the_densities_of_erk():
@@ -119,14 +120,14 @@ def test_random_networks_round_the_densities_of_erk():
         shapes = [(8 * int(rng.integers(1, 9)), int(rng.integers(4, 64))) for _ in range(4)]
         layers = tuple(layer(f"l{i}", shape, EIGHTS) for i, shape in enumerate(shapes))
         found = erk_scheme(layers, 0.4)
-        kept = budget.total(layers, budget.weights, found)
+        kept = budget.total_cost(layers, budget.count_weights, found)
         schemes = []
         for sparsity in np.linspace(0.9, 0.2, 2000):
             zeros = erk({s.name: s.shape for s in layers}, float(sparsity))
             schemes.append({s.name: NM(rounded(s, 1 - zeros[s.name]), 8) for s in layers})
         assert found in schemes
-        costs = [budget.total(layers, budget.weights, scheme) for scheme in schemes]
-        allowed = 0.4 * budget.total(layers, budget.weights)
+        costs = [budget.total_cost(layers, budget.count_weights, scheme) for scheme in schemes]
+        allowed = 0.4 * budget.total_cost(layers, budget.count_weights)
         assert kept == max(c for c in costs if c <= allowed)
 
 
@@ -142,10 +143,15 @@ def test_the_dearest_scale_that_fits_is_taken_exactly():
     """Budgets at the exact cost of a scheme give that scheme, those a weight below do not."""
     costs = set()
     for a, b in itertools.product(range(12, 48), repeat=2):
-        costs.add(budget.total(PAIR, budget.weights, erk_scheme(PAIR, (a + b / 48) / 48)))
+        costs.add(
+            budget.total_cost(PAIR, budget.count_weights, erk_scheme(PAIR, (a + b / 48) / 48))
+        )
     assert costs == {12, 16, 24, 32}
     for cost in costs:
-        assert budget.total(PAIR, budget.weights, erk_scheme(PAIR, cost / 48 + 1e-12)) == cost
+        assert (
+            budget.total_cost(PAIR, budget.count_weights, erk_scheme(PAIR, cost / 48 + 1e-12))
+            == cost
+        )
 
 
 def test_out_of_reach():

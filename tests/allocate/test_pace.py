@@ -2,11 +2,11 @@
 
 from types import SimpleNamespace
 
+import made
 import pytest
 
 from domino_jax.allocate.pace import PACES, constant_pace, domino_pace
 from domino_jax.core import costs
-from domino_jax.core.layers import LayerSpec
 from domino_jax.core.masks import Axes
 from domino_jax.run import search, settings
 
@@ -15,7 +15,7 @@ DENSE = Axes((), (), (0,), (1,))  # IO
 
 def layer(name, inputs, outputs, macs, reason=""):
     candidates = () if reason else (1, 2, 4)
-    return LayerSpec(name, (inputs, outputs), DENSE, macs, candidates, reason)
+    return made.layer(name, (inputs, outputs), DENSE, macs, candidates, reason)
 
 
 # ERK at a budget of 1/2: 32 of 64 weights are kept. a: 12 / 32, b and c: 8 / 16 each; the sum of
@@ -89,7 +89,7 @@ def test_dense_layers_are_out_of_the_maxima_and_of_the_paces():
 
 
 def test_tables_are_outside_altogether():
-    table = LayerSpec("table", (1000, 64), None, 0, (), "only looked up")
+    table = made.layer("table", (1000, 64), None, 0, (), "only looked up")
     n = {"a": 4, "b": 2, "c": 1}
     assert domino_pace([table, A, B, C], 0.5)(n) == domino_pace([A, B, C], 0.5)(n)
 
@@ -121,7 +121,7 @@ def test_a_network_that_costs_nothing():
 
 def test_each_slice_of_a_stack_has_its_own_pace():
     stacked = Axes((0,), (), (1,), (2,))
-    slices = [LayerSpec(f"w#{i}", (4, 4), stacked, 16 * (i + 1), (1, 2, 4)) for i in range(2)]
+    slices = [made.layer(f"w#{i}", (4, 4), stacked, 16 * (i + 1), (1, 2, 4)) for i in range(2)]
     # Equal shapes: ERK wants sparsity 1/2 of both, so the surplus of 4:4 is 1/2, of 2:4 it is 0.
     rule = domino_pace(slices, 0.5)
     assert rule({"w#0": 4, "w#1": 2}) == pytest.approx({"w#0": 0.5 + 0.5, "w#1": 0.5})
@@ -134,7 +134,7 @@ def test_constant():
 
 @pytest.mark.parametrize("name", PACES)
 def test_every_name_is_a_setting_and_makes_its_rule(name, monkeypatch):
-    weights = {"cost": costs.macs, "macs_weight": 0.3, "erk_weight": 0.7}
+    weights = {"cost": costs.count_macs, "macs_weight": 0.3, "erk_weight": 0.7}
     found = PACES[name]([A, B, C], 0.5, **weights)({"a": 4, "b": 4, "c": 1})
     assert found.keys() == {"a", "b", "c"}
     config = settings.defaults()

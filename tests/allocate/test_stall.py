@@ -1,20 +1,20 @@
 """Why a search will not get further, on hand-drawn states."""
 
 import jax.numpy as jnp
+import made
 import numpy as np
 import pytest
 
 from domino_jax.allocate.domino import SearchState
 from domino_jax.allocate.stall import layer_norms, why_stuck
-from domino_jax.core.layers import LayerSpec
 from domino_jax.core.masks import Axes
 
 DENSE = Axes((), (), (0,), (1,))
 LAYERS = (
-    LayerSpec("a", (8, 4), DENSE, 32, (2, 4)),
-    LayerSpec("stem", (3, 8), DENSE, 24, (), "input size 3 is no multiple of 4"),
-    LayerSpec("b", (4, 2), DENSE, 8, (1, 4)),
-    LayerSpec("table", (9, 4), None, 0, (), "not used"),
+    made.layer("a", (8, 4), DENSE, 32, (2, 4)),
+    made.layer("stem", (3, 8), DENSE, 24, (), "input size 3 is no multiple of 4"),
+    made.layer("b", (4, 2), DENSE, 8, (1, 4)),
+    made.layer("table", (9, 4), None, 0, (), "not used"),
 )
 START = {"a": 2.0, "b": 1.0}
 
@@ -82,8 +82,8 @@ def test_nothing_left_to_move_is_not_stuck():
 
 def test_norms_of_kernels_and_slices():
     stacked = Axes((1,), (), (0,), (2,))
-    layers = [LayerSpec(f"w#{i}", (4, 1), stacked, 4, (1, 2, 4)) for i in (1, 0)]
-    layers.append(LayerSpec("a", (4, 2), DENSE, 8, (1, 2, 4)))
+    layers = [made.layer(f"w#{i}", (4, 1), stacked, 4, (1, 2, 4)) for i in (1, 0)]
+    layers.append(made.layer("a", (4, 2), DENSE, 8, (1, 2, 4)))
     w = jnp.array([[[3.0], [1.0]], [[4.0], [1.0]], [[0.0], [-1.0]], [[0.0], [1.0]]])
     params = {"w": w, "a": jnp.full((4, 2), 0.5), "bias": jnp.ones(3)}
     found = layer_norms(layers)(params)

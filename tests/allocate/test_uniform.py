@@ -1,11 +1,12 @@
 """The dense scheme, and the same share for every layer, also where M or the candidates differ."""
 
+import made
 import numpy as np
 import pytest
 
 from domino_jax.allocate.uniform import dense_scheme, uniform_scheme
 from domino_jax.core import costs
-from domino_jax.core.layers import LayerSpec
+from domino_jax.core.kernels import n_by_path
 from domino_jax.core.masks import Axes
 from domino_jax.core.scheme import NM
 
@@ -14,7 +15,7 @@ FOURS, EIGHTS, DENSE = (1, 2, 4), (1, 2, 4, 8), ()
 
 
 def layer(name, inputs, outputs, candidates, reason=""):
-    return LayerSpec(name, (inputs, outputs), IO, inputs * outputs, candidates, reason)
+    return made.layer(name, (inputs, outputs), IO, inputs * outputs, candidates, reason)
 
 
 # 64 + 32 + 16 weights.
@@ -23,8 +24,8 @@ NET = (layer("a", 8, 8, EIGHTS), layer("b", 4, 8, FOURS), layer("c", 4, 4, DENSE
 
 def test_dense_keeps_everything():
     assert dense_scheme(NET) == {"a": NM(8, 8), "b": NM(4, 4)}
-    assert costs.total(NET, costs.weights, dense_scheme(NET)) == 112
-    costs.levels(dense_scheme(NET), NET)
+    assert costs.total_cost(NET, costs.count_weights, dense_scheme(NET)) == 112
+    n_by_path(dense_scheme(NET), NET)
 
 
 @pytest.mark.parametrize(
@@ -57,12 +58,12 @@ def test_equal_candidates_give_equal_levels():
         layer(f"l{i}", 8 * int(rng.integers(1, 5)), int(rng.integers(1, 9)), EIGHTS)
         for i in range(5)
     )
-    dense = costs.total(layers, costs.macs)
+    dense = costs.total_cost(layers, costs.count_macs)
     for share in (0.9, 0.5, 0.49, 0.25, 0.2, 0.125):
-        found = uniform_scheme(layers, share, cost=costs.macs)
+        found = uniform_scheme(layers, share, cost=costs.count_macs)
         (n,) = {nm.n for nm in found.values()}
         assert n == max(n for n in (1, 2, 4) if n / 8 <= share)
-        assert costs.total(layers, costs.macs, found) <= share * dense
+        assert costs.total_cost(layers, costs.count_macs, found) <= share * dense
 
 
 def test_a_cost_that_does_not_rise_with_n():

@@ -12,7 +12,8 @@ from flax import nnx
 
 from domino_jax import models
 from domino_jax.core import costs, published
-from domino_jax.core.layers import flattened
+from domino_jax.core.kernels import n_by_path, signatures
+from domino_jax.core.rules import flattened
 from domino_jax.core.scheme import NM
 from domino_jax.models.resnet import Form, ResNet
 from domino_jax.run import experiment, report
@@ -54,7 +55,7 @@ def layers():
 
 @pytest.fixture(scope="module")
 def scheme(layers):
-    return published.from_published(published.read_published(TEXT), costs.signatures(layers))
+    return published.from_published(published.read_published(TEXT), signatures(layers))
 
 
 def test_the_stem_alone_stays_dense(layers):
@@ -65,7 +66,7 @@ def test_the_stem_alone_stays_dense(layers):
 
 
 def test_signatures_are_in_the_published_order(layers):
-    found = costs.signatures(layers)
+    found = signatures(layers)
     assert found[0] == (STEM, 3, 64, (7, 7))
     # The shortcut comes after the third convolution; in the first stage their shapes are equal.
     assert found[11:15] == [
@@ -78,12 +79,12 @@ def test_signatures_are_in_the_published_order(layers):
 
 
 def test_weights_and_macs_are_the_published_ones(layers, scheme):
-    kept = costs.total(layers, costs.weights, scheme)
-    dense = costs.total(layers, costs.weights)
+    kept = costs.total_cost(layers, costs.count_weights, scheme)
+    dense = costs.total_cost(layers, costs.count_weights)
     assert (kept, dense) == (4_907_200, 25_502_912)
     assert round(1 - kept / dense, 6) == 0.807583
-    assert costs.total(layers, costs.macs, scheme) == 1_141_313_536
-    assert costs.total(layers, costs.macs) == 4_089_184_256
+    assert costs.total_cost(layers, costs.count_macs, scheme) == 1_141_313_536
+    assert costs.total_cost(layers, costs.count_macs) == 4_089_184_256
 
 
 def test_the_scripts_take_its_file(layers, scheme):
@@ -92,29 +93,30 @@ def test_the_scripts_take_its_file(layers, scheme):
 
 def test_masks_take_it_although_the_stem_stays_dense(layers, scheme):
     assert scheme[STEM] == NM(16, 16)
-    levels = costs.levels(scheme, layers)
+    levels = n_by_path(scheme, layers)
     assert STEM not in levels
     assert {path: int(n) for path, n in levels.items()} == {
         path: nm.n for path, nm in scheme.items() if path != STEM
     }
-    totals = report.summary(layers, scheme, costs.weights, 0.2)["totals"]
+    totals = report.summary(layers, scheme, costs.count_weights, 0.2)["totals"]
     assert totals["weights"]["scheme"] == 4_907_200
 
 
 def test_it_also_fits_where_the_stem_is_flattened(layers, scheme):
     flat = flattened(layers, 16)
     assert not any(spec.reason for spec in flat)
-    assert costs.total(flat, costs.weights, scheme) == 4_907_200
-    assert costs.total(flat, costs.macs, scheme) == 1_141_313_536
-    assert int(costs.levels(scheme, flat)[STEM]) == 16
+    assert costs.total_cost(flat, costs.count_weights, scheme) == 4_907_200
+    assert costs.total_cost(flat, costs.count_macs, scheme) == 1_141_313_536
+    assert int(n_by_path(scheme, flat)[STEM]) == 16
+    assert published.load_published(FILE, signatures(flat)) == scheme
 
 
 def test_it_does_not_land_on_another_network():
     form = Form("bottleneck", (3, 4, 23, 3))
     deeper = models.from_nnx(nnx.eval_shape(lambda: ResNet(form, channels=3, classes=1000)))
-    signatures = costs.signatures(layers_of(deeper))
+    deeper = signatures(layers_of(deeper))
     with pytest.raises(ValueError, match="the published scheme has 54 layers, the network 105"):
-        published.from_published(published.read_published(TEXT), signatures)
+        published.from_published(published.read_published(TEXT), deeper)
 
 
 def test_published_by_hand() -> None:

@@ -16,7 +16,8 @@ from domino_jax.allocate.domino import fewest_votes
 from domino_jax.allocate.uniform import uniform_scheme
 from domino_jax.core import costs, scheme
 from domino_jax.core.erk import erk
-from domino_jax.core.layers import shrunk
+from domino_jax.core.kernels import n_by_path
+from domino_jax.core.rules import shrunk
 from domino_jax.core.scheme import NM
 from domino_jax.pytorch import exported
 from domino_jax.pytorch.document import Network
@@ -97,7 +98,7 @@ def test_an_unreachable_budget_names_the_rules_that_lower_it():
 
 def masked(params, found):
     layers = find()
-    n = dj.levels(found, layers)
+    n = dj.n_by_path(found, layers)
     return jax.jit(lambda p: dj.hard_mask(p, layers, n))(params)
 
 
@@ -109,11 +110,11 @@ def test_without_the_rule_the_reason_names_it():
     assert {spec.name: spec.reason for spec in find(())} == {
         "stem": "input size 3 is no multiple of 16",
         "halves": "input size 24 is no multiple of 16 (M = 8 by the rule 'shrink')",
-        "mix": "",
+        "mix": None,
         "eighths": "input size 4 is no multiple of 16 (M = 4 by the rule 'shrink')",
         "pairs": "input size 2 is no multiple of 16 (M = 2 by the rule 'shrink')",
         "each": "depthwise",
-        "head": "",
+        "head": None,
     }
 
 
@@ -131,7 +132,7 @@ def test_groups_shrink_to_what_divides_their_inputs():
         "each": "depthwise",
     }
     hwio = dj.Axes((), (0, 1), (2,), (3,))
-    assert {spec.axes for spec in layers if spec.name != "head"} == {hwio}
+    assert {spec.roles for spec in layers if spec.name != "head"} == {hwio}
     assert by_name(layers)["halves"].macs == 16 * 9 * 24 * 48
 
 
@@ -160,14 +161,14 @@ def test_candidates_below_the_smaller_group(m, candidates, halves):
     )
     found = by_name(layers)
     assert found["halves"].candidates == halves
-    assert found["halves"].reason == ("" if halves else f"input size 24 is no multiple of {m}")
+    assert found["halves"].reason == (None if halves else f"input size 24 is no multiple of {m}")
     assert found["fits"].m == m
 
 
 def test_the_first_rule_wins():
     rules = [("stem", "flatten"), ("mix", "dense"), ("halves", (2, 4)), ("pairs", 2), *SHRINK]
     found = by_name(find(rules))
-    assert (found["stem"].m, found["stem"].axes.window) == (16, ())
+    assert (found["stem"].m, found["stem"].groups.along.window) == (16, ())
     assert found["mix"].reason == "dense by rule 'mix'"
     assert found["halves"].candidates == (2, 4)
     assert found["pairs"].candidates == (1, 2)
@@ -191,10 +192,10 @@ def test_a_scheme_of_mixed_m_is_a_file(tmp_path):
     scheme.save(tmp_path / "scheme.json", found)
     read = scheme.load(tmp_path / "scheme.json")
     assert read == found
-    n = costs.levels(read, find())
+    n = n_by_path(read, find())
     assert {name: int(level) for name, level in n.items()} == dict.fromkeys(GROUP_SIZES, 1)
-    with pytest.raises(ValueError, match="halves: scheme has 1:8, but it stays dense"):
-        costs.levels(read, find(()))
+    with pytest.raises(ValueError, match=r"halves: expected N == M .* got 1:8: .* stays dense"):
+        n_by_path(read, find(()))
 
 
 def test_costs_and_table():
@@ -202,13 +203,13 @@ def test_costs_and_table():
     found = {name: NM(1, m) for name, m in GROUP_SIZES.items()}
     kept = {name: math.prod(SHAPES[name]) // m for name, m in GROUP_SIZES.items()}
     dense = math.prod(SHAPES["stem"]) + math.prod(SHAPES["each"])
-    assert costs.total(layers, costs.weights, found) == dense + sum(kept.values())
+    assert costs.total_cost(layers, costs.count_weights, found) == dense + sum(kept.values())
     macs = 16 * (dense + sum(kept.values())) - 15 * kept["head"]  # 4x4 positions, one for the head
-    assert costs.total(layers, costs.macs, found) == macs
-    assert costs.total(layers, costs.table_cost(dict.fromkeys(SHAPES, 16), layers), found) == (
+    assert costs.total_cost(layers, costs.count_macs, found) == macs
+    assert costs.total_cost(layers, costs.table_cost(dict.fromkeys(SHAPES, 16), layers), found) == (
         2 * 16 + 2 + 1 + 4 + 8 + 1
     )
-    summary = report.summary(layers, found, costs.weights, 0.5)
+    summary = report.summary(layers, found, costs.count_weights, 0.5)
     rows = {row["name"]: (row["nm"], row["density"]) for row in summary["layers"]}
     assert rows["halves"] == ("1:8", 1 / 8)
     assert (rows["pairs"], rows["each"]) == (("1:2", 1 / 2), ("", 1.0))
@@ -228,7 +229,9 @@ def test_uniform_takes_the_same_share():
         "head": (4, 16),
     }
     quarter = {name: NM(*nm) for name, nm in quarter.items()}
-    share = costs.total(layers, costs.weights, quarter) / costs.total(layers, costs.weights)
+    share = costs.total_cost(layers, costs.count_weights, quarter) / costs.total_cost(
+        layers, costs.count_weights
+    )
     assert uniform_scheme(layers, share + 1e-6) == quarter
     lower = uniform_scheme(layers, share - 1e-6)
     assert {name: nm.n for name, nm in lower.items()} == {
@@ -239,7 +242,7 @@ def test_uniform_takes_the_same_share():
 def test_search_and_training_with_mixed_m():
     params, layers = weights(), find()
     # Of 15,312 weights 6,124 may stay: 'halves' must come from 8:8 to 1:8.
-    assert fewest_votes(layers, 0.4, costs.weights) == 7
+    assert fewest_votes(layers, 0.4, costs.count_weights) == 7
     search = dj.domino(layers, 0.4)
     tx = optax.chain(
         dj.survivors(), dj.survivor_decay(layers, penalty=4.0, every=1), optax.sgd(0.05)

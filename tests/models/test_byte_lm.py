@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from domino_jax import models
-from domino_jax.core import costs
+from domino_jax.core.layers import counted
 from domino_jax.core.paths import leaves_by_path
 from domino_jax.pytorch.layouts import kernel_axes, tensors, to_torch
 from domino_jax.trace.layers import find_layers
@@ -60,14 +60,14 @@ def test_layers_and_counts_by_hand(dtype):
         f"blocks/{i}/{name}/kernel": shape for i in range(4) for name, shape in inside.items()
     }
     wanted["head/kernel"] = (128, 256)
-    counted = costs.counted(layers)
-    assert {spec.name: spec.shape for spec in counted} == wanted
-    assert [spec.name for spec in counted] == list(wanted)
+    kernels = counted(layers)
+    assert {spec.name: spec.shape for spec in kernels} == wanted
+    assert [spec.name for spec in kernels] == list(wanted)
     # No macs of attention's products of activations, which would make it more than T · weights.
-    assert all(spec.macs == 128 * spec.size for spec in counted)
-    assert all(spec.axes.inputs == (0,) and spec.candidates == (1, 2, 4, 8) for spec in counted)
-    assert sum(spec.size for spec in counted) == 4 * 12 * 128**2 + 128 * 256
-    left_out = {spec.name: spec.reason for spec in layers if spec.axes is None}
+    assert all(spec.macs == 128 * spec.size for spec in kernels)
+    assert all(spec.roles.inputs == (0,) and spec.candidates == (1, 2, 4, 8) for spec in kernels)
+    assert sum(spec.size for spec in kernels) == 4 * 12 * 128**2 + 128 * 256
+    left_out = {spec.name: spec.reason for spec in layers if spec.roles is None}
     assert left_out == {
         "tokens/embedding": "only looked up",
         "positions/embedding": "goes into add",

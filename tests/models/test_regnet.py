@@ -77,7 +77,7 @@ def test_a_grouped_convolution_sees_the_channels_of_its_group_alone():
     """24 channels in groups of 8: M = 8 fits, 16 does not; its products are a third."""
     name = "trunk_output/block2/block2-1/f/b/0/kernel"
     spec = _layers(_shapes(SMALL, 5), 8)[name]
-    assert (spec.shape, spec.candidates, spec.axes.inputs) == ((3, 3, 8, 24), (1, 2, 4, 8), (2,))
+    assert (spec.shape, spec.candidates, spec.roles.inputs) == ((3, 3, 8, 24), (1, 2, 4, 8), (2,))
     assert spec.macs == 4 * 4 * 9 * 8 * 24
     spec = _layers(_shapes(SMALL, 5), 16)[name]
     assert spec.candidates == ()

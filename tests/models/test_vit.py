@@ -12,7 +12,8 @@ import safetensors.numpy
 from flax import nnx
 
 from domino_jax import models
-from domino_jax.core import costs
+from domino_jax.core.kernels import n_by_path
+from domino_jax.core.layers import grouped
 from domino_jax.core.masks import Axes
 from domino_jax.core.paths import leaves_by_path
 from domino_jax.core.scheme import NM
@@ -63,7 +64,7 @@ def test_layers_and_axes():
     layers = {s.name: s for s in find_layers(_forward(model), model.params, example, 4)}
     packed = layers["encoder/layers/encoder_layer_3/self_attention/in_proj_kernel"]
     assert packed.shape == (768, 2304)
-    assert (packed.axes, packed.candidates) == (Axes((), (), (0,), (1,)), (1, 2, 4))
+    assert (packed.roles, packed.candidates) == (Axes((), (), (0,), (1,)), (1, 2, 4))
     assert {name: s.reason for name, s in layers.items() if s.reason} == {
         "conv_proj/kernel": "input size 3 is no multiple of 4",
         "class_token": "goes into concatenate",
@@ -199,8 +200,8 @@ def _sparse(pair, imported, cycle):
     """The imported network with layer i pruned to cycle[i % len] of 4."""
     model = pair[0]
     layers = find_layers(_forward(model), imported, _example(), 4)
-    found = {s.name: NM(cycle[i % len(cycle)], 4) for i, s in enumerate(costs.grouped(layers))}
-    levels = costs.levels(found, layers)
+    found = {s.name: NM(cycle[i % len(cycle)], 4) for i, s in enumerate(grouped(layers))}
+    levels = n_by_path(found, layers)
     params = jax.jit(lambda p: hard_mask(p, layers, levels))(imported)
     options = {"patch": PATCH}
     model = model._replace(params=params)
@@ -237,21 +238,22 @@ def test_export_runs_in_pytorch_with_its_attention_split(folder, pair):
     import torch_export  # noqa: PLC0415
 
     from domino_jax.deploy import attention as torch_attention  # noqa: PLC0415
-    from domino_jax.deploy import runtime  # noqa: PLC0415
+    from domino_jax.deploy import folder as folders  # noqa: PLC0415
+    from domino_jax.deploy import packing, runtime  # noqa: PLC0415
 
     backends = [torch_export.ROUND_TRIP]
     stored = torch_export.stored_logits(folder)
-    whole = runtime.put(
-        copy.deepcopy(pair[2]), runtime.read_folder(folder), torch_export.CPU, torch.float32
+    whole = folders.put(
+        copy.deepcopy(pair[2]), folders.read_folder(folder), torch_export.CPU, torch.float32
     )
     apart = (torch_export.logits_of(whole, folder) - stored).abs().max()
     assert apart <= 1e-4 * stored.abs().max()
     model = runtime.load(copy.deepcopy(pair[2]), folder, "cpu", torch.float16, backends=backends)
     attention = model.encoder.layers["encoder_layer_0"].self_attention
     assert isinstance(attention, torch_attention.Attention)
-    assert isinstance(attention.in_proj, runtime.SparseLinear)
+    assert isinstance(attention.in_proj, packing.SparseLinear)
     levels = [entry["n"] for entry in exported.read_document(folder)["layers"].values()]
-    packed = [m for m in model.modules() if isinstance(m, runtime.SparseLinear)]
+    packed = [m for m in model.modules() if isinstance(m, packing.SparseLinear)]
     # The head has 10 rows, which no kernel takes without much padding.
     assert len(packed) == sum(n < 4 for n in levels[1:-1])
     apart = (torch_export.logits_of(model, folder, torch.float16) - stored).abs().max()

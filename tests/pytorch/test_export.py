@@ -12,7 +12,9 @@ import pytest
 import safetensors.numpy
 
 from domino_jax import data, export, find_layers, models
-from domino_jax.core import costs, scheme
+from domino_jax.core import scheme
+from domino_jax.core.kernels import n_by_path
+from domino_jax.core.layers import grouped
 from domino_jax.core.paths import leaves_by_path, replace_leaves
 from domino_jax.core.scheme import NM
 from domino_jax.pytorch import exported
@@ -50,8 +52,8 @@ def _network(name, shape, classes, m, cycle, *, count=16, rules=()):
         return model.apply(params, model.stats, x, train=False, key=None)[0]
 
     layers = find_layers(forward, model.params, example, m, rules)
-    found = {s.name: NM(cycle[i % len(cycle)], m) for i, s in enumerate(costs.grouped(layers))}
-    levels = costs.levels(found, layers)
+    found = {s.name: NM(cycle[i % len(cycle)], m) for i, s in enumerate(grouped(layers))}
+    levels = n_by_path(found, layers)
     params = jax.jit(lambda p: hard_mask(p, layers, levels))(model.params)
     inputs = np.random.default_rng(1).normal(size=(count, *shape)).astype(np.float32)
     return Network(name, {}, model._replace(params=params), layers, found, inputs)
@@ -322,7 +324,7 @@ def _own(stacked=False):
     model = models.plain(apply, params)
     layers = find_layers(apply, params, jax.ShapeDtypeStruct((1, 64), jnp.float32), 4)
     found = {spec.name: NM(n, 4) for spec, n in zip(layers, (2, 3), strict=True)}
-    masked = hard_mask(params, layers, costs.levels(found, layers))
+    masked = hard_mask(params, layers, n_by_path(found, layers))
     inputs = rng.normal(size=(5, 64)).astype(np.float32)
     return Network("mine:net", {}, model._replace(params=masked), layers, found, inputs, False)
 

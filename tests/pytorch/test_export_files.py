@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from domino_jax import export, find_layers, models
-from domino_jax.core import costs
+from domino_jax.core.kernels import n_by_path
 from domino_jax.core.scheme import NM
 from domino_jax.pytorch import exported
 from domino_jax.pytorch.document import Network
@@ -29,7 +29,7 @@ def of_tokens(dtype):
 
     layers = find_layers(apply, params, jax.ShapeDtypeStruct((1, 3), dtype), 4)
     found = {"head/kernel": NM(2, 4)}
-    params = hard_mask(params, layers, costs.levels(found, layers))
+    params = hard_mask(params, layers, n_by_path(found, layers))
     inputs = rng.integers(0, 16, (5, 3)).astype(dtype)
     return Network("mine:net", {}, models.plain(apply, params), layers, found, inputs, False)
 

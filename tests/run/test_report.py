@@ -2,12 +2,13 @@
 
 import json
 
+import made
 import matplotlib.image
 import pytest
 from rich.console import Console
 
+from domino_jax.allocate import uniform
 from domino_jax.core import costs
-from domino_jax.core.layers import LayerSpec
 from domino_jax.core.masks import Axes
 from domino_jax.core.scheme import NM
 from domino_jax.run import monitor, report
@@ -16,21 +17,21 @@ DENSE = Axes((), (), (0,), (1,))
 CONV = Axes((), (0, 1), (2,), (3,))
 RULE = "dense by rule 'head[a-z]?'"
 LAYERS = (
-    LayerSpec("stem/kernel", (3, 3, 3, 8), CONV, 21600, (), "input size 3 is no multiple"),
-    LayerSpec("conv/kernel", (3, 3, 8, 500), CONV, 3_600_000, (1, 2, 4)),
-    LayerSpec("fc/kernel", (500, 10), DENSE, 5000, (1, 2, 4)),
-    LayerSpec("head/kernel", (10, 10), DENSE, 100, (), RULE),
-    LayerSpec("table", (9, 4), None, 0, (), "not used"),
+    made.layer("stem/kernel", (3, 3, 3, 8), CONV, 21600, (), "input size 3 is no multiple"),
+    made.layer("conv/kernel", (3, 3, 8, 500), CONV, 3_600_000, (1, 2, 4)),
+    made.layer("fc/kernel", (500, 10), DENSE, 5000, (1, 2, 4)),
+    made.layer("head/kernel", (10, 10), DENSE, 100, (), RULE),
+    made.layer("table", (9, 4), None, 0, (), "not used"),
 )
 SCHEME = {"conv/kernel": NM(1, 4), "fc/kernel": NM(4, 4)}
 CURVE = [{"step": 0, "share": 1.0}, {"step": 50, "share": 0.6}, {"step": 100, "share": 0.36}]
 
 
-def numbers(cost=costs.weights, scheme=SCHEME):
+def numbers(cost=costs.count_weights, scheme=SCHEME):
     return report.summary(LAYERS, scheme, cost, 0.4)
 
 
-def printed(objective="params", cost=costs.weights):
+def printed(objective="params", cost=costs.count_weights):
     console = Console(record=True, width=140, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
     with console.file:
         report.print_table(numbers(cost), objective, 0.4, console)
@@ -73,7 +74,7 @@ def test_totals():
         "cost": weights | {"budget": 16526.4},
         "activations": 0,
     }
-    assert numbers(costs.macs)["totals"]["cost"] == macs | {"budget": 1_450_680}
+    assert numbers(costs.count_macs)["totals"]["cost"] == macs | {"budget": 1_450_680}
 
 
 def test_totals_of_a_cost_table_are_json():
@@ -107,7 +108,7 @@ def test_rules_are_no_markup():
 
 
 def test_the_budget_stands_in_the_line_of_its_objective():
-    text = printed("macs", costs.macs)
+    text = printed("macs", costs.count_macs)
     assert cells(text, "MACs")[-1] == "1,450,680 (40.00%)"
     assert cells(text, "weights")[-1] == ""
 
@@ -120,7 +121,7 @@ def test_a_cost_table_has_a_line_of_its_own():
 
 
 def test_products_of_activations_stand_apart(capsys):
-    found = report.summary(LAYERS, {}, costs.weights, 0.4, activations=1_234_567)
+    found = report.summary(LAYERS, SCHEME, costs.count_weights, 0.4, activations=1_234_567)
     report.print_table(found, "params", 0.4, monitor.console())
     assert cells(capsys.readouterr().out, "MACs of activations") == [
         *("1,234,567", "1,234,567", "", "not counted"),
@@ -149,7 +150,7 @@ def test_picture(tmp_path, curve):
 
 
 def test_the_picture_grows_with_the_network(tmp_path):
-    layers = [LayerSpec(f"{i}", (8, 4), DENSE, 32, (1, 2, 4)) for i in range(40)]
-    found = report.summary(layers, costs.uniform(layers, 2), costs.weights, 0.5)
+    layers = [made.layer(f"{i}", (8, 4), DENSE, 32, (1, 2, 4)) for i in range(40)]
+    found = report.summary(layers, uniform.uniform(layers, 2), costs.count_weights, 0.5)
     report.plot(tmp_path / "report.png", found, CURVE, "deep", 0.5)
     assert matplotlib.image.imread(tmp_path / "report.png").shape[:2] == (900, 1776)

@@ -321,7 +321,7 @@ def _trained(network, layers, scheme, masks_of, gradient):
     _, params, stats = network.model
     decay = optax.add_decayed_weights(5e-5)
     tx = optax.chain(dj.sr_ste(5e-4), decay, optax.sgd(0.05, 0.9))
-    n, opt_state, seen = dj.levels(scheme, layers), tx.init(params), []
+    n, opt_state, seen = dj.n_by_path(scheme, layers), tx.init(params), []
 
     @jax.jit
     def step(params, opt_state, grads, masks):
@@ -345,7 +345,7 @@ def _groups(leaf, axes):
 
 def test_any_network(network):
     layers = _layers(network)
-    assert {s.path: (s.axes, s.macs) for s in layers if s.axes} == network.layers
+    assert {s.path: (s.roles, s.macs) for s in layers if s.roles} == network.layers
     assert {s.path: s.reason for s in layers if s.reason} == network.dense
 
     parts = _parts(network, layers)

@@ -59,7 +59,7 @@ def test_flax_linen():
         **{f"blocks/Dense_{d}/kernel#{i}": (STACKED, 16 * 512) for d in (1, 0) for i in range(3)},
         "Dense_0/kernel": (IO, 160),
     }
-    assert {layer.name: (layer.axes, layer.macs) for layer in layers if layer.axes} == expected
+    assert {layer.name: (layer.roles, layer.macs) for layer in layers if layer.roles} == expected
     assert [layer.name for layer in layers[: len(expected)]] == list(expected)
     left_out = layers[len(expected) :]
     assert {layer.reason for layer in left_out} == {"goes into add"}
@@ -92,14 +92,14 @@ def test_flax_nnx():
             return nnx.merge(graph, p, zeros)(x)
 
         layers = find_layers(apply, nnx.to_pure_dict(params), floats(4, 6, 6, 3), 8)
-    macs = {layer.name: layer.macs for layer in layers if layer.axes}
+    macs = {layer.name: layer.macs for layer in layers if layer.roles}
     assert macs == {
         "conv/kernel": 16 * 27 * 16,
         "blocks/0/kernel": 16 * 256,
         "blocks/1/kernel": 16 * 256,
         **{f"attention/{n}/kernel": 16 * 256 for n in ("query", "key", "value", "out")},
     }
-    assert [layer.name for layer in layers if layer.axes and layer.reason] == ["conv/kernel"]
+    assert [layer.name for layer in layers if layer.roles and layer.reason] == ["conv/kernel"]
 
 
 def test_equinox():
@@ -121,10 +121,10 @@ def test_equinox():
     )
     layers = find_layers(lambda p, x: jax.vmap(p)(x), net, floats(2, 8, 5, 5), 8)
     out_in = Axes((), (), (1,), (0,))
-    assert {layer.name: (layer.axes, layer.macs, layer.reason) for layer in layers} == {
-        "conv/weight": (Axes((), (2, 3), (1,), (0,)), 9 * 9 * 8 * 16, ""),
-        "mlp/layers/0/weight": (out_in, 512, ""),
-        "mlp/layers/1/weight": (out_in, 128, ""),
+    assert {layer.name: (layer.roles, layer.macs, layer.reason) for layer in layers} == {
+        "conv/weight": (Axes((), (2, 3), (1,), (0,)), 9 * 9 * 8 * 16, None),
+        "mlp/layers/0/weight": (out_in, 512, None),
+        "mlp/layers/1/weight": (out_in, 128, None),
         "conv/bias": (None, 0, "goes into add"),
         "table/weight": (None, 0, "goes into add"),
     }

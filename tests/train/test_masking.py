@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from domino_jax.core.costs import levels
+from domino_jax.core.kernels import n_by_path
 from domino_jax.core.scheme import NM
 from domino_jax.trace.layers import find_layers
 from domino_jax.train import loop, losses, masking
@@ -144,7 +144,7 @@ def test_reference_sr_ste_number_for_number():
         found = find_layers(net, params, jnp.zeros((1, 10, 10, 8)), 8)
         paths = golden.paths(meta)
         scheme = dict(zip(paths, (NM(*nm) for nm in meta["scheme"].values()), strict=True))
-        n = levels(scheme, found)
+        n = n_by_path(scheme, found)
         tx = optax.chain(
             masking.sr_ste(meta["srste_decay"]),
             optax.add_decayed_weights(meta["weight_decay"]),

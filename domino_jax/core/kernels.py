@@ -1,0 +1,111 @@
+"""Parameters that hold layers: one kernel a layer, or a stack of them; schemes laid along them.
+
+Letters: S slices along the stack axes of a kernel.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from domino_jax.core.errors import InputError
+from domino_jax.core.layers import LayerSpec, axis_sizes, counted, grouped
+from domino_jax.core.masks import Axes
+from domino_jax.core.published import Signature
+from domino_jax.core.scheme import NM, Scheme, require_fits
+
+
+class Kernel(NamedTuple):
+    """One grouped parameter: a layer, or a stack of them.
+
+    Attributes:
+        axes: parts that its axes play for the masks.
+        m: group size.
+        slices: the layers in it, by slice, those that stay dense included.
+    """
+
+    axes: Axes
+    m: int
+    slices: tuple[LayerSpec, ...]
+
+
+def kernels(layers: Iterable[LayerSpec]) -> dict[str, Kernel]:
+    """Gathers the parameters that hold grouped layers, in the order of first use."""
+    layers = tuple(layers)
+    by_path: dict[str, Kernel] = {}
+    for layer in layers:
+        if layer.groups is not None and layer.path not in by_path:
+            slices = [other for other in counted(layers) if other.path == layer.path]
+            slices.sort(key=lambda each: each.index or 0)
+            by_path[layer.path] = Kernel(layer.groups.along, layer.m, tuple(slices))
+    return by_path
+
+
+def n_by_path(scheme: Scheme, layers: Iterable[LayerSpec]) -> dict[str, np.ndarray]:
+    """Turns a scheme into the n of each kernel that the mask functions read.
+
+    A layer that stays dense may be absent or have N == M, of any M: published schemes name it so.
+
+    Returns:
+        path -> int32, the shape of the kernel's stack axes.
+
+    Raises:
+        InputError: a grouped layer is missing, its M differs or it has no NM, a layer that stays
+            dense has N < M, or the scheme names another layer.
+    """
+    layers = tuple(layers)
+    must, may = ([layer.name for layer in part(layers)] for part in (grouped, counted))
+    require_fits(scheme, must, may)
+    for layer in counted(layers):
+        if layer.name in scheme:
+            _require_entry(layer, scheme[layer.name])
+    n = {layer.name: scheme[layer.name].n for layer in grouped(layers)}
+    return {
+        path: stacked(kernel, n, kernel.m).astype(np.int32)
+        for path, kernel in kernels(layers).items()
+    }
+
+
+def stacked(kernel: Kernel, values: Mapping[str, float], dense: float) -> np.ndarray:
+    """Gathers one value for each layer of a kernel, `dense` for those that stay so: [S] or []."""
+    by_slice = np.array([values.get(layer.name, dense) for layer in kernel.slices])
+    return by_slice if kernel.axes.stack else by_slice.reshape(())
+
+
+def signatures(layers: Iterable[LayerSpec]) -> list[Signature]:
+    """Lists what the published text knows of the layers, in order of first use.
+
+    Of what the trace saw: a rule such as 'flatten' changes nothing here.
+
+    Returns:
+        (name, input channels, output channels, window; () for a matrix product) of each
+        convolution and matrix product, those kept dense included.
+    """
+    return [
+        (
+            layer.name,
+            math.prod(axis_sizes(layer, layer.roles.inputs)),
+            math.prod(axis_sizes(layer, layer.roles.outputs)),
+            axis_sizes(layer, layer.roles.window),
+        )
+        for layer in layers
+        if layer.roles is not None
+    ]
+
+
+def _require_entry(layer: LayerSpec, nm: NM) -> None:
+    if not isinstance(nm, NM):
+        raise InputError(
+            f"{layer.name}: expected NM(n, m) in a scheme (NM.parse reads '2:4'), got {nm!r}"
+        )
+    if layer.reason:
+        if nm.n < nm.m:
+            raise InputError(
+                f"{layer.name}: expected N == M in the scheme, got {nm}: the layer stays dense "
+                f"({layer.reason})"
+            )
+    elif nm.m != layer.m:
+        raise InputError(
+            f"{layer.name}: expected M = {layer.m} (by m or a rule), got {nm} in the scheme"
+        )
