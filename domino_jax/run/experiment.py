@@ -18,7 +18,7 @@ from domino_jax.core.kernels import signatures
 from domino_jax.core.layers import LayerSpec
 from domino_jax.core.scheme import Scheme
 from domino_jax.pytorch import layouts, state_dict
-from domino_jax.run import checks, monitor
+from domino_jax.run import checks, monitor, repairs
 from domino_jax.run.phases import Phase
 from domino_jax.run.provenance import PHASES
 from domino_jax.run.settings import check
@@ -70,7 +70,11 @@ def build(config: ConfigDict, workdir: Path, should_stop: Callable[[], bool]) ->
     checks.require_usable(workdir)
     _models.factory(config.model.name)  # before the data, which may take long to open
     data = _data.create(config.data.name, data_dir=config.data.dir, **data_options(config))
-    return assemble(config, workdir, data, should_stop)
+    repairs.require_readable(workdir, data)
+    data = repairs.settled(workdir, data)
+    exp = assemble(config, workdir, data, should_stop)
+    repairs.record(workdir, data)
+    return exp
 
 
 def data_options(config: ConfigDict) -> dict[str, Any]:
@@ -191,7 +195,8 @@ def evaluate(exp: Experiment, params: Any, stats: Any) -> dict[str, float]:
     batches = (devices.split_batch(mesh, batch) for batch in _checked(exp, test))
     step = evaluation.eval_step(exp.model.apply, exp.data.ignore_label)
     params, stats = devices.replicate(mesh, (params, stats))
-    return evaluation.evaluate(step, params, stats, batches)
+    with repairs.noting(exp.workdir, exp.data):
+        return evaluation.evaluate(step, params, stats, batches)
 
 
 def versions() -> dict[str, str]:
