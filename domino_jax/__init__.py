@@ -12,11 +12,21 @@
 N is the number of weights kept of every M consecutive input weights; N == M is dense.
 """
 
-from domino_jax.allocate.domino import Search, SearchState, domino, scheme_of
+from domino_jax.allocate.domino import domino
 from domino_jax.allocate.erk import erk_scheme
-from domino_jax.allocate.pace import constant_pace, domino_pace
+from domino_jax.allocate.paces import constant_pace, domino_pace
+from domino_jax.allocate.problem import Problem
+from domino_jax.allocate.search import Search, SearchState, scheme_of
+from domino_jax.allocate.table import ALLOCATORS, allocate
 from domino_jax.allocate.uniform import uniform, uniform_scheme
-from domino_jax.core.costs import count_macs, count_weights, table_cost, total_cost
+from domino_jax.core.costs import (
+    Budget,
+    budget_of,
+    count_macs,
+    count_weights,
+    table_cost,
+    total_cost,
+)
 from domino_jax.core.errors import InputError
 from domino_jax.core.kernels import n_by_path
 from domino_jax.core.layers import Groups, LayerSpec
@@ -42,17 +52,22 @@ from domino_jax.train.masking import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "ALLOCATORS",
     "NM",
     "Axes",
+    "Budget",
     "Groups",
     "InputError",
     "LayerSpec",
     "Model",
+    "Problem",
     "Scheme",
     "Search",
     "SearchState",
     "activation_macs",
+    "allocate",
     "apply_masks",
+    "budget_of",
     "constant_pace",
     "count_macs",
     "count_weights",

@@ -8,14 +8,14 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from domino_jax.allocate.pace import PACES
+from domino_jax.allocate.paces import PACES
+from domino_jax.allocate.table import ALLOCATORS
 from domino_jax.core.errors import InputError
 from domino_jax.core.paths import require_known
 from domino_jax.core.rules import require_rules
 from domino_jax.pytorch.state_dict import SUFFIXES, is_torch_file
 from domino_jax.train.optim import DENSE_OPTIMIZERS, METHODS, OPTIMIZERS, SCHEDULES
 
-SEARCH_METHODS = ("domino", "uniform", "erk", "dense")
 STARTS = ("dense", "random")
 START = "domino_jax.settings.defaults()"
 FACTORY_OPTIONS = ("model.", "data.")  # further keys of these go to the factories
@@ -55,7 +55,8 @@ def defaults() -> ConfigDict:
     config.search = ConfigDict(
         {
             # 'domino'; 'uniform': the largest n of M that fits everywhere; 'erk': densities of
-            # Erdős–Rényi-kernel graphs, rounded to candidates; 'dense': nothing is removed
+            # Erdős–Rényi-kernel graphs, rounded to candidates; 'dense': nothing is removed; or
+            # 'package.module:function' (domino_jax/allocate/table.py)
             "method": "domino",
             "m": 16,
             "candidates": placeholder(tuple),  # None: powers of two up to M; else ending in M
@@ -66,7 +67,7 @@ def defaults() -> ConfigDict:
             "penalty": 0.1,
             "penalty_every": 5,  # steps
             "penalty_doubles_at": (30_000, 10_000),  # first, then every; () never
-            "pace": "domino",  # 'domino', 'constant'
+            "pace": "domino",  # 'domino', 'constant', 'package.module:function'
             "erk_weight": placeholder(float),  # None: 0.5 for params, 0.2 otherwise
             "macs_weight": placeholder(float),  # None: 0.5 for params, 0.8 otherwise
             "lr": 0.01,
@@ -210,6 +211,15 @@ def _one_of(names: tuple[str, ...]) -> tuple[Callable[[Any], bool], str]:
     return lambda v: v in names, "one of " + ", ".join(map(repr, names))
 
 
+def _one_of_or_own(table: Mapping[str, Any]) -> tuple[Callable[[Any], bool], str]:
+    """Allows the names of a table, and those of one's own functions."""
+    names = ", ".join(map(repr, table))
+    return (
+        lambda v: isinstance(v, str) and (v in table or ":" in v),
+        f"one of {names}, or 'package.module:function',",
+    )
+
+
 def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -277,7 +287,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.workers": _whole(0),
     "dense.optimizer": _one_of(DENSE_OPTIMIZERS),
     **{f"dense.{key}": rule for key, rule in _OPTIMIZING.items()},
-    "search.method": _one_of(SEARCH_METHODS),
+    "search.method": _one_of_or_own(ALLOCATORS),
     "search.m": (lambda v: _is_int(v) and 2 <= v <= 64, "a whole number from 2 to 64"),
     "search.candidates": (
         lambda v: v is None or _is_increasing(v),
@@ -290,7 +300,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "search.penalty": _number(0),
     "search.penalty_every": _whole(1),
     "search.penalty_doubles_at": (_is_pair_of_steps, "() or (first step, then every)"),
-    "search.pace": _one_of(tuple(PACES)),
+    "search.pace": _one_of_or_own(PACES),
     "search.erk_weight": _WEIGHT,
     "search.macs_weight": _WEIGHT,
     "search.lr": _number(0, above=True),
