@@ -17,12 +17,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from domino_jax.allocate.calibration import (
+    keep_table,
+    loss_of,
+    own_batches,
+    refuse_early,
+    taken_scheme,
+)
 from domino_jax.allocate.loss_table import LossTable
+from domino_jax.allocate.problem import Problem
 from domino_jax.core.errors import InputError
 from domino_jax.core.kernels import kernels
 from domino_jax.core.layers import LayerSpec, grouped
 from domino_jax.core.masks import sums_by_rank
 from domino_jax.core.paths import leaves_by_path, replace_leaves
+from domino_jax.core.scheme import Scheme
+
+MICRO = 4  # examples of one gradient in a search: small ones see more, large ones are quicker
 
 
 def fisher_table(
@@ -64,6 +75,26 @@ def fisher_table(
     return quadratic_table(
         layers, params, {path: micro / gradients * total for path, total in squares.items()}
     )
+
+
+def allocate(problem: Problem) -> Scheme:
+    """Is the entry 'fisher' of `ALLOCATORS`."""
+    refuse_early(problem)
+    params, _ = problem.weights()
+    batches = own_batches(problem)
+    size = jax.tree.leaves(batches[0])[0].shape[0]
+    micro = next(b for b in range(min(MICRO, size), 0, -1) if size % b == 0)
+    with problem.progress("fisher", len(batches), 0) as show:
+        table = fisher_table(
+            problem.layers,
+            params,
+            loss_of(problem),
+            batches,
+            micro=micro,
+            report=lambda done: show(done, f"micro-batches of {micro}"),
+        )
+    keep_table(problem, table, "fisher")
+    return taken_scheme(problem, table, "fisher")
 
 
 def quadratic_table(

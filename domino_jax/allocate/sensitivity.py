@@ -4,21 +4,61 @@ Every layer and candidate is tried on the same batches. n is traced: one compile
 all. The table is as true as the batches are many; what several layers do together it cannot see.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 import jax
 
+from domino_jax.allocate.calibration import (
+    fingerprint,
+    keep_table,
+    loss_of,
+    own_batches,
+    refuse_early,
+    taken_scheme,
+)
+from domino_jax.allocate.joint_loss import joint_loss
 from domino_jax.allocate.loss_table import LossTable, without_noise
+from domino_jax.allocate.measured import Measured, kept
+from domino_jax.allocate.problem import Problem
 from domino_jax.core.errors import InputError
-from domino_jax.core.kernels import n_by_path
 from domino_jax.core.layers import LayerSpec, grouped
-from domino_jax.core.masked import hard_mask
-from domino_jax.core.scheme import NM
+from domino_jax.core.scheme import NM, Scheme
 
-Measured = Mapping[str, Mapping[int, float]]  # layer name -> {n: mean loss}; n = M is dense
+# Of the settings: what was measured under others is measured anew.
+KEY = ("calibration_batches", "calibration_statistics", "batch", "m")
+
+
+def allocate(problem: Problem) -> Scheme:
+    """Is the entry 'sensitivity' of `ALLOCATORS`; goes on from what it measured when stopped."""
+    refuse_early(problem)
+    options = problem.options
+    wanted = {layer.name: _tried(layer, options["grid"]) for layer in grouped(problem.layers)}
+    params, _ = problem.weights()
+    key = {"weights": fingerprint(params)} | {name: options[name] for name in KEY}
+    with kept(problem.folder, key) as (known, keep):
+        before = sum(n in known.get(name, ()) for name, tried in wanted.items() for n in tried)
+        done = itertools.count(before + 1)
+        with problem.progress("sensitivity", sum(map(len, wanted.values())), before) as show:
+
+            def report(measured: Measured) -> None:
+                keep(measured)
+                show(next(done), "")
+
+            measured = measure(
+                problem.layers,
+                params,
+                loss_of(problem),
+                own_batches(problem),
+                grid=options["grid"],
+                known=known,
+                report=report,
+            )
+    table = as_table(problem.layers, measured)
+    keep_table(problem, table, "sensitivity")
+    return taken_scheme(problem, table, "sensitivity")
 
 
 def measure(
@@ -48,7 +88,7 @@ def measure(
     layers = tuple(layers)
     wanted = {layer.name: _tried(layer, grid) for layer in grouped(layers)}
     of_scheme = joint_loss(layers, params, loss, batches)
-    measured = {name: {int(n): x for n, x in known.get(name, {}).items()} for name in wanted}
+    measured = {name: dict(known.get(name, {})) for name in wanted}
     dense = {layer.name: NM(layer.m, layer.m) for layer in grouped(layers)}
     dense_loss = next((row[dense[name].m] for name, row in measured.items() if row), None)
     for layer in grouped(layers):
@@ -61,33 +101,6 @@ def measure(
                 row[n] = of_scheme({**dense, layer.name: NM(n, layer.m)})
                 report(measured)
     return measured
-
-
-def joint_loss(
-    layers: Iterable[LayerSpec],
-    params: Any,
-    loss: Callable[[Any, Any], jax.Array],
-    batches: Sequence[Any],
-) -> Callable[[Mapping[str, NM]], float]:
-    """Makes scheme -> true mean loss over the batches of the masked dense weights.
-
-    Raises:
-        InputError: of the function: the loss is not finite.
-    """
-    layers = tuple(layers)
-    masked_loss = jax.jit(lambda params, n, batch: loss(hard_mask(params, layers, n), batch))
-
-    def of_scheme(scheme: Mapping[str, NM]) -> float:
-        n = n_by_path(scheme, layers)
-        values = [masked_loss(params, n, batch) for batch in batches]
-        mean = math.fsum(map(float, values)) / len(values)
-        if not math.isfinite(mean):
-            pruned = [f"{name} at {nm}" for name, nm in scheme.items() if nm.n < nm.m]
-            what = ", ".join(pruned[:3]) or "the dense network"
-            raise InputError(f"calibration: expected a finite loss with {what}, got {mean}")
-        return mean
-
-    return of_scheme
 
 
 def as_table(layers: Iterable[LayerSpec], measured: Measured) -> LossTable:
@@ -124,7 +137,7 @@ def _between(rises: Mapping[int, float], n: int) -> float:
     """
     if n in rises:
         return rises[n]
-    low, high = next((a, b) for a, b in pairwise(sorted(rises)) if a < n < b)
+    low, high = next((a, b) for a, b in itertools.pairwise(sorted(rises)) if a < n < b)
     share = (n - low) / (high - low)
     if rises[high] <= 0:
         return rises[low] * (1 - share) ** 3

@@ -54,6 +54,7 @@ def defaults() -> ConfigDict:
     )
     config.search = ConfigDict(
         {
+            # 'sensitivity', 'fisher': least loss (domino_jax/allocate); 'table': of search.table;
             # 'domino'; 'uniform': the largest n of M that fits everywhere; 'erk': densities of
             # Erdős–Rényi-kernel graphs, rounded to candidates; 'dense': nothing is removed; or
             # 'package.module:function' (domino_jax/allocate/table.py)
@@ -74,6 +75,11 @@ def defaults() -> ConfigDict:
             "batch": 64,
             "max_steps": 100_000,
             "patience": 200,  # votes without any change
+            # Of the training data, search.batch examples each; as many again tell the best scheme.
+            "calibration_batches": 8,
+            "calibration_statistics": "running",  # of batch norms; 'batch': each batch's own
+            "grid": placeholder(tuple),  # n that 'sensitivity' measures; None: all candidates
+            "table": "",  # the file that 'table' reads
             "shrink_m": False,  # where M does not divide the inputs: their gcd instead of dense
             # ((regex, 'dense' | 'flatten' | 'shrink' | M | candidates), ...): first match wins
             "rules": (),
@@ -308,6 +314,13 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "search.max_steps": _whole(1),
     "search.patience": _whole(1),
     "search.shrink_m": _FLAG,
+    "search.calibration_batches": _whole(1),
+    "search.calibration_statistics": _one_of(("running", "batch")),
+    "search.grid": (
+        lambda v: v is None or _is_increasing(v),
+        "None or a rising tuple of whole numbers of 1 or more",
+    ),
+    "search.table": _TEXT,
     "search.rules": (_is_rules, "a tuple of pairs (regex, value)"),
     "train.method": _one_of(METHODS),
     "train.optimizer": _one_of(OPTIMIZERS),
