@@ -5,8 +5,9 @@ from domino_jax.allocate.erk import erk_scheme
 from domino_jax.allocate.pace import constant_pace, domino_pace
 from domino_jax.allocate.uniform import uniform, uniform_scheme
 from domino_jax.core.costs import count_macs, count_weights, table_cost, total_cost
+from domino_jax.core.errors import InputError
 from domino_jax.core.kernels import n_by_path
-from domino_jax.core.layers import LayerSpec
+from domino_jax.core.layers import Groups, LayerSpec
 from domino_jax.core.masks import Axes, top_n
 from domino_jax.core.rules import flattened
 from domino_jax.core.scheme import NM, Scheme
@@ -31,6 +32,8 @@ from domino_jax.train.masking import (
 __all__ = [
     "NM",
     "Axes",
+    "Groups",
+    "InputError",
     "LayerSpec",
     "Model",
     "Scheme",

@@ -119,7 +119,7 @@ def running(
             asked = time.perf_counter()
             batch = next(source)
             waited[0] += time.perf_counter() - asked
-            checks.require_labels(batch, phase.data.classes, f"training batch {step}")
+            checks.require_labels(batch, phase.data, f"training batch {step}")
             yield devices.split_batch(mesh, batch)
 
     with (
@@ -130,6 +130,7 @@ def running(
     ):
 
         def log(step: int, loss: float, state: Any) -> None:
+            workdir.require_held(phase.workdir)
             text, scalars = describe(step, state)
             show(step, f"loss {loss:.4f}  {text}")
             write(step, {"loss": loss, **scalars})
@@ -137,6 +138,7 @@ def running(
         add_times = _timer(phase, start, waited)
 
         def save(step: int, state: Any) -> None:
+            workdir.require_held(phase.workdir)
             checkpoint.save(phase.folder, step, state)
             add_times(step)
 

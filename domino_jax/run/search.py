@@ -127,6 +127,7 @@ def _search(exp: Experiment, search: Search, params: Any, stats: Any) -> loop.Se
 
 def _end_curve(exp: Experiment, found: Scheme, steps: int) -> None:
     """Makes the scheme's cost the last point, also where the run was killed after writing it."""
+    workdir.require_held(exp.workdir)
     curve = exp.workdir / "search" / workdir.CURVE
     workdir.resume_curve(curve, steps - 1)
     workdir.append_point(
@@ -147,6 +148,7 @@ def _write(exp: Experiment, found: Scheme, *, steps: int) -> None:
         settings.budget,
         activations=activation_macs(forward_of(exp.model), exp.model.params, exp.data.example),
     )
+    workdir.require_held(exp.workdir)
     scheme.save(
         exp.workdir / "scheme.json",
         found,
