@@ -27,8 +27,9 @@ from domino_jax.core.costs import (
     table_cost,
     total_cost,
 )
+from domino_jax.core.errors import InputError
 from domino_jax.core.kernels import n_by_path
-from domino_jax.core.layers import LayerSpec
+from domino_jax.core.layers import Groups, LayerSpec
 from domino_jax.core.masks import Axes, top_n
 from domino_jax.core.rules import flattened
 from domino_jax.core.scheme import NM, Scheme
@@ -57,6 +58,8 @@ __all__ = [
     "NM",
     "Axes",
     "Budget",
+    "Groups",
+    "InputError",
     "LayerSpec",
     "Model",
     "Problem",

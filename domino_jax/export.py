@@ -21,7 +21,8 @@ from domino_jax.core import scheme
 from domino_jax.core.errors import InputError
 from domino_jax.core.paths import require_known
 from domino_jax.core.scheme import Scheme
-from domino_jax.pytorch import semi_structured, writer
+from domino_jax.deploy import sparse24
+from domino_jax.pytorch import writer
 from domino_jax.pytorch.document import Network
 from domino_jax.run import checkpoint, experiment, settings
 from domino_jax.run.provenance import DATA
@@ -184,7 +185,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--workdir", default="", help="of search.py and train.py")
     parser.add_argument("--out", default="", help="folder to make")
     parser.add_argument(
-        "--dtype", default="float16", choices=semi_structured.DTYPES, help="of the weights"
+        "--dtype", default="float16", choices=sparse24.DTYPES, help="of the weights"
     )
     parser.add_argument(
         "--fold", action="store_true", help="put batch norms into the convolutions before them"
@@ -193,7 +194,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--backend",
         default=None,
-        choices=semi_structured.BACKENDS,
+        choices=sparse24.BACKENDS,
         help="whose shape multiples count; cusparselt unless float32, which only cutlass has",
     )
     parser.add_argument("--names", default="", help="package.module:function, path -> name")

@@ -120,6 +120,8 @@ def _load(target: str, what: str) -> Callable[..., Any]:
         if isinstance(error, ModuleNotFoundError) and module_name.startswith(error.name or " "):
             reason += "; is its folder in PYTHONPATH?"
         raise InputError(f"{what} {target!r}: cannot import {module_name}: {reason}") from error
-    functions = [key for key, value in vars(module).items() if callable(value)]
-    require_known([attribute], functions, what=f"factory of {module_name}")
-    return getattr(module, attribute)
+    if not callable(getattr(module, attribute, None)):  # a module may make it when it is asked
+        functions = [key for key, value in vars(module).items() if callable(value)]
+        require_known([attribute], functions, what=f"factory of {module_name}")
+    made: Callable[..., Any] = getattr(module, attribute)
+    return made

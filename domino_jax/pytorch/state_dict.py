@@ -2,13 +2,14 @@
 
 Names are joined by rule (`torch_layout`); whatever is missing, too much or of another shape is
 refused by name. Files as torchvision has published them are taken with what it changes itself when
-it loads them: older names, and auxiliary heads that the network does without.
+it loads them: older names, and auxiliary heads that the network does without. Positions of a vision
+transformer for images of another size are resized as torchvision does.
 """
 
 import os
 import re
 import warnings
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from domino_jax.core import paths
 from domino_jax.core.errors import InputError
 from domino_jax.core.layers import LayerSpec
 from domino_jax.core.masks import Axes
+from domino_jax.pytorch import positions
 from domino_jax.pytorch.layouts import Names, Tensor, counters, from_torch, tensors, torch_name
 
 SUFFIXES = (".pth", ".safetensors")
@@ -40,6 +42,7 @@ def restore(
     *,
     fresh: str | None = None,
     names: Names = torch_name,
+    say: Callable[[str], None] = lambda line: None,
 ) -> tuple[Any, Any]:
     """Reads a state dict into the network.
 
@@ -50,6 +53,7 @@ def restore(
         axes: as `torch_layout.kernel_axes` gives them.
         fresh: a module, such as 'fc', that keeps its values here; the file's are not looked at.
         names: path -> name.
+        say: told in a line what of the file was changed to fit.
 
     Returns:
         params and stats, numpy arrays.
@@ -63,7 +67,8 @@ def restore(
     own = [t.name for t in layout if fresh is not None and _within(fresh, t.path)]
     found = read(path)
     try:
-        arrays = _joined(found, layout, own)
+        fitting = _resized(found, layout, lambda line: say(f"{path}: {line}"))
+        arrays = _joined(fitting, layout, own)
     except ValueError as error:
         raise InputError(f"{path}: {error}") from None
     new = {key: np.asarray(leaf) for key, leaf in leaves.items()}
@@ -180,6 +185,24 @@ def _joined(
     for name, tensor in wanted.items():
         _require_fits(name, arrays[name], tensor)
     return arrays
+
+
+def _resized(
+    found: Mapping[str, np.ndarray], layout: Sequence[Tensor], say: Callable[[str], None]
+) -> Mapping[str, np.ndarray]:
+    """Brings a vision transformer's positions to the network's number of them."""
+    table = found.get(positions.NAME)
+    wanted = next((t.shape for t in layout if t.name == positions.NAME), None)
+    if table is None or wanted is None or table.ndim != 3 or table.dtype.name not in _FLOATS:
+        return found
+    if table.shape == wanted or table.shape[::2] != wanted[::2]:
+        return found
+    new = positions.resized(table, wanted[1])
+    say(
+        f"the positions of {table.shape[1] - 1} patches were interpolated to {wanted[1] - 1}, for "
+        "images of another size"
+    )
+    return {**found, positions.NAME: new}
 
 
 def _current(found: Mapping[str, np.ndarray], known: Set[str]) -> dict[str, np.ndarray]:

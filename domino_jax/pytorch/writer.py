@@ -20,7 +20,8 @@ import numpy as np
 from domino_jax.core import paths
 from domino_jax.core.errors import InputError
 from domino_jax.core.kernels import n_by_path
-from domino_jax.pytorch import exported, folding, layouts, semi_structured
+from domino_jax.deploy import sparse24
+from domino_jax.pytorch import exported, folding, layouts
 from domino_jax.pytorch.document import Network, describe, level_of, trace_of, write_scheme
 from domino_jax.pytorch.layouts import Names, Tensor
 from domino_jax.train.masking import make_masks
@@ -57,9 +58,9 @@ def export(
         InputError: one line, and nothing is written: an argument is not allowed, `out` exists, the
             scheme does not fit the network or the weights, or a weight does not fit the dtype.
     """
-    paths.require_known([dtype], semi_structured.DTYPES, what="dtype")
-    backend = backend or semi_structured.default_backend(dtype)
-    paths.require_known([backend], semi_structured.BACKENDS, what="backend")
+    paths.require_known([dtype], sparse24.DTYPES, what="dtype")
+    backend = backend or sparse24.default_backend(dtype)
+    paths.require_known([backend], sparse24.BACKENDS, what="backend")
     if onnx and not network.known:
         raise InputError(f"format onnx: PyTorch has no network {network.name!r} to write")
     with _whole_folder(out) as folder:

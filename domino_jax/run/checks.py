@@ -135,12 +135,12 @@ def require_votes(settings: ConfigDict, votes: int) -> None:
         )
 
 
-def require_labels(batch: Mapping[str, Any], classes: int, name: str) -> None:
+def require_labels(batch: Mapping[str, Any], data: Data, name: str) -> None:
     """Refuses a batch without labels of the classes: a loss would be NaN or plainly wrong.
 
     Args:
         batch: what is trained on or evaluated.
-        classes: labels are 0 to classes - 1.
+        data: labels are 0 to its classes - 1, or its label to ignore.
         name: of the batch, such as 'training batch 3'.
 
     Raises:
@@ -149,11 +149,14 @@ def require_labels(batch: Mapping[str, Any], classes: int, name: str) -> None:
     missing = [key for key in ("inputs", "labels") if key not in batch]
     if missing:
         raise InputError(f"{name} of the data has no {missing[0]!r}, only {sorted(batch)}")
-    labels = np.asarray(batch["labels"])
-    integers = np.issubdtype(labels.dtype, np.integer)
-    if not integers or labels.min() < 0 or labels.max() >= classes:
+    labels, ignore = np.asarray(batch["labels"]), data.ignore_label
+    wrong = (labels < 0) | (labels >= data.classes)
+    if ignore is not None:
+        wrong &= labels != ignore
+    if not np.issubdtype(labels.dtype, np.integer) or wrong.any():
+        other = "" if ignore is None else f", or {ignore}, which does not count"
         raise InputError(
-            f"{name} of the data: labels are integers from 0 to {classes - 1}, got "
+            f"{name} of the data: labels are integers from 0 to {data.classes - 1}{other}, got "
             f"{labels.dtype} from {labels.min()} to {labels.max()}"
         )
 

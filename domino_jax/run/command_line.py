@@ -150,6 +150,10 @@ def _guarded(work: Callable[[], None]) -> int:
         return STOPPED
     except (ValueError, FloatingPointError) as error:
         _fail(told(error) if is_foreign(error) else str(error))
+    except OSError as error:  # a disk that is full, a file that went: the system's own words
+        if error.strerror is None:
+            raise
+        _fail(f"{error.filename or 'a file'}: {error.strerror}")
     return 0
 
 

@@ -18,7 +18,7 @@ from domino_jax.core.kernels import signatures
 from domino_jax.core.layers import LayerSpec
 from domino_jax.core.scheme import Scheme
 from domino_jax.pytorch import layouts, state_dict
-from domino_jax.run import checks
+from domino_jax.run import checks, monitor, repairs
 from domino_jax.run.phases import Phase
 from domino_jax.run.provenance import PHASES
 from domino_jax.run.settings import check
@@ -70,7 +70,11 @@ def build(config: ConfigDict, workdir: Path, should_stop: Callable[[], bool]) ->
     checks.require_usable(workdir)
     _models.factory(config.model.name)  # before the data, which may take long to open
     data = _data.create(config.data.name, data_dir=config.data.dir, **data_options(config))
-    return assemble(config, workdir, data, should_stop)
+    repairs.require_readable(workdir, data)
+    data = repairs.settled(workdir, data)
+    exp = assemble(config, workdir, data, should_stop)
+    repairs.record(workdir, data)
+    return exp
 
 
 def data_options(config: ConfigDict) -> dict[str, Any]:
@@ -102,7 +106,8 @@ def assemble(
     checks.require_outputs(config.model.name, model, data)
     layers = layers_of(model, data.example, config.search)
     if state_dict.is_torch_file(config.init):
-        torch_weights(config, model, layers, data.example)  # refuses it before anything is done
+        # Refuses it before anything is done.
+        torch_weights(config, model, layers, data.example, say=monitor.say)
     else:
         checks.require_init(config.init, weights_of(model))
     objective = config.search.objective
@@ -141,16 +146,23 @@ def forward_of(model: _models.Model) -> Callable[[Any, Any], Any]:
 
 
 def torch_weights(
-    config: ConfigDict, model: _models.Model, layers: tuple[LayerSpec, ...], example: Any
+    config: ConfigDict,
+    model: _models.Model,
+    layers: tuple[LayerSpec, ...],
+    example: Any,
+    *,
+    say: Callable[[str], None] = lambda line: None,
 ) -> tuple[Any, Any]:
     """Reads the state dict that `init` names; without `init_head` the last layer stays fresh.
+
+    What of it was changed to fit is told to `say`.
 
     Raises:
         InputError: the file is broken or of another network.
     """
     axes = layouts.kernel_axes(forward_of(model), model.params, example)
     fresh = None if config.init_head else state_dict.head_of(layers)
-    return state_dict.restore(config.init, model.params, model.stats, axes, fresh=fresh)
+    return state_dict.restore(config.init, model.params, model.stats, axes, fresh=fresh, say=say)
 
 
 def weights_of(model: _models.Model) -> dict[str, Any]:
@@ -172,7 +184,7 @@ def until_stopped(exp: Experiment, batches: Iterable[Any]) -> Iterator[Any]:
 
 def _checked(exp: Experiment, test: Iterable[Any]) -> Iterator[Any]:
     for number, batch in enumerate(until_stopped(exp, test)):
-        checks.require_labels(batch, exp.data.classes, f"test batch {number}")
+        checks.require_labels(batch, exp.data, f"test batch {number}")
         yield batch
 
 
@@ -182,9 +194,10 @@ def evaluate(exp: Experiment, params: Any, stats: Any) -> dict[str, float]:
     part = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     test = exp.data.evaluate(exp.config.dense.batch, **part)
     batches = (devices.split_batch(mesh, batch) for batch in _checked(exp, test))
-    step = evaluation.eval_step(exp.model.apply)
+    step = evaluation.eval_step(exp.model.apply, exp.data.ignore_label)
     params, stats = devices.replicate(mesh, (params, stats))
-    return evaluation.evaluate(step, params, stats, batches)
+    with repairs.noting(exp.workdir, exp.data):
+        return evaluation.evaluate(step, params, stats, batches)
 
 
 def versions() -> dict[str, str]:

@@ -104,6 +104,7 @@ def _search(exp: Experiment, search: Search, params: Any, stats: Any) -> loop.Se
 
 def _end_curve(exp: Experiment, scheme: Scheme, steps: int) -> None:
     """Makes the scheme's cost the last point, also where the run was killed after writing it."""
+    workdir.require_held(exp.workdir)
     curve = exp.workdir / "search" / workdir.CURVE
     workdir.resume_curve(curve, steps - 1)
     workdir.append_point(
@@ -124,6 +125,7 @@ def _write(exp: Experiment, scheme: Scheme, *, steps: int) -> None:
         settings.budget,
         activations=activation_macs(forward_of(exp.model), exp.model.params, exp.data.example),
     )
+    workdir.require_held(exp.workdir)
     save(
         exp.workdir / "scheme.json",
         scheme,
