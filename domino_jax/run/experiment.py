@@ -40,7 +40,7 @@ class Experiment:
         data: the data set.
         model: the network with fresh weights.
         layers: of the network, in the order of first use.
-        cost: what the budget counts.
+        budget: what the scheme may cost.
         should_stop: asked before every step.
     """
 
@@ -49,7 +49,7 @@ class Experiment:
     data: _data.Data
     model: _models.Model
     layers: tuple[LayerSpec, ...]
-    cost: costs.Cost
+    budget: costs.Budget
     should_stop: Callable[[], bool]
 
     def phase(self, name: str) -> Phase:
@@ -112,7 +112,8 @@ def assemble(
         checks.require_init(config.init, weights_of(model))
     objective = config.search.objective
     cost = OBJECTIVES.get(objective) or costs.read_table(objective, layers)
-    return Experiment(config, workdir, data, model, layers, cost, should_stop)
+    budget = costs.budget_of(layers, config.search.budget, cost)
+    return Experiment(config, workdir, data, model, layers, budget, should_stop)
 
 
 def read_scheme(path: Path, layers: tuple[LayerSpec, ...]) -> Scheme:
