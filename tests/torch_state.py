@@ -5,7 +5,9 @@ import hashlib
 import jax
 import jax.numpy as jnp
 
-from domino_jax.pytorch.layouts import counters, kernel_axes, tensors
+from domino_jax.core.kernels import axes_by_path
+from domino_jax.pytorch.layouts import counters, tensors
+from domino_jax.trace.kernels import find_kernels
 
 
 def digest(model, size):
@@ -20,7 +22,9 @@ def digest(model, size):
         stats = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), model.stats)
         return model.apply(params, stats, inputs, train=False, key=None)[0]
 
-    layout = tensors(model.params, model.stats, kernel_axes(forward, model.params, images))
+    layout = tensors(
+        model.params, model.stats, axes_by_path(find_kernels(forward, model.params, images))
+    )
     lines = [f"{t.name} {t.shape}" for t in layout] + [f"{name} ()" for name in counters(layout)]
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16]
 

@@ -13,7 +13,7 @@ from domino_jax.core.errors import InputError
 from domino_jax.core.layers import LayerSpec, counted, grouped
 from domino_jax.core.scheme import NM, Scheme
 from domino_jax.models import Model
-from domino_jax.pytorch import exported, layouts
+from domino_jax.pytorch import exported
 from domino_jax.pytorch.layouts import Tensor
 
 
@@ -76,10 +76,9 @@ def describe(
         by_torch: names and layouts are PyTorch's, not ours.
     """
     by_path = {t.path: t for t in layout}
-    grouped = layouts.convolution_groups(*trace_of(network))
     layers: dict[str, Any] = {}
     for spec in counted(network.layers):
-        entry = _entry(network, spec, by_path[spec.path], grouped, by_torch=by_torch)
+        entry = _entry(network, spec, by_path[spec.path], by_torch=by_torch)
         entry["pattern24"], entry["sparse24"], entry["why"] = exported.judge(
             arrays, entry, dtype, backend
         )
@@ -109,7 +108,6 @@ def _entry(
     network: Network,
     spec: LayerSpec,
     tensor: Tensor,
-    grouped: Mapping[tuple[int, ...], int],
     *,
     by_torch: bool,
 ) -> dict[str, Any]:
@@ -118,13 +116,12 @@ def _entry(
     if axes is None:
         raise InputError(f"{spec.name}: is a layer only under the rules of the run")
     window = [tensor.shape[axis] for axis in axes.window]
-    torch_shape = tuple(tensor.shape[a] for a in axes.outputs + axes.inputs + axes.window)
     entry: dict[str, Any] = {
         "weight": tensor.name,
         "kind": "conv" if window else "linear",
         "shape": list(tensor.shape),
         "kernel": window,
-        "groups": grouped.get(torch_shape, 1),
+        "groups": spec.convolution_groups,
         "jax": spec.name,
         "n": nm.n,
         "m": nm.m,

@@ -6,16 +6,14 @@ and var are weight, bias, running_mean and running_var, beside a counter num_bat
 axis is which comes from the trace.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from domino_jax.core import paths
 from domino_jax.core.errors import InputError
 from domino_jax.core.masks import Axes
-from domino_jax.trace.layers import find_layers
 
 COUNTER = "num_batches_tracked"
 Names = Callable[[str], str]
@@ -27,7 +25,6 @@ _LEAVES = {
     "mean": "running_mean",
     "var": "running_var",
 }
-_GROUP_SIZES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31)
 
 
 class Tensor(NamedTuple):
@@ -56,64 +53,6 @@ def torch_name(path: str) -> str:
     return ".".join([*owner, _LEAVES.get(leaf, leaf)])
 
 
-def kernel_axes(apply: Callable[[Any, Any], Any], params: Any, inputs: Any) -> dict[str, Axes]:
-    """Reads from the trace which axes of each kernel are window, inputs and outputs.
-
-    Unlike the layers of a run it knows no rules, such as 'flatten', which hides the window.
-
-    Args:
-        apply: `apply(params, inputs)`.
-        params: as for `find_layers`.
-        inputs: as for `find_layers`.
-
-    Raises:
-        InputError: as `find_layers`.
-    """
-    for m in _GROUP_SIZES:  # any will do: only the axes are read
-        try:
-            layers = find_layers(apply, params, inputs, m)
-        except ValueError:
-            if m == _GROUP_SIZES[-1]:
-                raise
-            continue
-        return {layer.path: layer.roles for layer in layers if layer.roles is not None}
-    return {}
-
-
-def convolution_groups(
-    apply: Callable[[Any, Any], Any], params: Any, inputs: Any
-) -> dict[tuple[int, ...], int]:
-    """Lists the kernels (outputs, inputs of one group, *window) of grouped convolutions.
-
-    Returns:
-        shape in PyTorch's order -> the number of groups.
-    """
-    found: dict[tuple[int, ...], int] = {}
-
-    def walk(jaxpr: Any) -> None:
-        for eqn in jaxpr.eqns:
-            groups = eqn.params.get("feature_group_count", 1)
-            if eqn.primitive.name == "conv_general_dilated" and groups > 1:
-                order = eqn.params["dimension_numbers"].rhs_spec
-                found[tuple(eqn.invars[1].aval.shape[axis] for axis in order)] = groups
-            for inner in inner_jaxprs(eqn.params.values()):
-                walk(inner)
-
-    walk(jax.make_jaxpr(apply)(params, inputs).jaxpr)
-    return found
-
-
-def inner_jaxprs(values: Iterable[Any]) -> Iterable[Any]:
-    """Yields the jaxprs among the parameters of an equation."""
-    for value in values:
-        if isinstance(value, tuple | list):
-            yield from inner_jaxprs(value)
-        elif hasattr(value, "eqns"):
-            yield value
-        elif hasattr(value, "jaxpr"):
-            yield value.jaxpr
-
-
 def tensors(
     params: Any, stats: Any, axes: Mapping[str, Axes], names: Names = torch_name
 ) -> tuple[Tensor, ...]:
@@ -122,7 +61,7 @@ def tensors(
     Args:
         params: pytree of arrays or ShapeDtypeStructs.
         stats: pytree of running statistics.
-        axes: path -> axes of our kernels, as `kernel_axes` gives them.
+        axes: path -> axes of our kernels, as `axes_by_path` gives them.
         names: path -> name.
 
     Raises:

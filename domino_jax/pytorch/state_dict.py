@@ -50,7 +50,7 @@ def restore(
         path: a .safetensors file (PyTorch is not needed), or a .pth file with tensors alone.
         params: pytree of arrays of the network.
         stats: the same of its running statistics.
-        axes: as `torch_layout.kernel_axes` gives them.
+        axes: as `core.kernels.axes_by_path` gives them.
         fresh: a module, such as 'fc', that keeps its values here; the file's are not looked at.
         names: path -> name.
         say: told in a line what of the file was changed to fit.

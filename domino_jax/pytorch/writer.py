@@ -19,11 +19,12 @@ import numpy as np
 
 from domino_jax.core import paths
 from domino_jax.core.errors import InputError
-from domino_jax.core.kernels import n_by_path
+from domino_jax.core.kernels import axes_by_path, n_by_path
 from domino_jax.deploy import sparse24
 from domino_jax.pytorch import exported, folding, layouts
-from domino_jax.pytorch.document import Network, describe, level_of, trace_of, write_scheme
+from domino_jax.pytorch.document import Network, describe, level_of, write_scheme
 from domino_jax.pytorch.layouts import Names, Tensor
+from domino_jax.trace.norms import epsilons
 from domino_jax.train.masking import make_masks
 
 FOLD_TOLERANCE = 1e-4  # relative; float32 gives about 1e-6
@@ -115,7 +116,7 @@ def _write(
 ) -> None:
     params, stats = _host(network.model.params), _host(network.model.stats)
     masks = _masks(network, params)
-    axes = layouts.kernel_axes(*trace_of(network))
+    axes = axes_by_path(network.layers)
     pairs: dict[str, str] = {}
     if fold_norms:
         params, stats, pairs = _folded(network, params, stats, axes)
@@ -176,8 +177,8 @@ def _folded(
         key = jax.random.key(0)  # drawn from by nothing in evaluation mode
         return network.model.apply(network.model.params, stats, inputs, train=False, key=key)[0]
 
-    epsilons = folding.epsilons(evaluated, network.model.stats, network.inputs[:1])
-    folded = folding.fold(params, stats, axes, epsilons)
+    epsilon_of = epsilons(evaluated, network.model.stats, network.inputs[:1])
+    folded = folding.fold(params, stats, axes, epsilon_of)
     apart = relative_difference(_logits(network, folded.params, folded.stats), before)
     if not apart <= FOLD_TOLERANCE:
         raise InputError(

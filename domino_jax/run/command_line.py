@@ -190,7 +190,7 @@ def _keep_compiled() -> None:
         jax.config.update("jax_compilation_cache_dir", str(Path(COMPILED).expanduser()))
         # By default only what took a second is kept; the many small programs make half a start.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    compiled.discard_broken(jax.config.read("jax_compilation_cache_dir"))
+    compiled.discard_broken(jax.config.values["jax_compilation_cache_dir"])
 
 
 def _fail(message: str) -> NoReturn:

@@ -11,10 +11,12 @@ import torch_state
 from flax import nnx
 
 from domino_jax import models
+from domino_jax.core.kernels import axes_by_path
 from domino_jax.core.paths import leaves_by_path, replace_leaves
 from domino_jax.models import googlenet
 from domino_jax.pytorch import folding
-from domino_jax.pytorch.layouts import kernel_axes
+from domino_jax.trace import norms
+from domino_jax.trace.kernels import find_kernels
 
 DIGEST = "545eb1baab91f5d8"  # of torchvision 0.28.0, aux_logits=False
 EXAMPLE = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
@@ -97,10 +99,14 @@ def test_the_input_transform_is_two_normalizations():
 
 def test_folding_its_norms_keeps_the_logits(network):
     model, call = network
-    axes = kernel_axes(
-        lambda p, x: model.apply(p, model.stats, x, train=False, key=None)[0], model.params, EXAMPLE
+    axes = axes_by_path(
+        find_kernels(
+            lambda p, x: model.apply(p, model.stats, x, train=False, key=None)[0],
+            model.params,
+            EXAMPLE,
+        )
     )
-    epsilons = folding.epsilons(
+    epsilons = norms.epsilons(
         lambda s, x: model.apply(model.params, s, x, train=False, key=None)[0], model.stats, EXAMPLE
     )
     assert len(epsilons) == 57

@@ -14,18 +14,18 @@ import pytest
 from flax import nnx
 
 from domino_jax import models
+from domino_jax.core.kernels import axes_by_path
 from domino_jax.core.masks import Axes
 from domino_jax.models import resnet
 from domino_jax.pytorch.layouts import (
-    convolution_groups,
     counters,
     from_torch,
-    kernel_axes,
     plain_tensors,
     tensors,
     to_torch,
     torch_name,
 )
+from domino_jax.trace.kernels import find_kernels
 
 TORCHVISION = json.loads(
     (Path(__file__).parents[1] / "data" / "torchvision_resnets.json").read_text(encoding="utf-8")
@@ -73,8 +73,10 @@ def _abstract(name):
     model = models.from_nnx(nnx.eval_shape(lambda: resnet.ResNet(form, 3, 1000)))
     stats = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), model.stats)
     inputs = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-    axes = kernel_axes(
-        lambda p, x: model.apply(p, stats, x, train=False, key=None)[0], model.params, inputs
+    axes = axes_by_path(
+        find_kernels(
+            lambda p, x: model.apply(p, stats, x, train=False, key=None)[0], model.params, inputs
+        )
     )
     return model, tensors(model.params, model.stats, axes)
 
@@ -106,22 +108,7 @@ def test_rules_do_not_hide_the_window():
         return jax.lax.conv_general_dilated(x, params["kernel"], (1, 1), "SAME", None, None, dims)
 
     images = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
-    assert kernel_axes(apply, {"kernel": kernel}, images) == {"kernel": CONV}
-
-
-def test_grouped_convolutions_are_seen_in_inner_functions():
-    def apply(params, x):
-        def grouped(x):
-            dims = ("NHWC", "HWIO", "NHWC")
-            return jax.lax.conv_general_dilated(
-                x, params["kernel"], (1, 1), "SAME", None, None, dims, feature_group_count=2
-            )
-
-        return jax.lax.cond(jnp.sum(x) > 0, jax.jit(grouped), grouped, x)
-
-    params = {"kernel": jax.ShapeDtypeStruct((3, 1, 4, 6), jnp.float32)}
-    images = jax.ShapeDtypeStruct((1, 5, 5, 8), jnp.float32)
-    assert convolution_groups(apply, params, images) == {(6, 4, 3, 1): 2}
+    assert axes_by_path(find_kernels(apply, {"kernel": kernel}, images)) == {"kernel": CONV}
 
 
 def test_refusals():

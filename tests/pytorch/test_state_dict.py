@@ -10,10 +10,12 @@ import safetensors.numpy
 import torch_state
 
 from domino_jax import models
+from domino_jax.core.kernels import axes_by_path
 from domino_jax.core.paths import leaves_by_path
 from domino_jax.pytorch import state_dict
-from domino_jax.pytorch.layouts import COUNTER, kernel_axes, tensors, to_torch
+from domino_jax.pytorch.layouts import COUNTER, tensors, to_torch
 from domino_jax.run import dense, experiment, settings
+from domino_jax.trace.kernels import find_kernels
 
 torch = pytest.importorskip("torch")
 # Also PyTorch's own module may warn under the suite's strict filter.
@@ -29,8 +31,12 @@ def _torch_network(name, classes, channels, seed=0, **options):
 def _ours(name, classes, shape, **options):
     example = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     model = models.create(name, example=example, classes=classes, seed=1, **options)
-    axes = kernel_axes(
-        lambda p, x: model.apply(p, model.stats, x, train=False, key=None)[0], model.params, example
+    axes = axes_by_path(
+        find_kernels(
+            lambda p, x: model.apply(p, model.stats, x, train=False, key=None)[0],
+            model.params,
+            example,
+        )
     )
     return model, axes
 

@@ -10,9 +10,11 @@ import pytest
 import torch_state
 
 from domino_jax import models
+from domino_jax.core.kernels import axes_by_path
 from domino_jax.core.paths import leaves_by_path, replace_leaves
 from domino_jax.pytorch import state_dict
-from domino_jax.pytorch.layouts import from_torch, kernel_axes, tensors, to_torch
+from domino_jax.pytorch.layouts import from_torch, tensors, to_torch
+from domino_jax.trace.kernels import find_kernels
 
 torch = pytest.importorskip("torch")
 torchvision = pytest.importorskip("torchvision")
@@ -26,8 +28,12 @@ NO_DROPOUT = {"dropout": 0.0}  # whose draws differ
 def _ours(name, size, **options):
     example = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     model = models.create(name, example=example, classes=CLASSES, seed=0, **options)
-    axes = kernel_axes(
-        lambda p, x: model.apply(p, model.stats, x, train=False, key=None)[0], model.params, example
+    axes = axes_by_path(
+        find_kernels(
+            lambda p, x: model.apply(p, model.stats, x, train=False, key=None)[0],
+            model.params,
+            example,
+        )
     )
     return model, axes
 
