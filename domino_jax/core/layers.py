@@ -44,6 +44,9 @@ class LayerSpec:
         groups: what the rules made of it; None where the layer stays dense or is left out.
         reason: why there are no groups; None where there are.
         convolution_groups: feature groups of the convolution, 1 of any other product.
+        flipped: axes that its products read backwards; None where they differ in that, or in
+            `transposed`.
+        transposed: it is in a convolution that spreads its inputs apart by zeros.
     """
 
     name: str
@@ -53,6 +56,8 @@ class LayerSpec:
     groups: Groups | None = None
     reason: str | None = None
     convolution_groups: int = 1
+    flipped: tuple[int, ...] | None = ()
+    transposed: bool = False
 
     @property
     def path(self) -> str:

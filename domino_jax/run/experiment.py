@@ -17,8 +17,9 @@ from domino_jax.core import costs, published, scheme
 from domino_jax.core.kernels import signatures
 from domino_jax.core.layers import LayerSpec
 from domino_jax.core.scheme import Scheme
-from domino_jax.pytorch import layouts, state_dict
+from domino_jax.pytorch import state_dict
 from domino_jax.run import checks
+from domino_jax.run.monitor import say
 from domino_jax.run.phases import Phase
 from domino_jax.run.provenance import PHASES
 from domino_jax.run.settings import check
@@ -102,7 +103,7 @@ def assemble(
     checks.require_outputs(config.model.name, model, data)
     layers = layers_of(model, data.example, config.search)
     if state_dict.is_torch_file(config.init):
-        torch_weights(config, model, layers, data.example)  # refuses it before anything is done
+        torch_weights(config, model, layers, say)  # refuses it before anything is done
     else:
         checks.require_init(config.init, weights_of(model))
     objective = config.search.objective
@@ -140,16 +141,21 @@ def forward_of(model: _models.Model) -> Callable[[Any, Any], Any]:
 
 
 def torch_weights(
-    config: ConfigDict, model: _models.Model, layers: tuple[LayerSpec, ...], example: Any
+    config: ConfigDict,
+    model: _models.Model,
+    layers: tuple[LayerSpec, ...],
+    said: Callable[[str], None],
 ) -> tuple[Any, Any]:
     """Reads the state dict that `init` names; without `init_head` the last layer stays fresh.
+
+    What is taken off the file's names goes to `said`.
 
     Raises:
         InputError: the file is broken or of another network.
     """
-    axes = layouts.kernel_axes(forward_of(model), model.params, example)
     fresh = None if config.init_head else state_dict.head_of(layers)
-    return state_dict.restore(config.init, model.params, model.stats, axes, fresh=fresh)
+    params, stats = model.params, model.stats
+    return state_dict.restore(config.init, params, stats, layers, fresh=fresh, say=said)
 
 
 def weights_of(model: _models.Model) -> dict[str, Any]:

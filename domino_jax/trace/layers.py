@@ -35,6 +35,8 @@ class _Kernel:
     firsts: tuple[int | None, ...] = (None,)
     reason: str | None = None
     convolution_groups: int = 1
+    flipped: tuple[int, ...] | None = ()
+    transposed: bool = False
 
 
 def find_layers(
@@ -108,7 +110,9 @@ def _kernel(leaf: jax.ShapeDtypeStruct, uses: Sequence[tuple[int, Use]]) -> _Ker
     vector = [VECTOR] if len(leaf.shape) == 1 else []
     reason = [*vector, *(t for t in troubles if t != DEPTHWISE), *clash, *troubles, None][0]
     groups = max(use.convolution_groups for _, use in used)
-    return _Kernel(axes, tuple(macs), tuple(firsts), reason, groups)
+    (flipped, transposed), *others = {(use.flipped, use.transposed) for _, use in used}
+    order = None if others else tuple(sorted(flipped))
+    return _Kernel(axes, tuple(macs), tuple(firsts), reason, groups, order, transposed)
 
 
 def _merged(
@@ -182,7 +186,16 @@ def _layers(
     stack = kernel.axes.stack
     shape = tuple(size for axis, size in enumerate(leaf.shape) if axis not in stack)
     ruled = group_by_rule(
-        LayerSpec(path, shape, kernel.axes, 0, None, kernel.reason, kernel.convolution_groups),
+        LayerSpec(
+            path,
+            shape,
+            kernel.axes,
+            0,
+            reason=kernel.reason,
+            convolution_groups=kernel.convolution_groups,
+            flipped=kernel.flipped,
+            transposed=kernel.transposed,
+        ),
         candidates,
         *rule,
     )

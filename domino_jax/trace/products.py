@@ -28,6 +28,8 @@ class Use:
         trouble: why the parameter stays dense because of this use, '' if it need not.
         note: what a harmless use that is no product does.
         convolution_groups: feature groups of the convolution, those of a stack not counted.
+        flipped: axes of the parameter that the product reads backwards.
+        transposed: a convolution whose inputs are spread apart by zeros.
     """
 
     view: View
@@ -37,6 +39,8 @@ class Use:
     trouble: str = ""
     note: str = ""
     convolution_groups: int = 1
+    flipped: frozenset[int] = frozenset()
+    transposed: bool = False
 
 
 def merge_roles(first: str, second: str, size: int) -> str | None:
@@ -95,7 +99,8 @@ def _kernel_use(view: View, eqn: Any, total: int) -> Use:
     marks += [(piece, "window") for d in window for piece in view.dims[d]]
     depthwise = groups > 1 and eqn.invars[1].aval.shape[inputs] == 1
     use = _use(view, marks, total, DEPTHWISE if depthwise else "")
-    return replace(use, convolution_groups=groups)
+    spread = any(dilation > 1 for dilation in eqn.params["lhs_dilation"])
+    return replace(use, convolution_groups=groups, transposed=spread)
 
 
 def _stacked(outputs: Dim, groups: int) -> tuple[Dim, int]:
@@ -126,4 +131,6 @@ def _use(view: View, marks: Marked, total: int, trouble: str = "") -> Use:
             trouble = trouble or f"axis {piece.axis} is both {roles[piece.axis]} and {role}"
         else:
             roles[piece.axis] = merged
-    return Use(view, tuple(roles), total * view.share, trouble=trouble)
+    dims = [piece for dim in view.dims for piece in dim if piece.axis >= 0 and piece.size > 1]
+    flipped = frozenset(piece.axis for piece in dims if piece.stride < 0)
+    return Use(view, tuple(roles), total * view.share, trouble=trouble, flipped=flipped)
