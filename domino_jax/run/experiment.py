@@ -14,7 +14,7 @@ from domino_jax import __version__
 from domino_jax import data as _data
 from domino_jax import models as _models
 from domino_jax.core import costs, published, scheme
-from domino_jax.core.kernels import axes_by_path, signatures
+from domino_jax.core.kernels import signatures
 from domino_jax.core.layers import LayerSpec
 from domino_jax.core.scheme import Scheme
 from domino_jax.pytorch import state_dict
@@ -159,9 +159,8 @@ def torch_weights(
     Raises:
         InputError: the file is broken or of another network.
     """
-    axes = axes_by_path(layers)
     fresh = None if config.init_head else state_dict.head_of(layers)
-    return state_dict.restore(config.init, model.params, model.stats, axes, fresh=fresh, say=say)
+    return state_dict.restore(config.init, model.params, model.stats, layers, fresh=fresh, say=say)
 
 
 def weights_of(model: _models.Model) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import safetensors.numpy
 from flax import nnx
 
 from domino_jax import models
-from domino_jax.core.kernels import axes_by_path, n_by_path
+from domino_jax.core.kernels import n_by_path
 from domino_jax.core.layers import grouped
 from domino_jax.core.masks import Axes
 from domino_jax.core.paths import leaves_by_path
@@ -22,7 +22,6 @@ from domino_jax.pytorch import exported, state_dict
 from domino_jax.pytorch.document import Network
 from domino_jax.pytorch.layouts import tensors, to_torch
 from domino_jax.pytorch.writer import export as write
-from domino_jax.trace.kernels import find_kernels
 from domino_jax.trace.layers import find_layers
 from domino_jax.train.masking import hard_mask
 
@@ -85,7 +84,7 @@ def test_layers_and_axes():
 
 def test_every_name_and_shape_of_torchvision():
     model, example = _abstract("vit_b16")
-    axes = axes_by_path(find_kernels(_forward(model), model.params, example))
+    axes = find_layers(_forward(model), model.params, example, 2)
     layout = tensors(model.params, model.stats, axes)
     assert {t.name: "x".join(map(str, t.shape)) for t in layout} == TORCHVISION
 
@@ -99,7 +98,7 @@ def pair():
     model = _tiny()
     sizes = {"size": SIZE, "patch": PATCH, "channels": CHANNELS, "classes": CLASSES}
     network = torch_vit.randomize(torch_vit.Vit(WIDTH, DEPTH, HEADS, **sizes))
-    return model, axes_by_path(find_kernels(_forward(model), model.params, _example())), network
+    return model, find_layers(_forward(model), model.params, _example(), 2), network
 
 
 def _arrays(network):
