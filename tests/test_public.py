@@ -22,6 +22,7 @@ SCHEME = {"a": dj.NM(2, 4), "b": dj.NM(1, 4)}
 N = dj.n_by_path(SCHEME, LAYERS)
 MASKS = dj.make_masks(PARAMS, LAYERS, N)
 SEARCH = dj.domino(LAYERS, 0.5)
+PROBLEM = dj.Problem(LAYERS, dj.budget_of(LAYERS, 0.5))
 
 
 def updated(transform, **extra):
@@ -49,6 +50,11 @@ def kept(params):
 CALLS = {
     "NM": lambda folder: str(dj.NM(2, 4)) == "2:4",
     "Axes": lambda folder: AXES.order == (0, 1),
+    "ALLOCATORS": lambda folder: "domino" in dj.ALLOCATORS,
+    "Budget": lambda folder: isinstance(PROBLEM.budget, dj.Budget),
+    "Problem": lambda folder: PROBLEM.layers == LAYERS,
+    "allocate": lambda folder: dj.allocate("uniform", PROBLEM) == dj.uniform(LAYERS, 2),
+    "budget_of": lambda folder: PROBLEM.budget.allowed == 48,
     "Groups": lambda folder: dj.Groups(AXES, (1, 2, 4)).m == 4,
     "InputError": lambda folder: issubclass(dj.InputError, ValueError),
     "LayerSpec": lambda folder: isinstance(LAYERS[0], dj.LayerSpec) and LAYERS[0].m == 4,

@@ -17,7 +17,7 @@ from domino_jax.core import costs, published, scheme
 from domino_jax.core.kernels import signatures
 from domino_jax.core.layers import LayerSpec
 from domino_jax.core.scheme import Scheme
-from domino_jax.pytorch import layouts, state_dict
+from domino_jax.pytorch import state_dict
 from domino_jax.run import checks, monitor, repairs
 from domino_jax.run.phases import Phase
 from domino_jax.run.provenance import PHASES
@@ -107,7 +107,7 @@ def assemble(
     layers = layers_of(model, data.example, config.search)
     if state_dict.is_torch_file(config.init):
         # Refuses it before anything is done.
-        torch_weights(config, model, layers, data.example, say=monitor.say)
+        torch_weights(config, model, layers, say=monitor.say)
     else:
         checks.require_init(config.init, weights_of(model))
     objective = config.search.objective
@@ -149,7 +149,6 @@ def torch_weights(
     config: ConfigDict,
     model: _models.Model,
     layers: tuple[LayerSpec, ...],
-    example: Any,
     *,
     say: Callable[[str], None] = lambda line: None,
 ) -> tuple[Any, Any]:
@@ -160,9 +159,8 @@ def torch_weights(
     Raises:
         InputError: the file is broken or of another network.
     """
-    axes = layouts.kernel_axes(forward_of(model), model.params, example)
     fresh = None if config.init_head else state_dict.head_of(layers)
-    return state_dict.restore(config.init, model.params, model.stats, axes, fresh=fresh, say=say)
+    return state_dict.restore(config.init, model.params, model.stats, layers, fresh=fresh, say=say)
 
 
 def weights_of(model: _models.Model) -> dict[str, Any]:

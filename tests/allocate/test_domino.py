@@ -15,10 +15,11 @@ from domino_jax.allocate.paces import domino_pace
 from domino_jax.allocate.reach import fewest_votes, require_reachable
 from domino_jax.allocate.search import scheme_of
 from domino_jax.core import costs
+from domino_jax.core.masked import make_masks
 from domino_jax.core.scheme import NM
 from domino_jax.trace.layers import find_layers
 from domino_jax.train import loop, losses, mesh
-from domino_jax.train.masking import make_masks, survivor_decay, survivors
+from domino_jax.train.masking import survivor_decay, survivors
 
 
 def dense_apply(params, x):
