@@ -194,6 +194,56 @@ SETTINGS = {
     ),
 }
 
+_TABLE = "--config.search.method=table --config.search.table={tmp}/t.json"
+
+
+def _losses(stem: str, *, hidden: str = '{"2": 0.1, "1": 0.2}') -> dict[str, str]:
+    layers = f'"stem/kernel": {stem}, "hidden/kernel": {hidden}, "head/kernel": {hidden}'
+    return {"t.json": '{"format": 1, "layers": {' + layers + "}}"}
+
+
+LOSSES = {
+    "no loss table": Case(
+        "--config.search.method=table", ("search.table: expected the file of a loss table, got ''",)
+    ),
+    "loss table that is not read": Case(
+        "--config.search.table=t.json", ("search.table", "search.method", "'table'", "'domino'")
+    ),
+    "loss table that is not there": Case(_TABLE, ("t.json", "cannot read the loss table")),
+    "loss table of another network": Case(
+        _TABLE,
+        ("t.json", "of another network", "lacks 'stem/kernel'", "no 'fc'"),
+        files={"t.json": '{"format": 1, "layers": {"fc": {"1": 1}}}'},
+    ),
+    "loss table without a candidate": Case(
+        _TABLE,
+        ("stem/kernel: expected a loss for every candidate n = 1, 2, 4", "got n = 1, 4"),
+        files=_losses('{"1": 1}'),
+    ),
+    "loss table with NaN": Case(
+        _TABLE, ("stem/kernel", "0 or more", "got nan for 2"), files=_losses('{"1": 1, "2": NaN}')
+    ),
+    "loss table that rises": Case(
+        _TABLE, ("stem/kernel", "do not rise", "2 at n = 2"), files=_losses('{"1": 1, "2": 2}')
+    ),
+    "calibration without batches": Case(
+        "--config.search.method=fisher --config.search.calibration_batches=0",
+        ("search.calibration_batches", "from 1", "got 0"),
+    ),
+    "more calibration than data": Case(
+        "--config.search.method=sensitivity --config.search.calibration_batches=3",
+        ("search.calibration_batches: expected at most 2", "64 training examples", "got 3"),
+    ),
+    "grid without candidates": Case(
+        "--config.search.method=sensitivity --config.search.calibration_batches=1 "
+        "--config.search.grid=(3,)",
+        ("grid: expected some of the candidates [1, 2] of stem/kernel", "got [3]"),
+    ),
+    "budget out of reach of the loss": Case(
+        "--config.search.method=fisher --config.search.budget=0.1", ("0.2566 (78 of 304)",)
+    ),
+}
+
 PARTS = {
     "unknown model": Case("--config.model.name=resnt20", ("'resnt20'", "resnet20", "module:")),
     "unknown data set": Case("--config.data.name=digit", ("data set 'digit'", "digits", "module:")),
@@ -387,6 +437,7 @@ CASES = {
         ("flags", FLAGS),
         ("config", CONFIGS),
         ("settings", SETTINGS),
+        ("losses", LOSSES),
         ("parts", PARTS),
         ("cost table", TABLES),
         ("init", INIT),

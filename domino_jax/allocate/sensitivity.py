@@ -33,9 +33,9 @@ KEY = ("calibration_batches", "calibration_statistics", "batch", "m")
 
 def allocate(problem: Problem) -> Scheme:
     """Is the entry 'sensitivity' of `ALLOCATORS`; goes on from what it measured when stopped."""
-    refuse_early(problem)
     options = problem.options
     wanted = {layer.name: _tried(layer, options["grid"]) for layer in grouped(problem.layers)}
+    refuse_early(problem)
     params, _ = problem.weights()
     key = {"weights": fingerprint(params)} | {name: options[name] for name in KEY}
     with kept(problem.folder, key) as (known, keep):

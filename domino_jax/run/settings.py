@@ -132,6 +132,7 @@ def _check_together(values: Mapping[str, Any]) -> None:
     _require_final_candidate(values)
     _require_pace(values)
     _require_term(values)
+    _require_reader(values)
     for phase in ("dense", "train"):
         _require_short_warmup(values, phase)
     _require_torch_init(values)
@@ -162,6 +163,14 @@ def _require_term(values: Mapping[str, Any]) -> None:
         raise InputError(
             f"train.optimizer: expected one of {', '.join(map(repr, DENSE_OPTIMIZERS))} where "
             f"train.method is {method!r}, got {optimizer!r}"
+        )
+
+
+def _require_reader(values: Mapping[str, Any]) -> None:
+    method, table = values["search.method"], values["search.table"]
+    if table and method != "table" and ":" not in method:  # one of your own may read it
+        raise InputError(
+            f"search.table: expected search.method='table' to read {table!r}, got {method!r}"
         )
 
 

@@ -51,7 +51,10 @@ VALUES = {
     "data.dir": TEXT,
     "data.workers": COUNT_OR_NONE,
     "dense.optimizer": (["sgd", "adamw"], ["adam", "adamw_decoupled", None]),
-    "search.method": (["domino", "uniform", "erk", "dense"], ["greedy", None]),
+    "search.method": (
+        ["domino", "uniform", "erk", "dense", "sensitivity", "fisher", "table"],
+        ["greedy", None],
+    ),
     "search.m": ([2, 64], [1, 65, 4.0, True, "4", None]),
     "search.candidates": (
         [None, (1, 2, 16), [16], (15, 16)],
@@ -85,6 +88,10 @@ VALUES = {
     "search.batch": COUNT,
     "search.max_steps": COUNT,
     "search.patience": COUNT,
+    "search.calibration_batches": COUNT,
+    "search.calibration_statistics": (["running", "batch"], ["frozen", "", None]),
+    "search.grid": ([None, (1, 2, 4), [8]], [(), 8, "1,2", (2, 1), (0, 1), (1.0,)]),
+    "search.table": TEXT,
     "search.shrink_m": ([True, False], [0, 1, "True", None]),
     "search.rules": (
         [(), (("a", "dense"), ("b$", "flatten")), [["c", 8]], (("d", (1, 2, 4)),)],
