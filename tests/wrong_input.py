@@ -27,7 +27,7 @@ FLAGS = {
     "strange flag": Case("--zzz", ("--zzz", "--config", "--workdir")),
     "flag without value": Case("--config.search.budget", ("--config.search.budget", "value")),
     "stray argument": Case("configs/digits.py", ("'configs/digits.py'", "--config=FILE")),
-    "number as text": Case("--config.search.budget=20%", ("search.budget", "above 0", "'20%'")),
+    "number as text": Case("--config.search.budget=low", ("search.budget", "above 0", "'low'")),
     "fraction for a count": Case("--config.search.m=8.0", ("search.m", "from 2 to 64", "'8.0'")),
     "part of a setting": Case(
         "--config.search.candidates[0]=1", ("search.candidates[...]", "--config.search.candidates=")
@@ -114,6 +114,14 @@ SETTINGS = {
     "budget 0": Case("--config.search.budget=0", ("search.budget", "above 0 and below 1", "0.0")),
     "budget 1": Case("--config.search.budget=1", ("search.budget", "above 0 and below 1", "1.0")),
     "budget beyond": Case("--config.search.budget=1.5", ("search.budget", "below 1", "1.5")),
+    "budget of all": Case("--config.search.budget=100%", ("search.budget", "below 1", "'100%'")),
+    "budget above dense": Case(
+        "--config.search.budget=5.0M", ("budget: expected less than the dense 304", "'5.0M'")
+    ),
+    "budget of another unit": Case(
+        ["--config.search.budget=227M MACs"], ("227M MACs", "objective to 'macs'")
+    ),
+    "N:M of no layer": Case("--config.search.nm=8:16", ("nm: expected N:M of M = 4", "got 8:16")),
     "budget negative": Case("--config.search.budget=-0.1", ("search.budget", "above 0", "-0.1")),
     "m too small": Case("--config.search.m=1", ("search.m", "from 2 to 64", "got 1")),
     "m too large": Case("--config.search.m=65", ("search.m", "from 2 to 64", "got 65")),

@@ -71,9 +71,7 @@ def try_all(
 
 def described(trials: Sequence[Trial], method: str) -> list[str]:
     """Says which scheme is taken, the first, and in a line each what they lose."""
-    lines = [
-        f"{method}: {trials[0].name} is taken; loss of each, true and as the table expects it:"
-    ]
+    lines = [f"{method}: {trials[0].name} is taken; the loss of each, true and expected:"]
     for trial in trials:
         gap = f" (stopped within {trial.gap:.2%} of optimal)" if trial.gap else ""
         lines.append(f"  {trial.true:.4f}  {trial.predicted:.4f}  {trial.name}{gap}")

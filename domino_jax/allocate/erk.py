@@ -58,7 +58,9 @@ def erk_scheme(
             n[rise.layer.name] = rise.high
             used += _price(rise, budget.cost)
     if best is None:
-        raise InputError(f"budget {budget.share} is out of reach of ERK schemes, not of mixed ones")
+        raise InputError(
+            f"budget {budget.share:.6g} is out of reach of ERK schemes, not of mixed ones"
+        )
     n, used, halfway = best
     for rise in halfway:
         if used + _price(rise, budget.cost) <= budget.allowed:

@@ -77,13 +77,13 @@ def _search(exp: Experiment, search: Search, params: Any, stats: Any) -> loop.Se
         now = share(run)
         workdir.append_point(curve, {"step": step, "share": now})
         n = {f"n/{name}": float(n) for name, n in by_layer(exp.layers, run.search.n).items()}
-        return f"cost {now:.4f} -> {settings.budget:g}", {"share": now, **n}
+        return f"cost {now:.4f} -> {exp.budget.share:g}", {"share": now, **n}
 
     def stuck(run: loop.SearchRun) -> str:
         why = why_stuck(
             exp.layers, run.search, norms(run.train.params), start_norms, settings.patience
         )
-        return why and f"{why}; cost {share(run):.4f} of dense, budget {settings.budget:g}"
+        return why and f"{why}; cost {share(run):.4f} of dense, budget {exp.budget.share:g}"
 
     with running(phase, "search", start=start, steps=settings.max_steps, describe=describe) as (
         batches,
@@ -121,8 +121,7 @@ def _write(exp: Experiment, scheme: Scheme, *, steps: int) -> None:
     numbers = report.summary(
         exp.layers,
         scheme,
-        exp.budget.cost,
-        settings.budget,
+        exp.budget,
         activations=activation_macs(forward_of(exp.model), exp.model.params, exp.data.example),
     )
     workdir.require_held(exp.workdir)
@@ -131,7 +130,7 @@ def _write(exp: Experiment, scheme: Scheme, *, steps: int) -> None:
         scheme,
         model=exp.config.model.name,
         objective=settings.objective,
-        budget=settings.budget,
+        budget=exp.budget.share,
         achieved=numbers["totals"]["cost"]["share"],
         steps=steps,
         config=exp.config.to_dict(),
@@ -143,10 +142,10 @@ def _write(exp: Experiment, scheme: Scheme, *, steps: int) -> None:
         numbers,
         workdir.read_curve(exp.workdir / "search" / workdir.CURVE),
         f"{exp.config.model.name} on {exp.config.data.name}: N of M = {_sizes(scheme)} under "
-        f"{settings.budget:.2%} of {settings.objective}",
-        settings.budget,
+        f"{exp.budget.share:.2%} of {settings.objective}",
+        exp.budget.share,
     )
-    report.print_table(numbers, settings.objective, settings.budget, monitor.console())
+    report.print_table(numbers, settings.objective, exp.budget.share, monitor.console())
     monitor.say(f"{exp.workdir}: scheme.json, report.png; next: train.py with the same flags")
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
+from ml_collections.config_dict import FieldReference
 
 from domino_jax.core.errors import InputError
 from domino_jax.run.settings_table import GROUPS, SETTINGS
@@ -62,7 +62,9 @@ def defaults() -> ConfigDict:
         config[group] = Settings(group=group)
     for key, setting in SETTINGS.items():
         group, _, name = key.rpartition(".")
-        held = placeholder(setting.values) if setting.values else setting.default
+        held = setting.default
+        if setting.values:
+            held = FieldReference(held, field_type=setting.values)
         (config[group] if group else config)[name] = held
     return config.lock()
 

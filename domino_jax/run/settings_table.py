@@ -10,6 +10,7 @@ from domino_jax.run import kinds
 
 STARTS = ("dense", "random")
 STATISTICS = ("running", "batch")
+PARTS = ("all", "movable")
 
 
 class Setting(NamedTuple):
@@ -20,7 +21,7 @@ class Setting(NamedTuple):
         allows: says whether a value may be; it may raise TypeError or OverflowError for no.
         expected: the words for it.
         meaning: one or two sentences.
-        values: their type, where the default is None.
+        values: their type, where it is not that of the default; object: the check alone says.
     """
 
     default: Any
@@ -165,7 +166,25 @@ _SEARCH = {
         *kinds.name(),
         "What the budget counts: 'params', 'macs' or a JSON file {path: {n: cost}}.",
     ),
-    "budget": Setting(0.2, *kinds.share(), "Share of the dense cost that is kept."),
+    "budget": Setting(
+        0.2,
+        *kinds.budget(),
+        "What is kept of the dense cost: a share, also '25%' or '1/4', or a count: '5.0M' of what "
+        "the objective counts, '227M MACs'.",
+        object,
+    ),
+    "budget_of": Setting(
+        "all",
+        *kinds.one_of(lambda: PARTS),
+        "'all': the budget is of the whole cost; 'movable': of the layers that have groups, and "
+        "those that stay dense come on top.",
+    ),
+    "nm": Setting(
+        "",
+        *kinds.nm(),
+        "The budget is what this N:M in every layer costs ('2:16'), and 'uniform' is this N:M; '' "
+        "leaves it to `budget`.",
+    ),
     "vote_ratio": Setting(
         0.75,
         *kinds.above(0, 1),

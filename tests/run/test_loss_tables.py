@@ -91,3 +91,19 @@ def test_a_grid_is_measured_and_the_rest_lies_between(tmp_path, sensitivity):
     measured = json.loads((tmp_path / "measured.json").read_text())["losses"]
     assert all(sorted(row) == ["1", "2", "4", "8"] for row in measured.values())
     assert all(list(row) == ["1", "2", "4", "6", "8"] for row in losses(tmp_path).values())
+
+
+def test_budgets_in_words_reach_the_report(tmp_path, capsys):
+    scripts.search(tmp_path / "half", "search.method=uniform", "search.nm=2:4")
+    scripts.search(tmp_path / "three", "search.method=uniform", "search.nm=3:4")
+    counted = ("search.objective=macs", "search.budget=12k MACs", "search.method=erk")
+    scripts.search(tmp_path / "count", *counted)
+    capsys.readouterr()
+    shares = {}
+    for name in ("half", "three", "count"):
+        totals = scripts.results(tmp_path / name)["search"]["totals"]["cost"]
+        shares[name] = (totals["scheme"], totals["budget"])
+    assert shares["half"] == (744, 744)
+    assert shares["three"] == (1116, 1116)  # 3 is no candidate
+    assert shares["count"][0] <= shares["count"][1] == 12_000
+    assert {str(nm) for nm in load(tmp_path / "three" / "scheme.json").values()} == {"3:4"}
