@@ -6,11 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from domino_jax.allocate.finish import finished, magnitude_table
 from domino_jax.allocate.problem import Problem
 from domino_jax.allocate.search import Search, by_layer, scheme_of
 from domino_jax.allocate.stall import layer_norms, why_stuck
 from domino_jax.allocate.table import allocate
 from domino_jax.core import costs
+from domino_jax.core.errors import InputError
 from domino_jax.core.scheme import Scheme, save
 from domino_jax.run import checks, monitor, provenance, report, workdir
 from domino_jax.run.experiment import Experiment, forward_of, versions
@@ -47,22 +49,57 @@ def find_scheme(exp: Experiment, *, anew: bool = False) -> None:
 
 
 def _searched(exp: Experiment, search: Search, problem: Problem) -> tuple[Scheme, int]:
-    """Trains and votes until the search is done; returns its scheme and the steps made."""
-    run = _search(exp, search, *problem.weights())
-    scheme, steps = scheme_of(exp.layers, run.search), int(run.train.step)
-    _end_curve(exp, scheme, steps)
-    return scheme, steps
+    """Trains and votes until the search is done; returns its scheme and the steps made.
+
+    The scheme uses the budget up; that of a search that stands still near its budget too.
+    """
+    params, stats = problem.weights()
+    losses = magnitude_table(exp.layers, params)
+
+    def end(run: loop.SearchRun) -> tuple[Scheme, int] | None:
+        before = scheme_of(exp.layers, run.search)
+        after = finished(exp.layers, before, exp.budget, losses)
+        if after is None:
+            return None
+        _say_finish(exp, before, after)
+        steps = int(run.train.step)
+        _end_curve(exp, after, steps)
+        return after, steps
+
+    try:
+        found = end(_search(exp, search, params, stats))
+    except loop.Stuck as stuck:
+        found = end(_last(exp, search, params, stats))
+        if found is None:
+            raise
+        monitor.say(f"that search stood still near its budget: {stuck}")
+    if found is None:
+        raise InputError(f"search.method: expected a search that meets its budget, got {search}")
+    return found
+
+
+def _say_finish(exp: Experiment, before: Scheme, after: Scheme) -> None:
+    changed = [name for name in before if before[name] != after[name]]
+    if changed:
+        was, now = (costs.kept_share(exp.layers, exp.budget.cost, each) for each in (before, after))
+        monitor.say(
+            f"exact finish: {len(changed)} of {len(before)} layers keep "
+            f"{'more' if now > was else 'fewer'} weights, {was:.4f} -> {now:.4f} of dense"
+        )
+
+
+def _last(exp: Experiment, search: Search, params: Any, stats: Any) -> loop.SearchRun:
+    """Returns the last saved state of the search, or that before its first step."""
+    start = loop.init_state(params, stats, search_parts(exp)[0])
+    return resume(exp.phase("search"), loop.SearchRun(start, search.init(_on_device(params))))
 
 
 def _search(exp: Experiment, search: Search, params: Any, stats: Any) -> loop.SearchRun:
     phase, settings = exp.phase("search"), exp.config.search
     norms = layer_norms(exp.layers)
     start_norms = norms(_on_device(params))
-    tx, step = search_parts(exp)
-    run = resume(
-        phase,
-        loop.SearchRun(loop.init_state(params, stats, tx), search.init(_on_device(params))),
-    )
+    _, step = search_parts(exp)
+    run = _last(exp, search, params, stats)
     start = int(run.train.step)
     if run.search.done:
         return run
