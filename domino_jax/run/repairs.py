@@ -80,21 +80,22 @@ def record(folder: Path, data: Data) -> None:
         folder: the work directory.
         data: as `settled` returns them.
     """
-    files = data.files()
     made_with = workdir.read_json(folder / RECORD).get("common", {}).get(DATA)
-    if not files or made_with not in (None, data.fingerprint) or jax.process_index() > 0:
+    noted = workdir.read_json(folder / FILES).get("fingerprint")
+    if made_with not in (None, data.fingerprint) or noted == data.fingerprint:
         return
-    if workdir.read_json(folder / FILES).get("fingerprint") != data.fingerprint:
+    files = data.files()  # last: it may look at a million files
+    if files and jax.process_index() == 0:
         workdir.update_json(
             folder / FILES, fingerprint=data.fingerprint, files=dict(files), broken=[]
         )
 
 
 def _broken(data: Data) -> list[Broken]:
-    files = data.files()
-    if not files:
+    if data.check is None:
         return []
-    with monitor.progress("checking the files of the data", len(files), 0, unit="files") as show:
+    size = data.train_size + data.test_size
+    with monitor.progress("checking the files of the data", size, 0, unit="files") as show:
         return data.check(lambda done, _: show(done, ""))
 
 
