@@ -13,7 +13,7 @@ from domino_jax.core.errors import InputError
 from domino_jax.core.kernels import n_by_path
 from domino_jax.core.scheme import Scheme
 from domino_jax.data import stream
-from domino_jax.run import checkpoint, monitor, provenance, workdir
+from domino_jax.run import checkpoint, monitor, provenance, repairs, workdir
 from domino_jax.run.dense import dense_weights, train_dense
 from domino_jax.run.experiment import Experiment, evaluate, read_scheme, until_stopped, weights_of
 from domino_jax.run.phases import planned_steps, rate_of, resume, running, train_batches
@@ -128,7 +128,10 @@ def _recalibrated(exp: Experiment, params: Any, stats: Any) -> Any:
     """Returns the batch statistics of the masked weights, from training batches."""
     mesh, dataset = devices.make_mesh(), train_batches(exp.phase("train"))
     weights, old = devices.replicate(mesh, (params, stats))
-    with closing(stream(dataset, workers=exp.data.workers)) as source:
+    with (
+        repairs.noting(exp.workdir, exp.data),
+        closing(stream(dataset, workers=exp.data.workers)) as source,
+    ):
         some = until_stopped(exp, itertools.islice(source, RECALIBRATION_BATCHES))
         batches = (devices.split_batch(mesh, batch) for batch in some)
         return evaluation.recalibrate(exp.model.apply, weights, old, batches)
