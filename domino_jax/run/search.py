@@ -42,7 +42,8 @@ def find_scheme(exp: Experiment, *, anew: bool = False) -> None:
     if settings.method in AT_ONCE:
         found = AT_ONCE[settings.method](exp.layers, settings.budget, cost=exp.cost)
         provenance.begin_search(exp.workdir, exp.config, data=exp.data.fingerprint, anew=anew)
-        _write(exp, found, steps=0)
+        with workdir.writing(exp.workdir):
+            _write(exp, found, steps=0)
         return
     checks.require_votes(settings, exp.layers, exp.cost)
     search = domino(
@@ -56,8 +57,9 @@ def find_scheme(exp: Experiment, *, anew: bool = False) -> None:
     train_dense(exp)
     run = _search(exp, search, *dense_weights(exp))
     found, steps = scheme_of(exp.layers, run.search), int(run.train.step)
-    _end_curve(exp, found, steps)
-    _write(exp, found, steps=steps)
+    with workdir.writing(exp.workdir):
+        _end_curve(exp, found, steps)
+        _write(exp, found, steps=steps)
 
 
 def _pace(exp: Experiment) -> PaceRule:
@@ -127,7 +129,6 @@ def _search(exp: Experiment, search: Search, params: Any, stats: Any) -> loop.Se
 
 def _end_curve(exp: Experiment, found: Scheme, steps: int) -> None:
     """Makes the scheme's cost the last point, also where the run was killed after writing it."""
-    workdir.require_held(exp.workdir)
     curve = exp.workdir / "search" / workdir.CURVE
     workdir.resume_curve(curve, steps - 1)
     workdir.append_point(curve, {"step": steps, "share": costs.share(exp.layers, exp.cost, found)})
@@ -146,7 +147,6 @@ def _write(exp: Experiment, found: Scheme, *, steps: int) -> None:
         settings.budget,
         activations=activation_macs(forward_of(exp.model), exp.model.params, exp.data.example),
     )
-    workdir.require_held(exp.workdir)
     scheme.save(
         exp.workdir / "scheme.json",
         found,
