@@ -19,6 +19,7 @@ from rich.table import Table
 from domino_jax import data as _data
 from domino_jax.allocate.uniform import dense_scheme
 from domino_jax.core import costs
+from domino_jax.core.errors import escaped
 from domino_jax.core.kernels import n_by_path
 from domino_jax.core.scheme import Scheme
 from domino_jax.data.pipeline import evaluate_batches, train_batches
@@ -60,10 +61,14 @@ def rehearse(config: ConfigDict) -> None:
     out.print(table)
     weights = int(costs.total_cost(exp.layers, costs.count_weights))
     macs = int(costs.total_cost(exp.layers, costs.count_macs))
-    out.print(f"{config.model.name}: {weights:,} weights, {macs:,} MACs an example in its layers")
+    out.print(
+        f"{escaped(config.model.name)}: {weights:,} weights, {macs:,} MACs an example in its layers"
+    )
     if found is not None:
         kept = costs.kept_share(exp.layers, costs.count_weights, found)
-        out.print(f"{config.scheme or config.search.method}: keeps {kept:.2%} of the weights")
+        out.print(
+            f"{escaped(config.scheme or config.search.method)}: keeps {kept:.2%} of the weights"
+        )
 
 
 def _zeros(spec: _data.Spec) -> _data.Data:
