@@ -1,10 +1,20 @@
 """The public names of the package; `domino_jax/__init__.py` hands them out."""
 
-from domino_jax.allocate.domino import Search, SearchState, domino, scheme_of
+from domino_jax.allocate.domino import domino
 from domino_jax.allocate.erk import erk_scheme
-from domino_jax.allocate.pace import constant_pace, domino_pace
+from domino_jax.allocate.paces import constant_pace, domino_pace
+from domino_jax.allocate.problem import Problem
+from domino_jax.allocate.search import Search, SearchState, scheme_of
+from domino_jax.allocate.table import ALLOCATORS, allocator
 from domino_jax.allocate.uniform import uniform, uniform_scheme
-from domino_jax.core.costs import count_macs, count_weights, table_cost, total_cost
+from domino_jax.core.costs import (
+    Budget,
+    budget_of,
+    count_macs,
+    count_weights,
+    table_cost,
+    total_cost,
+)
 from domino_jax.core.errors import InputError
 from domino_jax.core.kernels import n_by_path
 from domino_jax.core.layers import Groups, LayerSpec
@@ -30,17 +40,22 @@ from domino_jax.train.masking import (
 )
 
 __all__ = [
+    "ALLOCATORS",
     "NM",
     "Axes",
+    "Budget",
     "Groups",
     "InputError",
     "LayerSpec",
     "Model",
+    "Problem",
     "Scheme",
     "Search",
     "SearchState",
     "activation_macs",
+    "allocator",
     "apply_masks",
+    "budget_of",
     "constant_pace",
     "count_macs",
     "count_weights",

@@ -167,7 +167,7 @@ def test_a_room_has_one_sentence_on_its_door(room):
     [
         ("core.x", "from domino_jax.trace import walk", "core.x: arrow upward to trace"),
         ("core.x", "import domino_jax.run.cli as c", "core.x: arrow upward to run"),
-        ("trace.x", "from domino_jax.allocate.pace import x", "trace.x: arrow upward to allocate"),
+        ("trace.x", "from domino_jax.allocate.paces import x", "trace.x: arrow upward to allocate"),
         ("allocate.x", "def f():\n  from domino_jax import train", "allocate.x: arrow upward"),
         ("train.x", "from domino_jax.run import workdir", "train.x: arrow upward to run"),
         ("train.x", "from domino_jax.models import Model", "train.x: arrow upward to models"),

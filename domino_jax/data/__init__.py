@@ -48,6 +48,7 @@ DATA_SETS = {
     "cifar10": DataSet("domino_jax.data.sets.cifar", "create_10", "spec_10"),
     "cifar100": DataSet("domino_jax.data.sets.cifar", "create_100", "spec_100"),
     "digits": DataSet("domino_jax.data.sets.digits"),
+    "fashion_mnist": DataSet("domino_jax.data.sets.fashion_mnist"),
     "folder": DataSet("domino_jax.data.sets.folder"),
     "glyphs": DataSet("domino_jax.data.sets.glyphs"),
     "imagenet2012": DataSet("domino_jax.data.sets.imagenet"),

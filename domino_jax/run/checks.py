@@ -12,10 +12,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from domino_jax.allocate.domino import fewest_votes
-from domino_jax.core import costs
 from domino_jax.core.errors import InputError
-from domino_jax.core.layers import LayerSpec
 from domino_jax.core.paths import leaves_by_path
 from domino_jax.data import Batches, Data
 from domino_jax.models import Model
@@ -131,18 +128,16 @@ def require_init(init: str, template: Mapping[str, Any]) -> None:
         raise InputError(f"init: {error}") from None
 
 
-def require_votes(settings: ConfigDict, layers: tuple[LayerSpec, ...], cost: costs.Cost) -> None:
+def require_votes(settings: ConfigDict, votes: int) -> None:
     """Refuses a search that would end before it could reach its budget.
 
     Args:
         settings: of the search.
-        layers: of the network.
-        cost: what the budget counts.
+        votes: those that it needs at the least.
 
     Raises:
-        InputError: the steps that it needs at the least, or the budget is out of reach.
+        InputError: the steps that it needs at the least.
     """
-    votes = fewest_votes(layers, settings.budget, cost)
     needed = (votes - 1) * settings.vote_every + 1  # the first step votes
     if settings.max_steps < needed:
         raise InputError(

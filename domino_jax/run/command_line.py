@@ -174,10 +174,13 @@ def _keep_compiled() -> None:
     """Keeps compiled programs on disk, unless JAX_COMPILATION_CACHE_DIR says where (or '')."""
     import jax  # noqa: PLC0415
 
+    from domino_jax.run import compiled  # noqa: PLC0415
+
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(Path(COMPILED).expanduser()))
         # By default only what took a second is kept; the many small programs make half a start.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    compiled.discard_broken(jax.config.values["jax_compilation_cache_dir"])
 
 
 def _fail(message: str) -> NoReturn:

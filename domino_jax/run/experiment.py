@@ -17,8 +17,8 @@ from domino_jax.core import costs, published, scheme
 from domino_jax.core.kernels import signatures
 from domino_jax.core.layers import LayerSpec
 from domino_jax.core.scheme import Scheme
-from domino_jax.pytorch import layouts, state_dict
-from domino_jax.run import checks, monitor
+from domino_jax.pytorch import state_dict
+from domino_jax.run import checks, monitor, repairs
 from domino_jax.run.phases import Phase
 from domino_jax.run.provenance import PHASES
 from domino_jax.run.settings import check
@@ -40,7 +40,7 @@ class Experiment:
         data: the data set.
         model: the network with fresh weights.
         layers: of the network, in the order of first use.
-        cost: what the budget counts.
+        budget: what the scheme may cost.
         should_stop: asked before every step.
     """
 
@@ -49,7 +49,7 @@ class Experiment:
     data: _data.Data
     model: _models.Model
     layers: tuple[LayerSpec, ...]
-    cost: costs.Cost
+    budget: costs.Budget
     should_stop: Callable[[], bool]
 
     def phase(self, name: str) -> Phase:
@@ -70,7 +70,11 @@ def build(config: ConfigDict, workdir: Path, should_stop: Callable[[], bool]) ->
     checks.require_usable(workdir)
     _models.factory(config.model.name)  # before the data, which may take long to open
     data = _data.create(config.data.name, data_dir=config.data.dir, **data_options(config))
-    return assemble(config, workdir, data, should_stop)
+    repairs.require_readable(workdir, data)
+    data = repairs.settled(workdir, data)
+    exp = assemble(config, workdir, data, should_stop)
+    repairs.record(workdir, data)
+    return exp
 
 
 def data_options(config: ConfigDict) -> dict[str, Any]:
@@ -103,12 +107,13 @@ def assemble(
     layers = layers_of(model, data.example, config.search)
     if state_dict.is_torch_file(config.init):
         # Refuses it before anything is done.
-        torch_weights(config, model, layers, data.example, say=monitor.say)
+        torch_weights(config, model, layers, say=monitor.say)
     else:
         checks.require_init(config.init, weights_of(model))
     objective = config.search.objective
     cost = OBJECTIVES.get(objective) or costs.read_table(objective, layers)
-    return Experiment(config, workdir, data, model, layers, cost, should_stop)
+    budget = costs.budget_of(layers, config.search.budget, cost)
+    return Experiment(config, workdir, data, model, layers, budget, should_stop)
 
 
 def read_scheme(path: Path, layers: tuple[LayerSpec, ...]) -> Scheme:
@@ -144,7 +149,6 @@ def torch_weights(
     config: ConfigDict,
     model: _models.Model,
     layers: tuple[LayerSpec, ...],
-    example: Any,
     *,
     say: Callable[[str], None] = lambda line: None,
 ) -> tuple[Any, Any]:
@@ -155,9 +159,8 @@ def torch_weights(
     Raises:
         InputError: the file is broken or of another network.
     """
-    axes = layouts.kernel_axes(forward_of(model), model.params, example)
     fresh = None if config.init_head else state_dict.head_of(layers)
-    return state_dict.restore(config.init, model.params, model.stats, axes, fresh=fresh, say=say)
+    return state_dict.restore(config.init, model.params, model.stats, layers, fresh=fresh, say=say)
 
 
 def weights_of(model: _models.Model) -> dict[str, Any]:
@@ -191,7 +194,8 @@ def evaluate(exp: Experiment, params: Any, stats: Any) -> dict[str, float]:
     batches = (devices.split_batch(mesh, batch) for batch in _checked(exp, test))
     step = evaluation.eval_step(exp.model.apply, exp.data.ignore_label)
     params, stats = devices.replicate(mesh, (params, stats))
-    return evaluation.evaluate(step, params, stats, batches)
+    with repairs.noting(exp.workdir, exp.data):
+        return evaluation.evaluate(step, params, stats, batches)
 
 
 def versions() -> dict[str, str]:

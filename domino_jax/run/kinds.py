@@ -81,6 +81,14 @@ def one_of(names: Callable[[], Iterable[str]]) -> Kind:
     )
 
 
+def one_of_or_own(names: Callable[[], Iterable[str]]) -> Kind:
+    """One of the names in a table, or a function of one's own."""
+    return (
+        lambda v: _is_text(v) and (":" in v or v in tuple(names())),
+        lambda: f"one of {', '.join(map(repr, names()))}, or '{OWN}'",
+    )
+
+
 def rising() -> Kind:
     """Tuples of whole numbers, each larger than the one before."""
     return _is_rising, lambda: "a rising tuple of whole numbers of 1 or more"

@@ -12,7 +12,7 @@ import jax
 from ml_collections import ConfigDict
 
 from domino_jax.data import Batches, Data, stream
-from domino_jax.run import checkpoint, checks, monitor, workdir
+from domino_jax.run import checkpoint, checks, monitor, repairs, workdir
 from domino_jax.train import loop, optim
 from domino_jax.train import mesh as devices
 from domino_jax.train.losses import Batch
@@ -123,6 +123,7 @@ def running(
             yield devices.split_batch(mesh, batch)
 
     with (
+        repairs.noting(phase.workdir, phase.data),
         checks.explained(phase.folder, title, rate_of(phase), dataset),
         monitor.progress(title, steps, start) as show,
         monitor.events(phase.folder, start) as write,

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from domino_jax.run import kinds
 
-SEARCH_METHODS = ("domino", "uniform", "erk", "dense")
 STARTS = ("dense", "random")
 
 
@@ -31,11 +30,13 @@ class Setting(NamedTuple):
 
 
 def _methods() -> Iterable[str]:
-    return SEARCH_METHODS
+    from domino_jax.allocate.table import ALLOCATORS  # noqa: PLC0415 (JAX, not for --help)
+
+    return ALLOCATORS
 
 
 def _paces() -> Iterable[str]:
-    from domino_jax.allocate.pace import PACES  # noqa: PLC0415 (JAX, not for --help)
+    from domino_jax.allocate.paces import PACES  # noqa: PLC0415 (as above)
 
     return PACES
 
@@ -145,9 +146,10 @@ _DENSE = {
 _SEARCH = {
     "method": Setting(
         "domino",
-        *kinds.one_of(_methods),
+        *kinds.one_of_or_own(_methods),
         "How the N of each layer is found: 'domino' searches; 'uniform' takes the largest N that "
-        "fits everywhere, 'erk' the densities of Erdős-Rényi-kernel graphs; 'dense' keeps all.",
+        "fits everywhere, 'erk' the densities of Erdős-Rényi-kernel graphs; 'dense' keeps all; or "
+        "'package.module:function'.",
     ),
     "m": Setting(16, *kinds.whole(2, kinds.LARGEST_M), "Weights in one group: the M of N:M."),
     "candidates": Setting(
@@ -175,7 +177,11 @@ _SEARCH = {
         *kinds.pair_of_steps(),
         "The step at which the penalty doubles first, and every how many again; () is never.",
     ),
-    "pace": Setting("domino", *kinds.one_of(_paces), "Rule for the layers' shares of the penalty."),
+    "pace": Setting(
+        "domino",
+        *kinds.one_of_or_own(_paces),
+        "Rule for the layers' shares of the penalty, or 'package.module:maker'.",
+    ),
     "erk_weight": Setting(
         None,
         *kinds.none_or(kinds.number(0)),
