@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
-from domino_jax.core.errors import TRACEBACK, InputError, printable
+from domino_jax.core.errors import TRACEBACK, InputError, fault, printable
 from domino_jax.run import signals
 
 WRONG_INPUT = 1
@@ -173,16 +173,6 @@ def _guarded(work: Callable[[], None]) -> int:
     except Exception as error:  # of any type
         _fail(fault(error))
     return 0
-
-
-def fault(error: Exception) -> str:
-    """Says in one line what nobody expected: an error of this program or of a library."""
-    text = next(iter(str(error).splitlines()), "").rstrip(".")
-    said = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return (
-        f"unexpected {said}; this is a fault of the program or of a library, not of the input: "
-        f"{TRACEBACK}=1 shows where"
-    )
 
 
 def _keep_compiled() -> None:

@@ -125,6 +125,26 @@ def test_broken_json_is_refused(tmp_path, text):
     assert path.read_text() == text
 
 
+def test_parts_that_are_no_objects_are_refused(tmp_path):
+    path = tmp_path / "timing.json"
+    path.write_text('{"dense": {"steps": 3}, "train": 3}')
+    with pytest.raises(ValueError, match=rf"^{path}: 'train': expected an object, got a int"):
+        workdir.read_parts(path)
+    path.write_text('{"dense": {"steps": 3}}')
+    assert workdir.read_parts(path) == {"dense": {"steps": 3}}
+
+
+@pytest.mark.parametrize("line", ["3", "[]", "{}", '{"step": "a", "share": 1}', "{", "[" * 100_000])
+def test_a_line_that_is_no_point_is_refused_unless_it_is_the_last(tmp_path, line):
+    path = tmp_path / workdir.CURVE
+    first, last = (json.dumps(point) for point in points(10, 20))
+    path.write_text(f"{first}\n{line}")
+    assert workdir.read_curve(path) == points(10)
+    path.write_text(f"{first}\n{line}\n{last}\n")
+    with pytest.raises(ValueError, match=rf"^{path}, line 2: expected a point with 'step'"):
+        workdir.read_curve(path)
+
+
 def points(*steps):
     return [{"step": step, "share": 1 - step / 100} for step in steps]
 
