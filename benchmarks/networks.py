@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from domino_jax import find_layers, models, n_by_path
-from domino_jax.allocate import uniform
+from domino_jax.allocate.uniform import uniform
 from domino_jax.train import loop, losses, masking
 
 CLASSES = 1000

@@ -13,9 +13,9 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import save_file
@@ -42,7 +42,7 @@ class Stack(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps [B, positions, size] to their mean [B, size]."""
-        for block in self.blocks:
+        for block in cast(Iterable[nn.ModuleDict], self.blocks):
             normal = functional.layer_norm(x, x.shape[-1:])
             x = x + block["proj"](block["qkv"](normal)[..., : x.shape[-1]])
             normal = functional.layer_norm(x, x.shape[-1:])

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from domino_jax.core.errors import InputError
+from domino_jax.pytorch import positions
 from domino_jax.pytorch.layouts import Tensor, counters
 
 # torchvision's MLPBlock (pull request 6053): its published vision transformers have the old names.
@@ -151,10 +152,12 @@ def _attempt(
     wanted = {tensor.name: tensor for tensor in layout if tensor.name not in heads}
     arrays = {name: array for name, array in current.items() if name not in unused}
     arrays = _without_tied(arrays, wanted)
+    arrays, resized, fault = _resized(arrays, wanted)
     matches = sum(name in wanted for name in arrays)
     used = {f"{prefix}{origins[name]}" for name in arrays} | {f"{prefix}{name}" for name in unused}
     left = tuple(name for name in bare if name not in used)
-    fault = _fault(arrays, wanted)
+    fault = fault or _fault(arrays, wanted)
+    notes += (resized,) if resized else ()
     if any(name != origin for name, origin in origins.items()):
         notes = (*notes, "names of an older torchvision")
     return Attempt(where, prefix, notes, arrays, layout, fault, matches, left)
@@ -200,6 +203,32 @@ def _without_tied(arrays: Mapping[str, Any], wanted: Mapping[str, Tensor]) -> di
         )
     }
     return {name: array for name, array in arrays.items() if name not in tied}
+
+
+def _resized(
+    arrays: dict[str, Any], wanted: Mapping[str, Tensor]
+) -> tuple[dict[str, Any], str, str]:
+    """Brings a vision transformer's positions to the network's number of them.
+
+    Returns:
+        The arrays, and in words what was done and why it could not be done, '' where neither.
+    """
+    table, tensor = arrays.get(positions.NAME), wanted.get(positions.NAME)
+    if table is None or tensor is None or len(table.shape) != 3 or not _is_plain(table):
+        return arrays, "", ""
+    shape = tuple(table.shape)
+    if shape == tensor.shape or shape[::2] != tensor.shape[::2]:
+        return arrays, "", ""
+    values = table if isinstance(table, np.ndarray) else table.detach().float().numpy()
+    try:
+        new = positions.resized(values, tensor.shape[1])
+    except InputError as error:
+        return arrays, "", str(error)
+    note = (
+        f"the positions of {shape[1] - 1} patches were interpolated to {tensor.shape[1] - 1}, for "
+        "images of another size"
+    )
+    return {**arrays, positions.NAME: new}, note, ""
 
 
 def _is_tied(array: Any, other: Any) -> bool:

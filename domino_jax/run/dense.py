@@ -51,7 +51,7 @@ def dense_weights(exp: Experiment) -> tuple[Any, Any]:
     """
     require_trained(exp)
     if is_torch_file(exp.config.init):
-        return torch_weights(exp.config, exp.model, exp.layers, lambda line: None)  # said before
+        return torch_weights(exp.config, exp.model, exp.layers)
     folder = exp.config.init or exp.workdir / "dense"
     found = checkpoint.restore_parts(folder, weights_of(exp.model))
     return found["params"], found["stats"]

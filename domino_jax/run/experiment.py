@@ -18,8 +18,7 @@ from domino_jax.core.kernels import signatures
 from domino_jax.core.layers import LayerSpec
 from domino_jax.core.scheme import Scheme
 from domino_jax.pytorch import state_dict
-from domino_jax.run import checks
-from domino_jax.run.monitor import say
+from domino_jax.run import checks, monitor, repairs
 from domino_jax.run.phases import Phase
 from domino_jax.run.provenance import PHASES
 from domino_jax.run.settings import check
@@ -41,7 +40,7 @@ class Experiment:
         data: the data set.
         model: the network with fresh weights.
         layers: of the network, in the order of first use.
-        cost: what the budget counts.
+        budget: what the scheme may cost.
         should_stop: asked before every step.
     """
 
@@ -50,7 +49,7 @@ class Experiment:
     data: _data.Data
     model: _models.Model
     layers: tuple[LayerSpec, ...]
-    cost: costs.Cost
+    budget: costs.Budget
     should_stop: Callable[[], bool]
 
     def phase(self, name: str) -> Phase:
@@ -71,7 +70,11 @@ def build(config: ConfigDict, workdir: Path, should_stop: Callable[[], bool]) ->
     checks.require_usable(workdir)
     _models.factory(config.model.name)  # before the data, which may take long to open
     data = _data.create(config.data.name, data_dir=config.data.dir, **data_options(config))
-    return assemble(config, workdir, data, should_stop)
+    repairs.require_readable(workdir, data)
+    data = repairs.settled(workdir, data)
+    exp = assemble(config, workdir, data, should_stop)
+    repairs.record(workdir, data)
+    return exp
 
 
 def data_options(config: ConfigDict) -> dict[str, Any]:
@@ -103,12 +106,14 @@ def assemble(
     checks.require_outputs(config.model.name, model, data)
     layers = layers_of(model, data.example, config.search)
     if state_dict.is_torch_file(config.init):
-        torch_weights(config, model, layers, say)  # refuses it before anything is done
+        # Refuses it before anything is done.
+        torch_weights(config, model, layers, say=monitor.say)
     else:
         checks.require_init(config.init, weights_of(model))
     objective = config.search.objective
     cost = OBJECTIVES.get(objective) or costs.read_table(objective, layers)
-    return Experiment(config, workdir, data, model, layers, cost, should_stop)
+    budget = costs.budget_of(layers, config.search.budget, cost)
+    return Experiment(config, workdir, data, model, layers, budget, should_stop)
 
 
 def read_scheme(path: Path, layers: tuple[LayerSpec, ...]) -> Scheme:
@@ -144,18 +149,18 @@ def torch_weights(
     config: ConfigDict,
     model: _models.Model,
     layers: tuple[LayerSpec, ...],
-    said: Callable[[str], None],
+    *,
+    say: Callable[[str], None] = lambda line: None,
 ) -> tuple[Any, Any]:
     """Reads the state dict that `init` names; without `init_head` the last layer stays fresh.
 
-    What is taken off the file's names goes to `said`.
+    What of it was changed to fit is told to `say`.
 
     Raises:
         InputError: the file is broken or of another network.
     """
     fresh = None if config.init_head else state_dict.head_of(layers)
-    params, stats = model.params, model.stats
-    return state_dict.restore(config.init, params, stats, layers, fresh=fresh, say=said)
+    return state_dict.restore(config.init, model.params, model.stats, layers, fresh=fresh, say=say)
 
 
 def weights_of(model: _models.Model) -> dict[str, Any]:
@@ -177,7 +182,7 @@ def until_stopped(exp: Experiment, batches: Iterable[Any]) -> Iterator[Any]:
 
 def _checked(exp: Experiment, test: Iterable[Any]) -> Iterator[Any]:
     for number, batch in enumerate(until_stopped(exp, test)):
-        checks.require_labels(batch, exp.data.classes, f"test batch {number}")
+        checks.require_labels(batch, exp.data, f"test batch {number}")
         yield batch
 
 
@@ -187,9 +192,10 @@ def evaluate(exp: Experiment, params: Any, stats: Any) -> dict[str, float]:
     part = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     test = exp.data.evaluate(exp.config.dense.batch, **part)
     batches = (devices.split_batch(mesh, batch) for batch in _checked(exp, test))
-    step = evaluation.eval_step(exp.model.apply)
+    step = evaluation.eval_step(exp.model.apply, exp.data.ignore_label)
     params, stats = devices.replicate(mesh, (params, stats))
-    return evaluation.evaluate(step, params, stats, batches)
+    with repairs.noting(exp.workdir, exp.data):
+        return evaluation.evaluate(step, params, stats, batches)
 
 
 def versions() -> dict[str, str]:

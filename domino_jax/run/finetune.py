@@ -60,6 +60,7 @@ def train_scheme(exp: Experiment, *, anew: bool = False) -> None:
     sparse = {"params": masked(exp, state.params, n), "stats": state.stats}
     folder = exp.workdir / SPARSE
     if checkpoint.latest(folder) != int(state.step):
+        workdir.require_held(exp.workdir)
         checkpoint.save(folder, int(state.step), sparse)
     _evaluate(exp, found, dense)
 
@@ -159,6 +160,7 @@ def _write(exp: Experiment, found: Scheme, results: dict[str, dict[str, float]])
         name: costs.kept_share(exp.layers, cost, found)
         for name, cost in (("weights", costs.count_weights), ("macs", costs.count_macs))
     }
+    workdir.require_held(exp.workdir)
     workdir.update_json(exp.workdir / "results.json", train=results | {"shares": shares})
     table = Table(show_edge=False, header_style="bold", pad_edge=False)
     table.add_column("", no_wrap=True)

@@ -29,7 +29,9 @@ def say(line: str) -> None:
 
 
 @contextmanager
-def progress(title: str, steps: int, start: int) -> Iterator[Callable[[int, str], None]]:
+def progress(
+    title: str, steps: int, start: int, *, unit: str = "steps"
+) -> Iterator[Callable[[int, str], None]]:
     """Shows how far a phase is and its rate; yields show(step, text).
 
     On a terminal as a bar, elsewhere as lines: the first at once, then one every few seconds at
@@ -38,7 +40,7 @@ def progress(title: str, steps: int, start: int) -> Iterator[Callable[[int, str]
     began = time.perf_counter()
 
     def rate(step: int) -> str:
-        return f"{(step - start) / max(time.perf_counter() - began, 1e-9):.1f} steps/s"
+        return f"{(step - start) / max(time.perf_counter() - began, 1e-9):.1f} {unit}/s"
 
     out = console(stderr=True)
     with _bar(title, steps, start, out) if out.is_terminal else _lines(title, steps) as show:

@@ -12,7 +12,7 @@ import jax
 from ml_collections import ConfigDict
 
 from domino_jax.data import Batches, Data, stream
-from domino_jax.run import checkpoint, checks, monitor, workdir
+from domino_jax.run import checkpoint, checks, monitor, repairs, workdir
 from domino_jax.train import loop, optim
 from domino_jax.train import mesh as devices
 from domino_jax.train.losses import Batch
@@ -119,10 +119,11 @@ def running(
             asked = time.perf_counter()
             batch = next(source)
             waited[0] += time.perf_counter() - asked
-            checks.require_labels(batch, phase.data.classes, f"training batch {step}")
+            checks.require_labels(batch, phase.data, f"training batch {step}")
             yield devices.split_batch(mesh, batch)
 
     with (
+        repairs.noting(phase.workdir, phase.data),
         checks.explained(phase.folder, title, rate_of(phase), dataset),
         monitor.progress(title, steps, start) as show,
         monitor.events(phase.folder, start) as write,
@@ -130,6 +131,7 @@ def running(
     ):
 
         def log(step: int, loss: float, state: Any) -> None:
+            workdir.require_held(phase.workdir)
             text, scalars = describe(step, state)
             show(step, f"loss {loss:.4f}  {text}")
             write(step, {"loss": loss, **scalars})
@@ -137,6 +139,7 @@ def running(
         add_times = _timer(phase, start, waited)
 
         def save(step: int, state: Any) -> None:
+            workdir.require_held(phase.workdir)
             checkpoint.save(phase.folder, step, state)
             add_times(step)
 

@@ -77,7 +77,7 @@ def begin_train(folder: Path, config: ConfigDict, found: Scheme, *, data: str, a
 def require_train(
     folder: Path, config: ConfigDict, found: Scheme, *, data: str, anew: bool = False
 ) -> None:
-    """Refuses what `begin_train` refuses; changes nothing.
+    """Refuses what `begin_train` refuses; changes nothing but what a killed process left.
 
     Raises:
         InputError: as `begin_train`.
@@ -144,7 +144,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _read(folder: Path, foreign: Iterable[str]) -> dict[str, Part]:
-    """Reads the parts of a record; {} in a new directory."""
+    """Reads the parts of a record; {} in a new directory. What a killed process left is tidied."""
     document = workdir.read_json(folder / RECORD)
     if not document:
         found = [name for name in (*PHASES, *foreign) if (folder / name).exists()]
@@ -157,6 +157,7 @@ def _read(folder: Path, foreign: Iterable[str]) -> dict[str, Part]:
         raise InputError(
             f"{folder / RECORD} is no record of this program; choose another --workdir"
         )
+    _once(lambda: _tidy(folder))  # first: it may bring back a step
     if _is_bare(folder):
         return {}
     return {name: part for name, part in document.items() if name not in OURS}
@@ -225,26 +226,32 @@ def _once(act: Callable[[], None]) -> None:
     multihost_utils.sync_global_devices("domino_jax record")
 
 
-def _begin(folder: Path, parts: Parts, forget: Callable[[Path], None] | None) -> None:
-    for name in (*FILES, RECORD, f"search/{workdir.CURVE}"):  # what a killed process was writing
+def _tidy(folder: Path) -> None:
+    """Ends what a killed process was writing, before anything asks what there is."""
+    workdir.require_held(folder)
+    for name in (*FILES, RECORD, f"search/{workdir.CURVE}"):
         path = folder / name
         workdir.remove(*path.parent.glob(f".{path.name}.*"))
     for phase in (*PHASES, "train/sparse"):
         checkpoint.tidy(folder / phase)
+
+
+def _begin(folder: Path, parts: Parts, forget: Callable[[Path], None] | None) -> None:
     if forget is not None:
         forget(folder)
-    if (folder / RECORD).exists() and _is_bare(folder):
-        _forget_all(folder)
     made = workdir.read_json(folder / RECORD)
+    if made and _is_bare(folder):
+        _forget_all(folder)
+        made = {}
+    # Replaced and never removed: only a directory that has a record is ours to clear.
     if made != {**made, **OURS, **parts}:
-        workdir.update_json(folder / RECORD, **OURS, **parts)
+        workdir.write_json(folder / RECORD, {**made, **OURS, **parts})
 
 
 def _forget_all(folder: Path) -> None:
     for phase in PHASES:
         _forget_phase(folder / phase)
-    # The record last: only a directory that has one is ours to clear.
-    workdir.remove(*(folder / name for name in (*FILES, RECORD)))
+    workdir.remove(*(folder / name for name in FILES))
 
 
 def _forget_training(folder: Path) -> None:

@@ -17,7 +17,8 @@ def dense_parts(exp: Experiment) -> Parts:
     """Makes the optimizer and step of dense training; its control is None."""
     settings, rate = exp.config.dense, rate_of(exp.phase("dense"))
     tx = optim.dense_optimizer(settings.optimizer, rate, settings.momentum, settings.weight_decay)
-    return tx, _placed(exp, loop.dense_step, losses.cross_entropy(settings.label_smoothing), tx)
+    loss = losses.cross_entropy(settings.label_smoothing, exp.data.ignore_label)
+    return tx, _placed(exp, loop.dense_step, loss, tx)
 
 
 def search_parts(exp: Experiment) -> Parts:
@@ -30,7 +31,8 @@ def search_parts(exp: Experiment) -> Parts:
         survivor_decay(exp.layers, penalty, settings.penalty_every),
         optax.sgd(settings.lr),
     )
-    return tx, _placed(exp, loop.search_step, losses.cross_entropy(), tx, exp.layers)
+    loss = losses.cross_entropy(ignore_label=exp.data.ignore_label)
+    return tx, _placed(exp, loop.search_step, loss, tx, exp.layers)
 
 
 def train_parts(exp: Experiment) -> Parts:
@@ -47,7 +49,7 @@ def train_parts(exp: Experiment) -> Parts:
         settings.weight_decay,
         sr_ste_decay=settings.sr_ste,
     )
-    loss = losses.cross_entropy(settings.label_smoothing)
+    loss = losses.cross_entropy(settings.label_smoothing, exp.data.ignore_label)
     if settings.method == "fixed":
         return tx, _placed(exp, loop.fixed_step, loss, tx)
     return tx, _placed(exp, loop.sparse_step, loss, tx, exp.layers)

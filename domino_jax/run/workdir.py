@@ -3,17 +3,22 @@
 import fcntl
 import json
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+import jax
+
 from domino_jax.core.errors import InputError
 from domino_jax.core.files import write_text
 
 LOCK = ".lock"
 CURVE = "votes.jsonl"
+# Numbers of processes repeat, from machine to machine and from container to container.
+_OWNER = f"{os.getpid()} {secrets.token_hex(8)}"
 
 
 def prepare(workdir: Path) -> None:
@@ -75,9 +80,9 @@ def locked(workdir: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            owner = f"process {number}" if (number := file.read().strip()) else "another process"
             raise InputError(
-                f"workdir {workdir}: {owner} is at work there; wait for it, or choose another"
+                f"workdir {workdir}: {_named(file.read())} is at work there; wait for it, or "
+                "choose another"
             ) from None
         except OSError as error:
             raise InputError(f"workdir {workdir}: cannot be locked ({error.strerror})") from None
@@ -85,7 +90,7 @@ def locked(workdir: Path) -> Iterator[None]:
             raise InputError(f"workdir {workdir}: another process has just left it; try again")
         # Not removed where there are results: another process may have opened it by now.
         file.truncate(0)
-        file.write(str(os.getpid()))
+        file.write(_OWNER)
         file.flush()
         yield
 
@@ -96,6 +101,40 @@ def _is_there(path: Path, file: IO[str]) -> bool:
         return os.path.samestat(path.stat(), os.fstat(file.fileno()))
     except FileNotFoundError:
         return False
+
+
+def _named(owner: str) -> str:
+    number = owner.partition(" ")[0].strip()
+    return f"process {number}" if number else "another process"
+
+
+def require_held(workdir: Path) -> None:
+    """Refuses to go on in a work directory whose lock is no more that of this process.
+
+    Asked before anything is written: a directory that was moved must not appear again, and two
+    processes must not write to one. Of several processes of one run the first has the lock.
+
+    Raises:
+        InputError: what became of the directory.
+    """
+    if jax.process_index() > 0:
+        return
+    try:
+        owner = (workdir / LOCK).read_text()
+    except OSError:
+        owner = ""
+    if owner == _OWNER:
+        return
+    if not workdir.exists():
+        fault = "was moved or removed, with all that was saved there"
+    elif owner:
+        fault = f"was taken by {_named(owner)}, since somebody removed {LOCK}"
+    else:
+        fault = f"lost its {LOCK}, which keeps other processes off"
+    raise InputError(
+        f"workdir {workdir}: it {fault}; this process stops and writes nothing more; the same "
+        "command goes on from what was saved"
+    )
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -115,10 +154,14 @@ def read_json(path: Path) -> dict[str, Any]:
     return document
 
 
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Writes a JSON object in the place of what was there."""
+    write_text(path, json.dumps(document, indent=1, sort_keys=True) + "\n")
+
+
 def update_json(path: Path, **entries: Any) -> None:
     """Replaces entries of a JSON object on disk, the others stay."""
-    document = read_json(path) | entries
-    write_text(path, json.dumps(document, indent=1, sort_keys=True) + "\n")
+    write_json(path, read_json(path) | entries)
 
 
 def drop_json(path: Path, entry: str) -> None:
@@ -126,7 +169,7 @@ def drop_json(path: Path, entry: str) -> None:
     document = read_json(path)
     if entry in document:
         del document[entry]
-        write_text(path, json.dumps(document, indent=1, sort_keys=True) + "\n")
+        write_json(path, document)
 
 
 def remove(*files: Path) -> None:

@@ -1,20 +1,23 @@
-"""Batch norms in a traced network: what each adds to its running variance before the root."""
+"""The epsilon of each batch norm: what is added to its running variance before the root.
+
+A value of this walk is a norm (the path of its module, while it is its variance), a floating
+number, or None. The facts are pairs (norm, epsilon).
+"""
 
 from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax.extend import core
 
-from domino_jax.trace.walk import inner_jaxpr
+from domino_jax.trace.walk import Facts, Interpreter, Value, walk
 
 # What may stand between a running variance, or an epsilon, and their sum.
 _SAME = ("convert_element_type", "broadcast_in_dim", "reshape", "squeeze", "copy", "stop_gradient")
 
 
 def epsilons(closed: Any, leaves: Sequence[str | None]) -> dict[str, float]:
-    """Reads the epsilon of each batch norm.
+    """Reads what each batch norm adds to its running variance before the root.
 
     Args:
         closed: the closed jaxpr of a network in evaluation mode.
@@ -24,11 +27,9 @@ def epsilons(closed: Any, leaves: Sequence[str | None]) -> dict[str, float]:
     Returns:
         Path of each norm's module -> epsilon; norms where it cannot be read are missing.
     """
-    operands: list[Any] = [path and norm_of(path) for path in leaves]
-    operands += [None] * (len(closed.jaxpr.invars) - len(operands))
-    found: dict[str, float] = {}
-    _walk(closed.jaxpr, operands, closed.consts, found)
-    return found
+    norms: list[Value] = [path and norm_of(path) for path in leaves]
+    norms += [None] * (len(closed.jaxpr.invars) - len(norms))
+    return dict(walk(closed, norms, _NORMS)[1])
 
 
 def norm_of(path: str) -> str | None:
@@ -37,32 +38,32 @@ def norm_of(path: str) -> str | None:
     return owner if last == "var" else None
 
 
-def _walk(
-    jaxpr: Any, args: Sequence[Any], consts: Sequence[Any], found: dict[str, float]
-) -> list[Any]:
-    """Follows values that are a norm's variance (its path) or a constant (a number)."""
-    env = dict(zip(jaxpr.invars, args, strict=True))
-    env |= {var: _number(value) for var, value in zip(jaxpr.constvars, consts, strict=True)}
-
-    def read(atom: Any) -> Any:
-        return _number(atom.val) if isinstance(atom, core.Literal) else env.get(atom)
-
-    for eqn in jaxpr.eqns:
-        values = [read(atom) for atom in eqn.invars]
-        if eqn.primitive.name in _SAME:
-            env[eqn.outvars[0]] = values[0]
-        elif eqn.primitive.name == "add":
-            found |= {n: e for n in values for e in values if _is_pair(n, e)}
-        if (inner := inner_jaxpr(eqn)) is not None:
-            env |= dict(zip(eqn.outvars, _walk(inner, values, (), found), strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
-
-
-def _is_pair(norm: Any, epsilon: Any) -> bool:
-    return isinstance(norm, str) and isinstance(epsilon, float)
-
-
-def _number(value: Any) -> float | None:
+def _constant(value: Any) -> float | None:
     """Returns a floating constant; an array of one value is one too."""
     floating = np.size(value) == 1 and jnp.issubdtype(jnp.result_type(value), jnp.floating)
     return float(np.asarray(value).item()) if floating else None
+
+
+def _step(eqn: Any, values: list[Value]) -> tuple[list[Value], Facts]:
+    name, none = eqn.primitive.name, [None] * len(eqn.outvars)
+    if name in _SAME:
+        return values[:1], []
+    pairs = [(n, e) for n in values for e in values if isinstance(n, str) and isinstance(e, float)]
+    return none, pairs if name == "add" else []
+
+
+def _join(values: Sequence[Value], by: Value, place: str) -> tuple[Value, Facts]:
+    del by, place
+    return (values[0] if all(value == values[0] for value in values) else None), []
+
+
+# A scan may run over the norms of stacked blocks: a row of their variances is still a variance.
+_NORMS = Interpreter(
+    constant=_constant,
+    step=_step,
+    join=_join,
+    row=lambda value: value,
+    rows=lambda value, _: (value, []),
+    repeat=lambda facts, _: facts,
+    either=lambda branches: [fact for facts in branches for fact in facts],
+)

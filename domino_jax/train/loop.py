@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from domino_jax.allocate.domino import Search, SearchState
+from domino_jax.allocate.search import Search, SearchState
 from domino_jax.core.errors import InputError
 from domino_jax.core.layers import LayerSpec
 from domino_jax.core.paths import leaves_by_path

@@ -161,17 +161,39 @@ def test_files_with_the_names_of_the_published_checkpoints(tmp_path, pair, impor
 
 
 def test_a_checkpoint_of_another_image_size(tmp_path, pair):
-    model = _tiny(example=_example(32))
+    """Positions are interpolated as torchvision's own function does, and nothing else changes."""
+    from collections import OrderedDict  # noqa: PLC0415
+
+    from torchvision.models.vision_transformer import interpolate_embeddings  # noqa: PLC0415
+
     path = tmp_path / "w.safetensors"
     safetensors.numpy.save_file(_arrays(pair[2]), path)
-    message = (
-        r"'encoder\.pos_embedding' is \(1, 17, 192\) in the file, \(1, 65, 192\) in the network "
-        r"\(encoder/pos_embedding\); a table of positions"
-    )
-    with pytest.raises(ValueError, match=message):
-        state_dict.restore(path, model.params, model.stats, pair[1])
+    for size in (4, 8, 12, 20, 32):
+        model, told = _tiny(example=_example(size)), []
+        params, _ = state_dict.restore(path, model.params, model.stats, pair[1], say=told.append)
+        state = OrderedDict(pair[2].state_dict())
+        theirs = interpolate_embeddings(size, PATCH, state)["encoder.pos_embedding"].numpy()
+        assert theirs.shape == (1, (size // PATCH) ** 2 + 1, WIDTH)
+        own = params["encoder"]["pos_embedding"]
+        np.testing.assert_allclose(own, theirs, rtol=0, atol=1e-6)
+        assert told == [
+            f"{path}: the positions of 16 patches were interpolated to {(size // PATCH) ** 2}, for "
+            "images of another size"
+        ]
+        kernel = pair[2].heads.head.weight.detach().numpy().T
+        np.testing.assert_array_equal(params["heads"]["head"]["kernel"], kernel)
     with pytest.raises(ValueError, match="images of 16 patches are wanted, got 64"):
         jax.eval_shape(_forward(pair[0]), pair[0].params, _images(1, 32))
+
+
+def test_positions_of_images_that_are_not_square_are_refused(tmp_path, pair):
+    model = _tiny(example=jax.ShapeDtypeStruct((1, 16, 8, 3), jnp.float32))
+    path = tmp_path / "w.safetensors"
+    safetensors.numpy.save_file(_arrays(pair[2]), path)
+    message = r"w\.safetensors: 'encoder\.pos_embedding': .* between square images, .* got 9: give"
+    with pytest.raises(ValueError, match=message) as caught:
+        state_dict.restore(path, model.params, model.stats, pair[1])
+    assert "\n" not in str(caught.value)
 
 
 def _sparse(pair, imported, cycle):

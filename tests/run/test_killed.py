@@ -38,7 +38,7 @@ def stop_at(process, folder, phases, steps, delay, number):
     def is_ready():
         # Before a process has the lock, SIGTERM may still end Python as it does by default.
         lock = folder / workdir.LOCK
-        locked = lock.exists() and lock.read_text() == str(process.pid)
+        locked = lock.exists() and lock.read_text().split()[:1] == [str(process.pid)]
         return progress(folder, phases) >= steps and (locked or number == signal.SIGKILL)
 
     until = time.monotonic() + 240

@@ -8,7 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from domino_jax.allocate.domino import Search, SearchState, domino
+from domino_jax.allocate.domino import domino
+from domino_jax.allocate.search import Search, SearchState
 from domino_jax.trace.layers import find_layers
 from domino_jax.train import loop, losses
 from domino_jax.train.masking import survivor_decay, survivors
