@@ -219,6 +219,10 @@ def high_labels(*, data_dir, workers):
     return from_arrays((images, np.arange(8)), (images, np.arange(8)), classes=3)
 
 
+def endless(*, data_dir, workers):
+    return data(data_dir=data_dir, workers=workers)._replace(train_size=10**10)
+
+
 def one_nan(*, data_dir, workers):
     """Has one spoiled image in 64."""
     images = np.random.default_rng(0).normal(size=(64, 4, 4, 3)).astype(np.float32)

@@ -33,7 +33,18 @@ FLAGS = {
         "--config.search.candidates[0]=1", ("search.candidates[...]", "--config.search.candidates=")
     ),
     "setting without a name": Case("--config.=1", ("unknown setting ''",)),
-    "flag that takes no value": Case("--anew=5", ("--anew: True or False", "'5'")),
+    "setting without a value, last": Case("--config.init", ("--config.init: expected a value",)),
+    "denied setting": Case("--noconfig.search.m", ("search.m: expected a whole", "'False'")),
+    "text for a tuple": Case(
+        "--config.search.candidates=many", ("search.candidates: expected None or", "'many'")
+    ),
+    "too large for a float": Case(
+        f"--config.search.lr={10**400}"[:450], ("search.lr: expected a number above 0",)
+    ),
+    "option of another type": Case(
+        "--config.data.workers=two", ("data.workers: expected a whole number", "'two'")
+    ),
+    "flag that takes no value": Case("--anew=5", ("--anew: expected True or False", "'5'")),
     "no truth value": Case("--config.evaluate=maybe", ("evaluate", "True or False", "'maybe'")),
     "option that the network lacks": Case(
         "--config.model.width=3", ("model 'own:network'", "'width'", "it takes", "features=8")
@@ -74,14 +85,15 @@ CONFIGS = {
     "dictionary": config("def get_config():\n  return {'seed': 1}\n", "c.py", "got dict"),
     "unknown group": config(f"{START}  config.serch.m = 4\n", "c.py, line 4", "'serch'", "search"),
     "unknown key": config(
-        f"{START}  config.search.budgt = 1\n", "line 4", "'budgt'", "search.budget"
+        f"{START}  config.search.budgt = 1\n", "line 4", "'search.budgt'", "search.budget"
     ),
     "wrong type": config(
         f"{START}  config.search.m = 'four'\n",
-        *("c.py, line 4: search.m: a whole number from 2 to 64", "got four"),
+        *("c.py, line 4: search.m: expected a whole number from 2 to 64", "got 'four'"),
     ),
     "wrong type, updated": config(
-        f"{START}  config.train.update(lr='high')\n", "c.py, line 4: train.lr: a number above 0"
+        f"{START}  config.train.update(lr='high')\n",
+        "c.py, line 4: train.lr: expected a number above 0",
     ),
     "missing setting": config(
         f"{UNLOCKED}del config.search.m\n  return config", "search.m is miss"
@@ -91,7 +103,7 @@ CONFIGS = {
     ),
     "group that is none": config(
         "import ml_collections as m\ndef get_config():\n  return m.ConfigDict({'data': 3})\n",
-        *("data: a group of settings", "workers", "got 3"),
+        *("data: expected a group of settings", "workers", "got 3"),
     ),
     "further setting": config(
         f"{UNLOCKED}config.search.budgt = 3\n  return config", "'search.budgt'", "search.budget"
@@ -142,6 +154,17 @@ SETTINGS = {
     "unknown method": Case(
         "--config.search.method=greedy", ("search.method", "'domino', 'uniform'", "'greedy'")
     ),
+    "too many steps from decay to decay": Case(
+        "--config.search.penalty_every=10000000000",
+        ("search.penalty_every: expected a whole number from 1 to 2147483647", "got 10000000000"),
+    ),
+    "epochs of too many steps": Case(
+        "--config.train.epochs=1000000000", ("train.epochs: expected a number from 0", "1e+06")
+    ),
+    "more steps than int32 counts": Case(
+        "--config.dense.epochs=1e6 --config.dense.batch=2 --config.data.name=own:endless",
+        ("dense.epochs", "2147483647 steps of 2", "got 1e+06 epochs"),
+    ),
     "seed too large": Case("--config.seed=4294967296", ("seed", "4294967295", "4294967296")),
     "warm-up longer than training": Case(
         "--config.train.epochs=0.5", ("train.warmup_epochs", "train.epochs = 0.5", "got 1")
@@ -157,7 +180,7 @@ SETTINGS = {
         "--config.train.batch=66", ("train.batch", "64 training examples", "'own:data'", "66")
     ),
     "too few steps to get there": Case(
-        "--config.search.max_steps=2", ("search.max_steps: 3 or more", "2 votes", "got 2")
+        "--config.search.max_steps=2", ("search.max_steps: expected 3 or more", "2 votes", "got 2")
     ),
     "budget out of reach": Case(
         "--config.search.budget=0.1", ("0.1 is out of reach", "0.2566 (78 of 304)")
@@ -342,7 +365,7 @@ SCHEMES = {
     "n beyond m": trained(("scheme.json", "'stem/kernel'", "1 <= N <= M", "5:4"), n=5),
     "n of 0": trained(("scheme.json", "'stem/kernel'", "1 <= N <= M", "0:4"), n=0),
     "n that is no integer": trained(("scheme.json", "'stem/kernel'", "integers", "2.5"), n=2.5),
-    "other m": trained(("scheme.json", "stem/kernel", "M = 8, not 4"), m=8),
+    "other m": trained(("scheme.json", "stem/kernel: expected M = 4", "got 2:8"), m=8),
     "of another network": trained(
         ("scheme.json", "lacks 'hidden/kernel'", "no 'middle/kernel'"),
         names=("stem/kernel", "middle/kernel", "head/kernel"),

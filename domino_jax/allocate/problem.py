@@ -8,6 +8,7 @@ import jax
 
 from domino_jax.allocate.search import Search
 from domino_jax.core.costs import Budget
+from domino_jax.core.errors import InputError
 from domino_jax.core.layers import LayerSpec
 from domino_jax.core.scheme import Scheme
 
@@ -27,7 +28,10 @@ class Weights(NamedTuple):
 
 
 def _nothing_here(*_: Any) -> Any:
-    raise NotImplementedError("this problem was made of layers and a budget alone")
+    raise InputError(
+        "this allocator needs weights, a loss or batches: expected a Problem with them, got one of "
+        "layers and a budget alone"
+    )
 
 
 class Problem(NamedTuple):

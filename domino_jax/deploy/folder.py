@@ -113,6 +113,7 @@ def put(model: nn.Module, export: Export, device: torch.device, dtype: torch.dty
             f"{export.folder}: of another model: {len(absent)} tensors absent {absent[:3]}, "
             f"{len(wrong)} unknown or of another shape {wrong[:3]}"
         )
+    _require_kinds(model, export)
     model.load_state_dict(export.weights, strict=False)  # all that is missing is there, tied
     model.eval().requires_grad_(False).to(device)
     for module in model.modules():
@@ -127,6 +128,24 @@ def put(model: nn.Module, export: Export, device: torch.device, dtype: torch.dty
 def _memory(tensor: Tensor) -> tuple[int, torch.Size, tuple[int, ...]]:
     """Says where a tensor lies: tied tensors lie in the same place, in the same way."""
     return tensor.data_ptr(), tensor.shape, tensor.stride()
+
+
+def module_path(layer: Mapping[str, Any]) -> str:
+    """Names the module that owns the weight of a layer of export.json."""
+    return layer["weight"].rpartition(".")[0]
+
+
+def _require_kinds(model: nn.Module, export: Export) -> None:
+    """Refuses modules that would read a convolution's weight as that of another kind."""
+    for path, layer in export.layers.items():
+        module = model.get_submodule(module_path(layer))
+        other = isinstance(module, nn.modules.conv._ConvTransposeNd)
+        kind = layer.get("kind")
+        if isinstance(module, nn.modules.conv._ConvNd) and other != (kind == "conv_transpose"):
+            raise ValueError(
+                f"{export.folder}: {path}: expected a module for a {kind} weight, got "
+                f"{type(module).__name__}"
+            )
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -23,6 +23,7 @@ from domino_jax.pytorch import semi_structured
 FORMAT = 1
 WEIGHTS, MASKS, SAMPLES = "model.safetensors", "masks.safetensors", "samples.safetensors"
 SCHEME, DOCUMENT = "scheme.json", "export.json"
+PACKED = ("weight", "in_proj_weight")  # how modules that can run sparse name their weight
 Arrays = Mapping[str, np.ndarray]
 
 
@@ -68,6 +69,16 @@ def read_document(folder: Path) -> dict[str, Any]:
     return document
 
 
+def names_beside(path: Path) -> str:
+    """Says whose names the weights of an export have, 'jax' or 'pytorch'; '' of another file."""
+    if not (path.parent / DOCUMENT).is_file():
+        return ""
+    try:
+        return str(read_document(path.parent).get("names", ""))
+    except InputError:  # another program's
+        return ""
+
+
 def axes_of(entry: Mapping[str, Any]) -> Axes:
     """Returns the axes of the written weight of a layer in export.json."""
     if "axes" in entry:
@@ -94,8 +105,25 @@ def judge(
         Whether its zeros are the kernels' pattern, whether it can run sparse as it is, why not.
     """
     matrix, nm = layer_matrix(weights[entry["weight"]], entry), NM(entry["n"], entry["m"])
-    why = semi_structured.why_not(matrix, nm, dtype, backend, groups=entry["groups"])
+    why = semi_structured.why_not(matrix, nm, dtype, backend)
+    if why != "dense":
+        why = _no_product(entry) or why
     return semi_structured.has_pattern(matrix, dtype), not why, why
+
+
+def _no_product(entry: Mapping[str, Any]) -> str:
+    """Says why a layer cannot be one product with a packed matrix, whatever its weights; or ''."""
+    if entry["groups"] > 1:
+        return f"grouped convolution ({entry['groups']} groups)"
+    if entry["kind"] == "conv_transpose":
+        return "transposed convolution, for which there is no sparse kernel"
+    if entry["kind"] == "conv" and len(entry["kernel"]) != 2:
+        return f"convolution along {len(entry['kernel'])} axes, not 2"
+    own_name = "index" in entry  # a path of ours, which no module of PyTorch has
+    last = entry["weight"].rpartition(".")[2]
+    if not own_name and last not in PACKED:
+        return f"no nn.Linear or nn.Conv2d keeps its weight as {last!r}"
+    return ""
 
 
 def check(folder: Path) -> dict[str, Any]:

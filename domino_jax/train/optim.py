@@ -8,7 +8,8 @@ from domino_jax.core.paths import require_known
 
 SCHEDULES = ("cosine", "constant")
 DENSE_OPTIMIZERS = ("sgd", "adamw")
-OPTIMIZERS = (*DENSE_OPTIMIZERS, "adamw_decoupled")
+DECOUPLED = "adamw_decoupled"  # for SR-STE alone: its term stands beside Adam
+OPTIMIZERS = (*DENSE_OPTIMIZERS, DECOUPLED)
 
 
 def learning_rate(schedule: str, peak: float, steps: int, warmup: int = 0) -> optax.Schedule:

@@ -55,6 +55,7 @@ def trainer_step(
     It donates its state; `sharding` is that of the state on several devices. The target is traced:
     one compilation serves any n, pace and masks.
     """
+    update = trainer.update or _leave
 
     def step(
         state: TrainState, target: Any, batch: Batch, key: jax.Array
@@ -68,10 +69,16 @@ def trainer_step(
 
         value_and_grad = jax.value_and_grad(objective, has_aux=True)
         (value, (stats, masks)), grads = value_and_grad(state.params)
-        params, opt_state = trainer.update(grads, state.params, state.opt_state, target, masks)
+        params, opt_state = update(grads, state.params, state.opt_state, target, masks)
         return TrainState(state.step + 1, params, stats, opt_state), value
 
     return jax.jit(step, donate_argnums=0, out_shardings=sharding)
+
+
+def _leave(grads: Any, params: Any, state: Any, target: Any, masks: Any) -> tuple[Any, Any]:
+    """Is the update of a trainer that has none."""
+    del grads, target, masks
+    return params, state
 
 
 def dense_step(

@@ -13,7 +13,7 @@ import optax
 from domino_jax.core.errors import InputError
 from domino_jax.core.factories import find_factory
 from domino_jax.train.masking import apply_masks, make_masks
-from domino_jax.train.optim import dense_optimizer
+from domino_jax.train.optim import DECOUPLED, dense_optimizer
 from domino_jax.train.trainer import (
     Start,
     Trainer,
@@ -55,12 +55,12 @@ def make_trainer(name: str, training: Training) -> Trainer:
 def sr_ste_trainer(training: Training) -> Trainer:
     """Straight through, and weights outside the masks decay by `sr_ste`.
 
-    With 'adamw' that term goes through Adam, with 'adamw_decoupled' it stands beside it.
+    With 'adamw' that term goes through Adam, with `DECOUPLED` it stands beside it.
     """
     options, rate = training.options, training.rate
     if options["optimizer"] == "adamw":
         tx = sr_ste_adamw(rate, options["sr_ste"], options["weight_decay"])
-    elif options["optimizer"] == "adamw_decoupled":
+    elif options["optimizer"] == DECOUPLED:
         tx = sr_ste_adamw_decoupled(rate, options["sr_ste"], options["weight_decay"])
     else:
         tx = optax.chain(sr_ste(options["sr_ste"]), _optimizer(training))
@@ -104,6 +104,11 @@ def no_trainer(training: Training) -> Trainer:
 
 def _optimizer(training: Training) -> optax.GradientTransformation:
     options = training.options
+    if options["optimizer"] == DECOUPLED:
+        raise InputError(
+            f"train.optimizer: expected 'sgd' or 'adamw' where train.method has no SR-STE term "
+            f"to stand beside Adam, got {DECOUPLED!r}"
+        )
     return dense_optimizer(
         options["optimizer"], training.rate, options["momentum"], options["weight_decay"]
     )

@@ -219,12 +219,16 @@ def test_a_directory_where_nothing_was_made_takes_other_settings(tmp_path):
     """As after a run that met a broken image: it is mended, and the data are others then."""
     for budget, data in (("0.5", "broken"), ("0.25", "mended")):
         config = scripts.settings(f"search.budget={budget}")
-        provenance.begin_search(tmp_path, config, data=data, anew=False)
+        with workdir.locked(tmp_path):
+            provenance.begin_search(tmp_path, config, data=data, anew=False)
         found = json.loads((tmp_path / "config.json").read_text())
         assert found["search"]["search.budget"] == float(budget)
         assert found["common"]["data.fingerprint"] == data
     checkpoint.save(tmp_path / "dense", 1, {"a": np.ones(2)})
-    with pytest.raises(ValueError, match="made with other settings"):
+    with (
+        workdir.locked(tmp_path),
+        pytest.raises(ValueError, match="made with other settings"),
+    ):
         provenance.begin_search(tmp_path, scripts.settings(), data="mended", anew=False)
 
 
