@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "domino_jax"
 OURS = "domino_jax"
-COMMANDS = ("export", "settings")  # modules of the package itself, which users name
+COMMANDS = ("compare", "export", "public", "settings")  # modules of the package itself
 
 
 class Room(NamedTuple):
@@ -167,7 +167,7 @@ def test_a_room_has_one_sentence_on_its_door(room):
     [
         ("core.x", "from domino_jax.trace import walk", "core.x: arrow upward to trace"),
         ("core.x", "import domino_jax.run.cli as c", "core.x: arrow upward to run"),
-        ("trace.x", "from domino_jax.allocate.pace import x", "trace.x: arrow upward to allocate"),
+        ("trace.x", "from domino_jax.allocate.paces import x", "trace.x: arrow upward to allocate"),
         ("allocate.x", "def f():\n  from domino_jax import train", "allocate.x: arrow upward"),
         ("train.x", "from domino_jax.run import workdir", "train.x: arrow upward to run"),
         ("train.x", "from domino_jax.models import Model", "train.x: arrow upward to models"),
@@ -224,7 +224,7 @@ def test_no_cycles():
 
 
 def test_the_library_alone_loads_no_heavy_package():
-    code = "import sys, domino_jax; print(*sys.modules)"
+    code = "import sys, domino_jax; domino_jax.domino; print(*sys.modules)"
     command = [sys.executable, "-c", code]
     output = subprocess.check_output(command, text=True, cwd=ROOT)
     loaded = {name.split(".")[0] for name in output.split()}

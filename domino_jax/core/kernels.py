@@ -42,6 +42,11 @@ def kernels(layers: Iterable[LayerSpec]) -> dict[str, Kernel]:
     return by_path
 
 
+def axes_by_path(layers: Iterable[LayerSpec]) -> dict[str, Axes]:
+    """Lists the axes of every convolution and matrix product as the trace saw them, by path."""
+    return {layer.path: layer.roles for layer in layers if layer.roles is not None}
+
+
 def n_by_path(scheme: Scheme, layers: Iterable[LayerSpec]) -> dict[str, np.ndarray]:
     """Turns a scheme into the n of each kernel that the mask functions read.
 

@@ -42,8 +42,14 @@ class LayerSpec:
             product: it is left out of budgets.
         macs: weight products per example, no bias, summed over its uses; 0 where roles is None.
         groups: what the rules made of it; None where the layer stays dense or is left out.
-        reason: why there are no groups; None where there are.
+        reason: why there are no groups; None where there are (and, before the rules have seen the
+            layer, where nothing forbids them).
         convolution_groups: feature groups of the convolution, 1 of any other product.
+        together: where the kernel is cut along its inputs, how many consecutive ones every product
+            sums over together; None where each sums over all.
+        flipped: axes that its products read backwards; None where they differ in that, or in
+            `transposed`.
+        transposed: it is in a convolution that spreads its inputs apart by zeros.
     """
 
     name: str
@@ -53,6 +59,9 @@ class LayerSpec:
     groups: Groups | None = None
     reason: str | None = None
     convolution_groups: int = 1
+    together: int | None = None
+    flipped: tuple[int, ...] | None = ()
+    transposed: bool = False
 
     @property
     def path(self) -> str:

@@ -70,13 +70,13 @@ def group_by_rule(
     if value == "flatten":
         return _flattened(layer, candidates)
     if value == "shrink":
-        return _with_groups(layer, candidates, _shrunk(candidates, inputs_of(layer)))
+        return _with_groups(layer, candidates, _shrunk(candidates, _span(layer)))
     if value is not None:
         candidates = _default_candidates(value) if _is_int(value) else tuple(value)
-    inputs, m = inputs_of(layer), candidates[-1]
-    if inputs % m and value is not None:
-        raise InputError(f"rule {pattern!r}: {layer.name}: {_misfits(inputs, m)[0]}")
-    return _with_groups(layer, candidates, () if inputs % m else candidates)
+    misfit = _span(layer) % candidates[-1] > 0
+    if misfit and value is not None:
+        raise InputError(f"rule {pattern!r}: {layer.name}: {_misfits(layer, candidates[-1])[0]}")
+    return _with_groups(layer, candidates, () if misfit else candidates)
 
 
 def flattened(
@@ -105,7 +105,7 @@ def shrunk(
     """
     chosen = checked_candidates(m, candidates)
     return tuple(
-        _with_groups(replace(layer, reason=None), chosen, _shrunk(chosen, inputs_of(layer)))
+        _with_groups(replace(layer, reason=None), chosen, _shrunk(chosen, _span(layer)))
         if _is_misfit(layer, m)
         else layer
         for layer in layers
@@ -116,6 +116,9 @@ def _flattened(layer: LayerSpec, candidates: tuple[int, ...]) -> LayerSpec:
     axes = layer.roles
     if axes is None:
         return layer
+    if layer.together is not None and layer.together % candidates[-1]:
+        # Padding lengthens the last group only: the others would run across the cut.
+        return replace(layer, reason=_misfits(layer, candidates[-1])[0])
     along = Axes(axes.stack, (), (*axes.window, *axes.inputs), axes.outputs)
     return replace(layer, groups=Groups(along, candidates), reason=None)
 
@@ -126,23 +129,30 @@ def _with_groups(
     """Groups a layer along its traced inputs; without candidates, or if depthwise, it is dense."""
     if candidates and not layer.reason and layer.roles is not None:
         return replace(layer, groups=Groups(layer.roles, candidates))
-    return replace(layer, reason=layer.reason or _misfit(inputs_of(layer), wanted))
+    return replace(layer, reason=layer.reason or _misfit(layer, wanted))
+
+
+def _span(layer: LayerSpec) -> int:
+    """Returns what M must divide: the inputs, or the parts of them that are summed together."""
+    return layer.together or inputs_of(layer)
 
 
 def _is_misfit(layer: LayerSpec, m: int) -> bool:
-    return layer.roles is not None and layer.reason in _misfits(inputs_of(layer), m)
+    return layer.roles is not None and layer.reason in _misfits(layer, m)
 
 
-def _misfit(inputs: int, candidates: tuple[int, ...]) -> str:
+def _misfit(layer: LayerSpec, candidates: tuple[int, ...]) -> str:
     """Says why a layer has no groups of M, and with which rule it would."""
-    alone, hinted = _misfits(inputs, candidates[-1])
-    return hinted if _shrunk(candidates, inputs) else alone
+    alone, hinted = _misfits(layer, candidates[-1])
+    return hinted if _shrunk(candidates, _span(layer)) else alone
 
 
-def _misfits(inputs: int, m: int) -> tuple[str, str]:
+def _misfits(layer: LayerSpec, m: int) -> tuple[str, str]:
     """Returns all that `_misfit` says for any candidates: without and with the rule."""
-    alone = f"input size {inputs} is no multiple of {m}"
-    return alone, f"{alone} (M = {math.gcd(m, inputs)} by the rule 'shrink')"
+    alone = f"input size {inputs_of(layer)} is no multiple of {m}"
+    if layer.together is not None:
+        alone = f"cut along its inputs into parts of {layer.together}, no multiple of {m}"
+    return alone, f"{alone} (M = {math.gcd(m, _span(layer))} by the rule 'shrink')"
 
 
 def _shrunk(candidates: tuple[int, ...], inputs: int) -> tuple[int, ...]:

@@ -49,6 +49,10 @@ def _require_layer(folder: Path, path: str, layer: Any, weights: Mapping[str, Te
     kinds = {"weight": str, "jax": str, "n": int, "m": int, "sparse24": bool}
     if not isinstance(layer, dict) or any(type(layer.get(k)) is not t for k, t in kinds.items()):
         raise ValueError(f"{folder / 'export.json'}: {path}: wants {', '.join(kinds)}")
+    if not 1 <= layer["n"] <= layer["m"]:
+        raise ValueError(
+            f"{folder / 'export.json'}: {path}: expected 1 <= n <= m, got {layer['n']}:{layer['m']}"
+        )
     if layer["weight"] not in weights or not f"{layer['weight']}.".startswith(f"{path}."):
         raise ValueError(f"{folder}: {path}: model.safetensors has no {layer['weight']} of it")
     if layer["sparse24"] and not follows(as_matrix(weights[layer["weight"]]), 2, 4):
@@ -60,7 +64,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: broken JSON ({error})") from None
     if not isinstance(found, dict):
         raise ValueError(f"{path}: an object is wanted")
@@ -113,6 +117,7 @@ def put(model: nn.Module, export: Export, device: torch.device, dtype: torch.dty
             f"{export.folder}: of another model: {len(absent)} tensors absent {absent[:3]}, "
             f"{len(wrong)} unknown or of another shape {wrong[:3]}"
         )
+    _require_kinds(model, export)
     model.load_state_dict(export.weights, strict=False)  # all that is missing is there, tied
     model.eval().requires_grad_(False).to(device)
     for module in model.modules():
@@ -127,6 +132,24 @@ def put(model: nn.Module, export: Export, device: torch.device, dtype: torch.dty
 def _memory(tensor: Tensor) -> tuple[int, torch.Size, tuple[int, ...]]:
     """Says where a tensor lies: tied tensors lie in the same place, in the same way."""
     return tensor.data_ptr(), tensor.shape, tensor.stride()
+
+
+def module_path(layer: Mapping[str, Any]) -> str:
+    """Names the module that owns the weight of a layer of export.json."""
+    return layer["weight"].rpartition(".")[0]
+
+
+def _require_kinds(model: nn.Module, export: Export) -> None:
+    """Refuses modules that would read a convolution's weight as that of another kind."""
+    for path, layer in export.layers.items():
+        module = model.get_submodule(module_path(layer))
+        other = isinstance(module, nn.modules.conv._ConvTransposeNd)
+        kind = layer.get("kind")
+        if isinstance(module, nn.modules.conv._ConvNd) and other != (kind == "conv_transpose"):
+            raise ValueError(
+                f"{export.folder}: {path}: expected a module for a {kind} weight, got "
+                f"{type(module).__name__}"
+            )
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from . import attention
-from .folder import Export
+from .folder import Export, module_path
 from .packing import Backend, as_matrix, follows, kernel_pattern, packed
 
 FIXED = (nn.MultiheadAttention, nn.TransformerEncoderLayer)  # read their parts' weights themselves
@@ -16,11 +16,6 @@ def product_path(model: nn.Module, layer: Mapping[str, Any]) -> str:
     """Names the module that multiplies: of a split attention, that of its packed weight."""
     path = module_path(layer)
     return f"{path}.in_proj" if hasattr(model.get_submodule(path), "in_proj") else path
-
-
-def module_path(layer: Mapping[str, Any]) -> str:
-    """Names the module that owns the weight of a layer of export.json."""
-    return layer["weight"].rpartition(".")[0]
 
 
 def why_dense(model: nn.Module, path: str) -> str:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from domino_jax.core.errors import InputError
-from domino_jax.core.factories import call_factory, find_factory, is_ours, told
+from domino_jax.core.factories import call_factory, find_factory, told
 from domino_jax.core.paths import leaves_by_path, path_of
 from domino_jax.deploy.resnet_forms import FORMS
 
@@ -165,15 +165,15 @@ def _explained(name: str, apply: Callable[..., tuple[Any, Any]]) -> Callable[...
     def explained(params: Any, stats: Any, inputs: Any, **options: Any) -> tuple[Any, Any]:
         try:
             return apply(params, stats, inputs, **options)
+        except InputError:
+            raise
         except Exception as error:  # whatever a user's function does
-            if is_ours(error):
-                raise
             given = ", ".join(
                 f"{path} {getattr(leaf, 'dtype', type(leaf).__name__)}{list(np.shape(leaf))}"
                 for path, leaf in leaves_by_path(inputs).items()
             ).strip()
             raise InputError(
-                f"model {name!r}: apply failed on inputs {given}: {told(error)}"
+                f"model {name!r}: apply failed on inputs {given}: {told(error, name)}"
             ) from error
 
     return explained

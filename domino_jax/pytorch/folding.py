@@ -6,21 +6,14 @@ Every output is scaled as a whole, so zeros stay where they are and masks do not
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.extend import core
 
-from domino_jax.core import paths
 from domino_jax.core.errors import InputError
 from domino_jax.core.masks import Axes
-from domino_jax.pytorch.layouts import inner_jaxprs
-
-# What may stand between a running variance, or an epsilon, and their sum.
-_SAME = ("convert_element_type", "broadcast_in_dim", "reshape", "squeeze", "copy", "stop_gradient")
+from domino_jax.trace.norms import norm_of
 
 
 class Folded(NamedTuple):
@@ -35,64 +28,6 @@ class Folded(NamedTuple):
     params: dict[str, np.ndarray]
     stats: dict[str, np.ndarray]
     convolutions: dict[str, str]
-
-
-def epsilons(apply: Callable[[Any, Any], Any], stats: Any, inputs: Any) -> dict[str, float]:
-    """Reads from the trace what each batch norm adds to its running variance before the root.
-
-    Args:
-        apply: `apply(stats, inputs)`: the network in evaluation mode; it is traced, not run.
-        stats: pytree of running statistics.
-        inputs: pytree of arrays or ShapeDtypeStructs.
-
-    Returns:
-        Path of each norm's module -> epsilon; norms where it cannot be read are missing.
-    """
-    closed = jax.make_jaxpr(apply)(stats, inputs)
-    norms: list[Any] = [_norm_of(path) for path in paths.leaves_by_path(stats)]
-    norms += [None] * (len(closed.jaxpr.invars) - len(norms))
-    found: dict[str, float] = {}
-    _walk(closed.jaxpr, norms, closed.consts, found)
-    return found
-
-
-def _walk(
-    jaxpr: Any, args: Sequence[Any], consts: Sequence[Any], found: dict[str, float]
-) -> list[Any]:
-    """Follows values that are a norm's variance (its path) or a constant (a number)."""
-    env = dict(zip(jaxpr.invars, args, strict=True))
-    env |= {var: _number(value) for var, value in zip(jaxpr.constvars, consts, strict=True)}
-
-    def read(atom: Any) -> Any:
-        return _number(atom.val) if isinstance(atom, core.Literal) else env.get(atom)
-
-    for eqn in jaxpr.eqns:
-        values = [read(atom) for atom in eqn.invars]
-        if eqn.primitive.name in _SAME:
-            env[eqn.outvars[0]] = values[0]
-        elif eqn.primitive.name == "add":
-            found |= {n: e for n in values for e in values if _is_pair(n, e)}
-        for inner in inner_jaxprs(eqn.params.values()):
-            if len(inner.invars) == len(values) and not inner.constvars:
-                outs = _walk(inner, values, (), found)
-                env |= dict(zip(eqn.outvars, outs, strict=False))
-    return [read(atom) for atom in jaxpr.outvars]
-
-
-def _is_pair(norm: Any, epsilon: Any) -> bool:
-    return isinstance(norm, str) and isinstance(epsilon, float)
-
-
-def _number(value: Any) -> float | None:
-    """Returns a floating constant; an array of one value is one too."""
-    floating = np.size(value) == 1 and jnp.issubdtype(jnp.result_type(value), jnp.floating)
-    return float(np.asarray(value).item()) if floating else None
-
-
-def _norm_of(path: str) -> str | None:
-    """Returns the module of a running variance, None of another statistic."""
-    owner, _, last = path.rpartition("/")
-    return owner if last == "var" else None
 
 
 def fold(
@@ -111,12 +46,12 @@ def fold(
         params: path -> array, [C] for scale and bias.
         stats: path -> array, [C] for mean and var.
         axes: path -> axes of each kernel.
-        epsilon_of: path of each norm's module -> epsilon, as `epsilons` gives them.
+        epsilon_of: path of each norm's module -> epsilon, as `trace.norms` reads them.
 
     Raises:
         InputError: a norm without such a convolution or without an epsilon, or there is no norm.
     """
-    norms = [norm for norm in map(_norm_of, stats) if norm is not None]
+    norms = [norm for norm in map(norm_of, stats) if norm is not None]
     if not norms:
         raise InputError("there is no batch norm to fold")
     new, flat, pairs = dict(params), dict(stats), {}

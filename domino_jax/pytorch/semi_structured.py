@@ -37,7 +37,7 @@ def has_pattern(matrix: np.ndarray, dtype: str) -> bool:
     return most_in_a_run(matrix, run) <= kept
 
 
-def why_not(matrix: np.ndarray, nm: NM, dtype: str, backend: str, *, groups: int = 1) -> str:
+def why_not(matrix: np.ndarray, nm: NM, dtype: str, backend: str) -> str:
     """Returns '' where a weight can run sparse, else the first reason why it cannot.
 
     Args:
@@ -45,13 +45,10 @@ def why_not(matrix: np.ndarray, nm: NM, dtype: str, backend: str, *, groups: int
         nm: of its scheme; N == M is dense.
         dtype: of the weights on the GPU.
         backend: 'cusparselt' or 'cutlass'.
-        groups: of the convolution.
     """
     kept, run = sparse24.pattern(dtype)
     if nm.n == nm.m:
         return "dense"
-    if groups > 1:
-        return f"grouped convolution ({groups} groups)"
     if not has_pattern(matrix, dtype):
         return f"{nm} is no {kept}:{run} pattern, which {dtype} kernels take"
     rows, columns = matrix.shape

@@ -4,7 +4,6 @@ Each function takes an equation and the values of its operands and returns the v
 results, None where the weights cannot be followed, or [] where they were only looked up.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -102,12 +101,17 @@ def dynamic_slice(eqn: Any, values: Sequence[Any]) -> Moved:
 
 
 def gather(eqn: Any, values: Sequence[Any]) -> Moved:
-    """A single index vector is an indexing; several are the lookup of a table."""
+    """Picks out one slice for each index vector: matrices stay weights, vectors are looked up.
+
+    table [100, 8],  tokens [7]  ->  [7, 8]      a lookup: nothing is followed
+    experts [3, 8, 6], picks [7] ->  [7, 8, 6]   some expert for each of 7 tokens: 7 copies of
+                                                 a matrix that stands somewhere along axis 0
+    """
     operand, index = values
     numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
     if not isinstance(operand, tuple):
         return None
-    if math.prod(eqn.invars[1].aval.shape[:-1]) > 1 or numbers.operand_batching_dims:
+    if numbers.operand_batching_dims:
         return []
     starts = [index if d in numbers.start_index_map else 0 for d in range(len(sizes))]
     picked = _pick(operand, starts, sizes)

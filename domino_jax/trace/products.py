@@ -4,15 +4,16 @@ Letters: dims are those of the array that holds the weight, axes those of the pa
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
 from domino_jax.core.rules import DEPTHWISE
-from domino_jax.trace.views import Dim, Piece, View
+from domino_jax.trace.views import Dim, Piece, View, axes_of
 
 Marked = list[tuple[Piece, str]]
+NOT_SUMMED = "only in products that sum over none of its axes"
 
 
 @dataclass(frozen=True)
@@ -25,18 +26,39 @@ class Use:
             product does not tell; () where there is no product.
         macs: weight products of one example.
         weak: a product with something that does not depend on the inputs.
-        trouble: why the parameter stays dense because of this use, '' if it need not.
-        note: what a harmless use that is no product does.
+        reason: why the parameter stays dense because of this use, '' if it need not.
+        note: what a harmless use that is no product does: it keeps nothing dense, but where a
+            parameter has no other use it says what the parameter is for.
         convolution_groups: feature groups of the convolution, those of a stack not counted.
+        flipped: axes of the parameter that the product reads backwards.
+        transposed: a convolution whose inputs are spread apart by zeros.
     """
 
     view: View
     roles: tuple[str, ...] = ()
     macs: Fraction = Fraction(0)
     weak: bool = False
-    trouble: str = ""
+    reason: str = ""
     note: str = ""
     convolution_groups: int = 1
+    flipped: frozenset[int] = frozenset()
+    transposed: bool = False
+
+
+@dataclass(frozen=True)
+class Unweighted:
+    """A product that no parameter takes part in.
+
+    Attributes:
+        macs: of one example.
+        constant: the array that `apply` closes over and that is one of its sides, as a person would
+            name it; '' where both sides are activations.
+        shape: of that array.
+    """
+
+    macs: Fraction
+    constant: str = ""
+    shape: tuple[int, ...] = ()
 
 
 def merge_roles(first: str, second: str, size: int) -> str | None:
@@ -47,14 +69,27 @@ def merge_roles(first: str, second: str, size: int) -> str | None:
     return "outputs" if {first, second} == {"stack", "outputs"} else None
 
 
+def count(eqn: Any) -> int:
+    """Counts the multiply-adds of a product: padding counts, zeros put between inputs do not."""
+    left, right, result = (atom.aval.shape for atom in (*eqn.invars[:2], *eqn.outvars))
+    numbers = eqn.params.get("dimension_numbers")
+    if eqn.primitive.name == "conv_general_dilated":
+        total = result[numbers.out_spec[0]] * math.prod(right)
+        dims = zip(numbers.lhs_spec[2:], numbers.out_spec[2:], strict=True)
+        for (before, after), dilation in zip(dims, eqn.params["lhs_dilation"], strict=True):
+            total *= left[before] if dilation > 1 else result[after]
+        return total
+    numbers = numbers or eqn.params["ragged_dot_dimension_numbers"].dot_dimension_numbers
+    (contracting, _), _ = numbers
+    return math.prod(result) * math.prod(left[d] for d in contracting)
+
+
 def dot(eqn: Any, values: Sequence[Any], side: int) -> list[Use]:
     """Uses of the weights on one side of `jax.lax.dot_general`."""
     contracting, batch = eqn.params["dimension_numbers"]
-    shape = eqn.invars[0].aval.shape
-    total = math.prod(eqn.outvars[0].aval.shape) * math.prod(shape[d] for d in contracting[0])
     stack = dict.fromkeys(batch[side], "stack")
     inputs = dict.fromkeys(contracting[side], "inputs")
-    return [_use(view, _by_dim(view, stack | inputs), total) for view in values[side]]
+    return [_use(view, _by_dim(view, stack | inputs), count(eqn)) for view in values[side]]
 
 
 def ragged_dot(eqn: Any, values: Sequence[Any], side: int) -> list[Use]:
@@ -62,50 +97,50 @@ def ragged_dot(eqn: Any, values: Sequence[Any], side: int) -> list[Use]:
     numbers = eqn.params["ragged_dot_dimension_numbers"]
     (_, contracting), (_, batch) = numbers.dot_dimension_numbers
     if side != 1 or not numbers.rhs_group_dimensions:
-        return [Use(view, trouble="goes into ragged_dot") for view in values[side]]
-    apart = {*contracting, *batch, *numbers.rhs_group_dimensions}
-    free = [size for d, size in enumerate(eqn.invars[1].aval.shape) if d not in apart]
-    total = math.prod(eqn.invars[0].aval.shape) * math.prod(free)
+        return [Use(view, reason="goes into ragged_dot") for view in values[side]]
     stack = dict.fromkeys((*batch, *numbers.rhs_group_dimensions), "stack")
     inputs = dict.fromkeys(contracting, "inputs")
-    return [_use(view, _by_dim(view, stack | inputs), total) for view in values[1]]
+    return [_use(view, _by_dim(view, stack | inputs), count(eqn)) for view in values[1]]
 
 
 def convolution(eqn: Any, values: Sequence[Any], side: int) -> list[Use]:
-    """Uses of the kernels of a convolution: padding counts, zeros put between inputs do not."""
+    """Uses of the kernels of a convolution."""
     if side != 1 or eqn.params["batch_group_count"] > 1:
-        return [Use(view, trouble=f"goes into {eqn.primitive.name}") for view in values[side]]
-    numbers = eqn.params["dimension_numbers"]
-    image, kernel, result = (atom.aval.shape for atom in (*eqn.invars, *eqn.outvars))
-    total = result[numbers.out_spec[0]] * math.prod(kernel)
-    spatial = zip(
-        numbers.lhs_spec[2:], numbers.out_spec[2:], eqn.params["lhs_dilation"], strict=True
-    )
-    for before, after, dilation in spatial:
-        total *= image[before] if dilation > 1 else result[after]
-    return [_kernel_use(view, eqn, total) for view in values[1]]
+        return [Use(view, reason=f"goes into {eqn.primitive.name}") for view in values[side]]
+    return [_kernel_use(view, eqn) for view in values[1]]
 
 
-def _kernel_use(view: View, eqn: Any, total: int) -> Use:
+def _kernel_use(view: View, eqn: Any) -> Use:
     outputs, inputs, *window = eqn.params["dimension_numbers"].rhs_spec
-    stack, groups = _stacked(view.dims[outputs], eqn.params["feature_group_count"])
+    stack, groups = _stacked(view, outputs, eqn.params["feature_group_count"])
     marks: Marked = [(piece, "stack") for piece in stack]
     marks += [(piece, "outputs") for piece in view.dims[outputs][len(stack) :]]
     marks += [(piece, "inputs") for piece in view.dims[inputs]]
     marks += [(piece, "window") for d in window for piece in view.dims[d]]
     depthwise = groups > 1 and eqn.invars[1].aval.shape[inputs] == 1
-    use = _use(view, marks, total, DEPTHWISE if depthwise else "")
-    return replace(use, convolution_groups=groups)
+    use = _use(view, marks, count(eqn), DEPTHWISE if depthwise else "")
+    spread = any(dilation > 1 for dilation in eqn.params["lhs_dilation"])
+    return replace(use, convolution_groups=groups, transposed=spread)
 
 
-def _stacked(outputs: Dim, groups: int) -> tuple[Dim, int]:
-    """A vmapped convolution has its stack axis in front of the outputs, as groups."""
-    count = 0
-    for i, piece in enumerate(outputs[:-1]):
-        if groups % piece.size or any(piece.axis == later.axis for later in outputs[i + 1 :]):
+def _stacked(view: View, outputs: int, groups: int) -> tuple[Dim, int]:
+    """Finds the stack axis of a vmapped convolution: in front of the outputs, as feature groups.
+
+        vmap:   kernel (S, H, W, I, O)  ->  (H, W, I, S·O) with S groups: a stack of S
+        Keras:  kernel (H, W, C, 1)     ->  (H, W, 1, C·1) with C groups: one depthwise layer
+
+    Both merge two axes into the outputs. But a vmapped kernel has an axis more than a convolution
+    needs, and the one of Keras has not.
+    """
+    pieces, more = view.dims[outputs], len(axes_of(view)) - len(view.dims)
+    taken = 0
+    for i, piece in enumerate(pieces[:-1]):
+        repeats = any(piece.axis == later.axis for later in pieces[i + 1 :])
+        if more <= 0 or groups % piece.size or repeats:
             break
-        count, groups = i + 1, groups // piece.size
-    return outputs[:count], groups
+        # A copy of the kernel for each slice (axis -1) is no axis of the kernel.
+        taken, groups, more = i + 1, groups // piece.size, more - (piece.axis >= 0)
+    return pieces[:taken], groups
 
 
 def _by_dim(view: View, roles: dict[int, str]) -> Marked:
@@ -115,15 +150,27 @@ def _by_dim(view: View, roles: dict[int, str]) -> Marked:
     return [(piece, roles.get(d, "outputs")) for d, dim in enumerate(view.dims) for piece in dim]
 
 
-def _use(view: View, marks: Marked, total: int, trouble: str = "") -> Use:
+def _use(view: View, marks: Marked, total: int, reason: str = "") -> Use:
+    """Gathers the roles of pieces to roles of axes; an axis cut in two may have two roles."""
     roles = [""] * len(view.leaf)
-    trouble = view.trouble or trouble
+    reason = view.reason or reason
     for piece, role in [*((piece, "stack") for piece in view.stack), *marks]:
         if piece.axis < 0:
             continue
         merged = merge_roles(roles[piece.axis], role, view.leaf[piece.axis])
         if merged is None:
-            trouble = trouble or f"axis {piece.axis} is both {roles[piece.axis]} and {role}"
+            reason = reason or f"axis {piece.axis} is both {roles[piece.axis]} and {role}"
         else:
             roles[piece.axis] = merged
-    return Use(view, tuple(roles), total * view.share, trouble=trouble)
+    if not any(piece.axis >= 0 and role in ("inputs", "window") for piece, role in marks):
+        return Use(view, reason=view.reason, note=NOT_SUMMED)
+    dims = [piece for dim in view.dims for piece in dim if piece.axis >= 0 and piece.size > 1]
+    flipped = frozenset(piece.axis for piece in dims if piece.stride < 0)
+    return Use(view, tuple(roles), total * view.share, reason=reason, flipped=flipped)
+
+
+PRODUCTS: Mapping[str, Callable[[Any, Sequence[Any], int], list[Use]]] = {
+    "dot_general": dot,
+    "ragged_dot_general": ragged_dot,
+    "conv_general_dilated": convolution,
+}

@@ -38,7 +38,8 @@ class View:
         offset: per axis of the parameter, the position where the view starts; None if unknown.
         stack: pieces fixed by an index (size 1) or run over by an enclosing loop.
         share: of the array along a concatenated dim that is this view.
-        trouble: why the parameter cannot be sparse, '' if it can.
+        chosen: which part it is depends on the inputs (experts picked per token, rows looked up).
+        reason: why the parameter cannot be sparse, '' if it can.
     """
 
     path: str
@@ -47,7 +48,8 @@ class View:
     offset: tuple[int | None, ...]
     stack: Dim = ()
     share: Fraction = Fraction(1)
-    trouble: str = ""
+    chosen: bool = False
+    reason: str = ""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -71,6 +73,21 @@ def pieces(view: View) -> Iterator[Piece]:
     yield from view.stack
     for dim in view.dims:
         yield from dim
+
+
+def axes_of(view: View) -> set[int]:
+    """Returns the axes of the parameter that the dims of the view hold."""
+    return {piece.axis for dim in view.dims for piece in dim} - {-1}
+
+
+def is_repeated(view: View) -> bool:
+    """Says whether the array holds the weights more than once."""
+    return any(piece.axis < 0 and piece.size > 1 for piece in pieces(view))
+
+
+def matrix_rank(view: View) -> int:
+    """Counts the dims along which the weights differ."""
+    return sum(any(piece.axis >= 0 and piece.size > 1 for piece in dim) for dim in view.dims)
 
 
 def positions(view: View, axis: int) -> list[int]:

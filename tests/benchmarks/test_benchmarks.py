@@ -14,7 +14,7 @@ TINY_BYTES = [
     *("--config.model.width=32", "--config.model.depth=1", "--config.data.test_examples=8"),
     *("--config.data.length=16", "--config.dense.batch=8", "--config.train.batch=8"),
     *("--config.dense.epochs=0.0002", "--config.dense.warmup_epochs=0"),
-    *("--config.search.penalty=100.0", "--config.search.vote_every=1", "--config.search.batch=8"),
+    *("--config.search.penalty=5.0", "--config.search.vote_every=1", "--config.search.batch=8"),
 ]
 # Module -> arguments of a run of seconds, and what it prints.
 RUNS = {

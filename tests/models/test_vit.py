@@ -20,7 +20,7 @@ from domino_jax.core.scheme import NM
 from domino_jax.models import vit
 from domino_jax.pytorch import exported, state_dict
 from domino_jax.pytorch.document import Network
-from domino_jax.pytorch.layouts import kernel_axes, tensors, to_torch
+from domino_jax.pytorch.layouts import tensors, to_torch
 from domino_jax.pytorch.writer import export as write
 from domino_jax.trace.layers import find_layers
 from domino_jax.train.masking import hard_mask
@@ -84,7 +84,7 @@ def test_layers_and_axes():
 
 def test_every_name_and_shape_of_torchvision():
     model, example = _abstract("vit_b16")
-    axes = kernel_axes(_forward(model), model.params, example)
+    axes = find_layers(_forward(model), model.params, example, 2)
     layout = tensors(model.params, model.stats, axes)
     assert {t.name: "x".join(map(str, t.shape)) for t in layout} == TORCHVISION
 
@@ -98,7 +98,7 @@ def pair():
     model = _tiny()
     sizes = {"size": SIZE, "patch": PATCH, "channels": CHANNELS, "classes": CLASSES}
     network = torch_vit.randomize(torch_vit.Vit(WIDTH, DEPTH, HEADS, **sizes))
-    return model, kernel_axes(_forward(model), model.params, _example()), network
+    return model, find_layers(_forward(model), model.params, _example(), 2), network
 
 
 def _arrays(network):

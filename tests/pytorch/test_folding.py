@@ -1,15 +1,10 @@
 """Batch norm folded by hand; whole networks are folded in test_export.py and test_googlenet.py."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
-from domino_jax import models
 from domino_jax.core.masks import Axes
-from domino_jax.models.batch_norm import BatchNorm
-from domino_jax.pytorch.folding import epsilons, fold
+from domino_jax.pytorch.folding import fold
 
 HWIO = Axes((), (0, 1), (2,), (3,))
 
@@ -70,34 +65,3 @@ def test_refusals():
         fold(params, stats, {"conv1/kernel": HWIO}, {})
     with pytest.raises(ValueError, match="no batch norm"):
         fold(params, {}, {}, {})
-
-
-class Norms(nnx.Module):
-    """Ours with two epsilons, and Flax's own."""
-
-    def __init__(self) -> None:
-        self.ours = nnx.List([BatchNorm(3), BatchNorm(3, epsilon=0.25)])
-        self.flax = nnx.BatchNorm(3, epsilon=0.125, rngs=nnx.Rngs(0))
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return jax.jit(self.flax)(self.ours[1](self.ours[0](x)))
-
-
-def test_epsilons_are_read_from_the_trace():
-    model = models.from_nnx(Norms())
-
-    def apply(stats, x):
-        return model.apply(model.params, stats, x, train=False, key=None)[0]
-
-    found = epsilons(apply, model.stats, jax.ShapeDtypeStruct((2, 3), jnp.float32))
-    assert found == {"ours/0": pytest.approx(1e-5), "ours/1": 0.25, "flax": 0.125}
-
-
-def test_an_epsilon_that_is_an_array_of_the_network_is_not_read():
-    stats = {"bn": {"var": jnp.ones(3), "mean": jnp.ones(3)}, "epsilon": jnp.ones(())}
-
-    def apply(stats, x):
-        root = jax.lax.rsqrt(stats["bn"]["var"] + stats["epsilon"][None])
-        return (x - stats["bn"]["mean"][None]) * root[None]
-
-    assert epsilons(apply, stats, jnp.ones((2, 3))) == {}

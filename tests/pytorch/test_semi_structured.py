@@ -20,7 +20,6 @@ def test_reasons():
     half = NM(2, 4)
     assert why_not(good, half, "float16", "cusparselt") == ""
     assert why_not(good, half, "float16", "cutlass") == ""
-    assert "grouped convolution (2 groups)" in why_not(good, half, "float16", "cutlass", groups=2)
     assert why_not(good, NM(4, 4), "float16", "cutlass") == "dense"
     assert "no 1:2 pattern" in why_not(good, half, "float32", "cutlass")
     assert "40 rows are no multiple of 16" in why_not(

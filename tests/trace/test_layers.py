@@ -12,6 +12,7 @@ from jax import lax
 
 from domino_jax.core.masks import Axes
 from domino_jax.core.rules import flattened
+from domino_jax.trace.kernels import find_kernels
 from domino_jax.trace.layers import find_layers
 
 F = jnp.float32
@@ -403,3 +404,18 @@ def test_a_vector_in_a_product_is_listed_and_stays_dense():
 def test_a_rule_is_a_pair(rules):
     with pytest.raises(ValueError, match=r"expected a rule \(regex, value\), got"):
         find_layers(image_net, IMAGE_NET, IMAGES, 4, rules)
+
+
+def test_grouped_convolutions_are_seen_in_inner_functions_and_by_path():
+    """Beside a plain convolution of the same shape."""
+
+    def apply(params, x):
+        def grouped(x):
+            return conv(x, params["grouped"], groups=2)
+
+        x = lax.cond(jnp.sum(x) > 0, jax.jit(grouped), grouped, x)
+        return conv(x[..., :4], params["plain"])
+
+    params = {"grouped": floats(3, 1, 4, 6), "plain": floats(3, 1, 4, 6)}
+    kernels = find_kernels(apply, params, floats(1, 5, 5, 8))
+    assert {k.name: k.convolution_groups for k in kernels} == {"grouped": 2, "plain": 1}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from domino_jax.trace import walk
+from domino_jax.trace import weights
 from domino_jax.trace.products import merge_roles
 
 
@@ -99,7 +99,7 @@ CASES = {
 def uses(apply, shape, inputs):
     """Uses with the inputs as they are: the leading axis of the argument is a dummy."""
     struct = jax.ShapeDtypeStruct
-    return walk.find_uses(
+    return weights.find_uses(
         lambda w, x: apply(x[0], w),
         struct(shape, jnp.float32),
         struct((1, *inputs), jnp.float32),
@@ -146,30 +146,30 @@ def test_padding_is_counted():
 def test_depthwise(stack, channels):
     depthwise = functools.partial(conv, groups=channels)
     (use,) = uses(jax.vmap(depthwise), (stack, 3, 3, 1, channels), (stack, 1, 5, 5, channels))
-    assert use.trouble == "depthwise"
+    assert use.reason == "depthwise"
     assert use.macs == stack * 3 * 3 * 3 * 3 * channels
 
 
 def test_depthwise_over_copies_of_the_input():
     depthwise = functools.partial(conv, groups=4)
     (use,) = uses(jax.vmap(depthwise, in_axes=(None, 0)), (3, 2, 2, 1, 8), (1, 5, 5, 4))
-    assert use.trouble == "depthwise"
+    assert use.reason == "depthwise"
 
 
 def test_a_stack_of_one_channel_convolutions_is_not_depthwise():
     (use,) = uses(jax.vmap(conv), (3, 2, 2, 1, 4), (3, 1, 4, 4, 1))
-    assert (use.trouble, use.roles) == ("", (S_, W_, W_, I_, O_))
+    assert (use.reason, use.roles) == ("", (S_, W_, W_, I_, O_))
 
 
 def test_an_image_that_is_a_parameter_is_no_kernel():
     (use,) = uses(lambda x, w: conv(w, x), (1, 5, 5, 2), (3, 3, 2, 4))
-    assert (use.roles, use.trouble) == ((), "goes into conv_general_dilated")
+    assert (use.roles, use.reason) == ((), "goes into conv_general_dilated")
 
 
 def test_blocks_along_the_inputs_are_trouble():
     apply = lambda x, w: jnp.einsum("bgi,gio->bgo", x, w.reshape(2, 4, 3))  # noqa: E731
     (use,) = uses(apply, (8, 3), (1, 2, 4))
-    assert use.trouble == "axis 0 is both stack and inputs"
+    assert use.reason == "axis 0 is both stack and inputs"
     assert use.macs == 24
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from domino_jax.trace import views, walk
+from domino_jax.trace import views, weights
 from domino_jax.trace.views import Piece
 
 
@@ -63,7 +63,7 @@ CHAINS = {
 def test_a_view_says_which_weight_stands_where(name):
     shape, chain = CHAINS[name]
     numbers = jnp.arange(np.prod(shape), dtype=jnp.float32).reshape(shape)
-    (use,) = walk.find_uses(lambda w, x: chain(w), numbers, ())
+    (use,) = weights.find_uses(lambda w, x: chain(w), numbers, ())
     assert use.note == "returned"
     np.testing.assert_array_equal(indices(use.view), chain(numbers))
 

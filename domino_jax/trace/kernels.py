@@ -1,0 +1,235 @@
+"""Which parameters of a network are kernels of convolutions or matrix products.
+
+Letters: S is the number of slices along the stack axes of a kernel.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from domino_jax.core.layers import LayerSpec
+from domino_jax.core.masks import Axes
+from domino_jax.core.rules import DEPTHWISE
+from domino_jax.trace.example import Apply, arrays_by_path
+from domino_jax.trace.products import Unweighted, Use, merge_roles
+from domino_jax.trace.views import pieces, positions
+from domino_jax.trace.weights import find_products
+
+NOT_USED = "not used"
+VECTOR = "of one axis, which has no inputs and outputs"
+CLASH = "used along different input axes"
+CONSTANT = "a constant of apply: a weight only if it is passed in params"
+Numbered = list[tuple[int, Use]]  # with the place in the trace
+
+
+@dataclass(frozen=True)
+class _Kernel:
+    """What the trace says of one parameter; `firsts` and `macs` have one number per slice."""
+
+    axes: Axes | None
+    macs: tuple[int, ...] = (0,)
+    firsts: tuple[int | None, ...] = (None,)
+    reason: str | None = None
+    convolution_groups: int = 1
+    together: int | None = None
+    flipped: tuple[int, ...] | None = ()
+    transposed: bool = False
+
+
+def find_kernels(
+    apply: Apply, params: Any, inputs: Any, *, batched: Any = True
+) -> tuple[LayerSpec, ...]:
+    """Finds the kernels of a network by tracing it; nothing is executed, no size is too odd.
+
+    Multiply-adds are those that one example takes in the program as it is written: a gather, a
+    `switch` or a `ragged_dot` computes each token with its own expert, shared out evenly among the
+    experts; an einsum over all experts, or a scan over them, computes every token with each.
+
+    Args:
+        apply: `apply(params, inputs)`.
+        params: pytree of arrays or ShapeDtypeStructs.
+        inputs: pytree of arrays or ShapeDtypeStructs.
+        batched: which inputs have a batch axis, that is cut to one example: True (all of them, in
+            front), False, an axis, or a pytree of these whose structure is a prefix of the inputs'.
+
+    Returns:
+        One layer per parameter of rank >= 2, or per slice of a stacked one, in the order of their
+        first product; those that are left out come last. A parameter of rank 1 that goes into a
+        product (reshaped to a kernel, say) is listed too, and stays dense. No layer has groups;
+        a reason says why it must not get any.
+
+    Raises:
+        InputError: the batch axes do not fit the inputs, or two parameters have one path.
+    """
+    uses, unweighted = find_products(apply, params, inputs, batched)
+    arrays = arrays_by_path(params)
+    of_path: dict[str, Numbered] = {path: [] for path in arrays}
+    for number, use in enumerate(uses):
+        of_path[use.view.path].append((number, use))
+    placed: list[tuple[float, LayerSpec]] = []
+    for path, leaf in arrays.items():
+        if len(leaf.shape) > 1 or of_path[path]:
+            kernel = _kernel(leaf, of_path[path])
+            placed += zip(_order(kernel), _layers(path, leaf, kernel), strict=True)
+    placed.sort(key=lambda pair: pair[0])
+    return (*(layer for _, layer in placed), *_constants(unweighted))
+
+
+def _constants(unweighted: Sequence[Unweighted]) -> list[LayerSpec]:
+    """Lists the arrays that `apply` closes over and multiplies: weights that no one can prune."""
+    shapes = {product.constant: product.shape for product in unweighted if product.constant}
+    return [LayerSpec(name, shape, None, 0, reason=CONSTANT) for name, shape in shapes.items()]
+
+
+def _kernel(leaf: jax.ShapeDtypeStruct, uses: Numbered) -> _Kernel:
+    """Sums up the uses of one parameter."""
+    reasons = [use.reason for _, use in uses if use.reason]
+    used = [(number, use) for number, use in uses if use.roles]
+    if not used:
+        notes = [use.note for _, use in uses if use.note]
+        notes = [note if note.startswith("only") else f"only {note}" for note in notes]
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            notes = [f"{leaf.dtype}, not floating"]
+        return _Kernel(None, reason=[*reasons, *notes, NOT_USED][0])
+    roles, used, clash = _merged(leaf.shape, used)
+    axes = _axes(roles, leaf.shape)
+    macs, firsts = _shared(leaf.shape, axes, used)
+    together = _together(leaf.shape, axes, [use for _, use in used])
+    reason = [
+        *([VECTOR] if len(leaf.shape) == 1 else []),
+        *(reason for reason in reasons if reason != DEPTHWISE),
+        *([CLASH] if clash else []),
+        *reasons,
+        None,
+    ][0]
+    groups = max(use.convolution_groups for _, use in used)
+    (flipped, transposed), *others = {(use.flipped, use.transposed) for _, use in used}
+    order = None if others else tuple(sorted(flipped))
+    return _Kernel(axes, tuple(macs), tuple(firsts), reason, groups, together, order, transposed)
+
+
+def _merged(shape: Sequence[int], used: Numbered) -> tuple[list[str], Numbered, bool]:
+    """Returns the roles of the axes, the products that count, and whether their roles clash.
+
+    A product with something that does not depend on the inputs counts where it agrees with those
+    that do (a norm for spectral normalization need not).
+    """
+    strong = [(number, use) for number, use in used if not use.weak]
+    weak = [(number, use) for number, use in used if use.weak]
+    must_fit = strong or weak
+    roles, kept, clash = list(must_fit[0][1].roles), [], False
+    for number, use in strong + weak:
+        merged = [merge_roles(*pair) for pair in zip(roles, use.roles, shape, strict=True)]
+        fitting = [role for role in merged if role is not None]
+        if len(fitting) == len(roles):
+            roles = fitting
+        elif (number, use) in must_fit:
+            clash = True
+        else:
+            continue
+        kept.append((number, use))
+    return roles, kept, clash
+
+
+def _axes(roles: Sequence[str], shape: Sequence[int]) -> Axes:
+    def of(*names: str) -> tuple[int, ...]:
+        return tuple(axis for axis, role in enumerate(roles) if role in names)
+
+    # An axis of size 1 that a reshape removed before the product has no role: it may have any.
+    inputs, outputs = of("inputs"), of("outputs", "")
+    ones = tuple(axis for axis in outputs if shape[axis] == 1)
+    if not inputs and len(outputs) > 1 and ones:
+        # A depthwise kernel (H, W, C, 1): its one input per output is the axis of size 1.
+        inputs, outputs = ones[-1:], tuple(axis for axis in outputs if axis != ones[-1])
+    return Axes(of("stack"), of("window"), inputs, outputs)
+
+
+def _shared(shape: Sequence[int], axes: Axes, used: Numbered) -> tuple[list[int], list[int | None]]:
+    """Shares the MACs of each use out among the slices it covers; also gives their first use."""
+    stack = [shape[axis] for axis in axes.stack]
+    exact = [Fraction(0)] * math.prod(stack)
+    firsts: list[int | None] = [None] * len(exact)
+    for number, use in used:
+        covered = list(itertools.product(*(positions(use.view, axis) for axis in axes.stack)))
+        for spot in covered:
+            index = int(np.ravel_multi_index(spot, stack)) if stack else 0
+            exact[index] += use.macs / len(covered)
+            firsts[index] = number if firsts[index] is None else firsts[index]
+    return _rounded(exact), firsts
+
+
+def _rounded(exact: Sequence[Fraction]) -> list[int]:
+    """Rounds down, and hands what is left of the sum to the first that were not whole."""
+    whole = [math.floor(value) for value in exact]
+    left = round(sum(exact)) - sum(whole)
+    for index, value in enumerate(exact):
+        if left and value > whole[index]:
+            whole[index], left = whole[index] + 1, left - 1
+    return whole
+
+
+def _together(shape: Sequence[int], axes: Axes, uses: Sequence[Use]) -> int | None:
+    """Returns how many consecutive inputs every product sums over together; None if all.
+
+        tanh(x[:, :6] @ w[:6]) + x[:, 6:] @ w[6:]      w [10, 8]: cut at 6, so 2 = gcd(6, 10)
+        x @ w[::2]                                     w [10, 8]: every other input, so 1
+
+    A group of M that divides this number lies inside one product, or outside of it.
+    """
+    sizes = [shape[axis] for axis in axes.inputs]
+    total = math.prod(sizes)
+    together = total
+    for use in uses:
+        if any(_is_anywhere(use, axis) for axis in axes.inputs):
+            return 1
+        spots = [sorted(set(positions(use.view, axis))) for axis in axes.inputs]
+        if [len(of_axis) for of_axis in spots] == sizes:
+            continue
+        flat = np.zeros(sizes, bool)
+        flat[np.ix_(*spots)] = True
+        edges = np.flatnonzero(np.diff(flat.reshape(-1))) + 1
+        together = math.gcd(together, *edges.tolist())
+    return together if together < total else None
+
+
+def _is_anywhere(use: Use, axis: int) -> bool:
+    """Says whether a use takes a part of an axis that starts at an unknown place."""
+    size = math.prod(piece.size for piece in pieces(use.view) if piece.axis == axis)
+    return use.view.offset[axis] is None and size < use.view.leaf[axis]
+
+
+def _order(kernel: _Kernel) -> list[float]:
+    """Place of each slice: its first use; a slice without one follows the kernel's first."""
+    numbers = [number for number in kernel.firsts if number is not None]
+    start = min(numbers, default=math.inf)
+    return [start if number is None else number for number in kernel.firsts]
+
+
+def _layers(path: str, leaf: jax.ShapeDtypeStruct, kernel: _Kernel) -> list[LayerSpec]:
+    """Makes one layer of each slice."""
+    axes = kernel.axes
+    if axes is None:
+        return [LayerSpec(path, tuple(leaf.shape), None, 0, reason=kernel.reason)]
+    shape = tuple(size for axis, size in enumerate(leaf.shape) if axis not in axes.stack)
+    return [
+        LayerSpec(
+            f"{path}#{index}" if axes.stack else path,
+            shape,
+            axes,
+            macs,
+            None,
+            NOT_USED if first is None else kernel.reason,
+            kernel.convolution_groups,
+            kernel.together,
+            kernel.flipped,
+            kernel.transposed,
+        )
+        for index, (macs, first) in enumerate(zip(kernel.macs, kernel.firsts, strict=True))
+    ]
