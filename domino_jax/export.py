@@ -6,7 +6,9 @@ Reads the sparse weights, the scheme and the settings of a work directory, and w
 
 import argparse
 import importlib
+import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,7 +19,7 @@ from ml_collections import ConfigDict
 
 from domino_jax import data, models
 from domino_jax.core import scheme
-from domino_jax.core.errors import InputError
+from domino_jax.core.errors import TRACEBACK, InputError, escaped, fault, printable
 from domino_jax.core.kernels import n_by_path
 from domino_jax.core.layers import LayerSpec
 from domino_jax.core.paths import require_known
@@ -26,8 +28,7 @@ from domino_jax.deploy import sparse24
 from domino_jax.pytorch import writer
 from domino_jax.pytorch.document import Network
 from domino_jax.run import checkpoint, experiment, settings
-from domino_jax.run.provenance import DATA
-from domino_jax.run.workdir import read_json
+from domino_jax.run.provenance import DATA, read_record
 
 FORMATS = ("folder", "onnx")
 SAMPLES = 64
@@ -88,8 +89,11 @@ def _record(workdir: Path) -> tuple[dict[str, Any], Scheme | None]:
     """Reads settings (key -> value) and, where the run has recorded it, the scheme it trained."""
     path = workdir / "scheme.json"
     document = scheme.load_document(path) if path.exists() else {}
-    flat = dict(settings.flat(document.get("config", {})))
-    record = read_json(workdir / "config.json")
+    config = document.get("config", {})
+    if not isinstance(config, Mapping):
+        raise InputError(f"{path}: 'config': expected an object, got {config!r}")
+    flat = dict(settings.flat(config))
+    record = read_record(workdir)
     for part in ("common", "search", "train"):
         flat |= record.get(part, {})
     flat.pop(DATA, None)
@@ -100,7 +104,10 @@ def _record(workdir: Path) -> tuple[dict[str, Any], Scheme | None]:
         )
     if not isinstance(trained, Mapping):
         return flat, None
-    return flat, {name: scheme.NM.parse(nm) for name, nm in trained.items()}
+    try:
+        return flat, {name: scheme.NM.parse(nm) for name, nm in trained.items()}
+    except (InputError, TypeError, AttributeError) as error:
+        raise InputError(f"{workdir / 'config.json'}: 'scheme': {error}") from None
 
 
 def _config(flat: Mapping[str, Any]) -> ConfigDict:
@@ -148,8 +155,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _require_flags(given, rest)
         _run(given)
-    except (ValueError, OSError) as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
+    except Exception as error:  # of any type
+        if os.environ.get(TRACEBACK):
+            traceback.print_exc()
+        ours = isinstance(error, InputError | OSError)
+        print(printable(str(error) if ours else fault(error)), file=sys.stderr)
         return 1
     return 0
 
@@ -200,17 +210,17 @@ def _print(document: Mapping[str, Any], out: Path, said: Sequence[str]) -> None:
     print(*said, sep="\n", end="\n" if said else "")
     layers = document["layers"]
     runs = sum(entry["sparse24"] for entry in layers.values())
-    print(f"{out}: {len(layers)} layers, {runs} can run sparse ({document['dtype']})")
+    print(f"{escaped(str(out))}: {len(layers)} layers, {runs} can run sparse ({document['dtype']})")
     for name, entry in layers.items():
         if not entry["sparse24"]:
             why = "all weights kept" if entry["why"] == "dense" else entry["why"]
-            print(f"  {name} runs dense: {entry.get('reason', why)}")
+            print(escaped(f"  {name} runs dense: {entry.get('reason', why)}"))
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Prints one line and exits, as the scripts do."""
-        print(" ".join(message.split()), file=sys.stderr)
+        print(printable(message), file=sys.stderr)
         sys.exit(1)
 
 

@@ -5,7 +5,7 @@ from domino_jax.allocate.erk import erk_scheme
 from domino_jax.allocate.paces import constant_pace, domino_pace
 from domino_jax.allocate.problem import Problem
 from domino_jax.allocate.search import Search, SearchState, scheme_of
-from domino_jax.allocate.table import ALLOCATORS, allocate
+from domino_jax.allocate.table import ALLOCATORS, allocator
 from domino_jax.allocate.uniform import uniform, uniform_scheme
 from domino_jax.core.costs import (
     Budget,
@@ -26,15 +26,12 @@ from domino_jax.core.scheme import save as save_scheme
 from domino_jax.models import Model, plain
 from domino_jax.trace.activations import activation_macs
 from domino_jax.trace.layers import find_layers
-from domino_jax.train.masking import (
-    apply_masks,
+from domino_jax.train.masking import apply_masks, hard_mask, make_masks, straight_through
+from domino_jax.train.transforms import (
     fixed_masks,
-    hard_mask,
-    make_masks,
     sr_ste,
     sr_ste_adamw,
     sr_ste_adamw_decoupled,
-    straight_through,
     survivor_decay,
     survivors,
 )
@@ -53,7 +50,7 @@ __all__ = [
     "Search",
     "SearchState",
     "activation_macs",
-    "allocate",
+    "allocator",
     "apply_masks",
     "budget_of",
     "constant_pace",
