@@ -128,7 +128,8 @@ def _pick(operand: Any, starts: Sequence[Any], sizes: Sequence[int]) -> Moved:
     view = operand[0]
     cut = [d for d, size in enumerate(sizes) if size < view.shape[d]]
     known = {d: int(starts[d]) for d in cut if isinstance(starts[d], int)}
-    left = {piece.axis for d, dim in enumerate(view.dims) if d not in cut for piece in dim} - {-1}
+    long = [dim for dim, size in zip(view.dims, sizes, strict=True) if size > 1]
+    left = {piece.axis for dim in long for piece in dim} - {-1}
     if len(known) < len(cut) and len(left) < 2:
         return []
     clamped = {d: max(0, min(start, view.shape[d] - sizes[d])) for d, start in known.items()}

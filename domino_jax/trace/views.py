@@ -38,7 +38,8 @@ class View:
         offset: per axis of the parameter, the position where the view starts; None if unknown.
         stack: pieces fixed by an index (size 1) or run over by an enclosing loop.
         share: of the array along a concatenated dim that is this view.
-        chosen: which part it is depends on the inputs (experts picked per token, rows looked up).
+        varies: what it is depends on the inputs: which part of the parameter (experts picked per
+            token, rows looked up), or how much of it (weights scaled by an activation).
         reason: why the parameter cannot be sparse, '' if it can.
     """
 
@@ -48,7 +49,7 @@ class View:
     offset: tuple[int | None, ...]
     stack: Dim = ()
     share: Fraction = Fraction(1)
-    chosen: bool = False
+    varies: bool = False
     reason: str = ""
 
     @property

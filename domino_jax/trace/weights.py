@@ -10,6 +10,7 @@ The facts are `Use` (of a parameter) and `Unweighted` (products without one). So
 counted exactly once: as that of a weight, or as one of activations.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -63,7 +64,9 @@ def find_products(
     uses = [fact for fact in facts if isinstance(fact, Use)] + _notes(results, "returned")
     # After a trouble a vector is what it mostly is: no kernel.
     uses += [
-        use for use in of_vectors if isinstance(use, Use) and use.roles and not use.view.reason
+        use
+        for use in of_vectors
+        if isinstance(use, Use) and use.roles and not use.view.reason and not use.weak
     ]
     return uses, [fact for fact in facts if isinstance(fact, Unweighted)]
 
@@ -125,7 +128,7 @@ def _views(values: Iterable[Value]) -> list[View]:
 def _rest(values: Iterable[Value]) -> Value:
     """What is computed from these values, when no weights can be seen in it any more."""
     values = list(values)
-    if INPUT in values or any(view.chosen for view in _views(values)):
+    if INPUT in values or any(view.varies for view in _views(values)):
         return INPUT
     made = [value for value in values if isinstance(value, frozenset)]
     return frozenset().union({view.path for view in _views(values)}, *made)
@@ -139,7 +142,7 @@ def _reasons(values: Iterable[Value], reason: str) -> list[Use]:
     """Keeps the parameters dense; rows looked up in a table are activations from there on."""
     return [
         Use(view, note="looked up")
-        if view.chosen and views.is_repeated(view)
+        if view.varies and views.is_repeated(view)
         else Use(view, reason=view.reason or reason)
         for view in _views(values)
     ]
@@ -147,7 +150,7 @@ def _reasons(values: Iterable[Value], reason: str) -> list[Use]:
 
 def _notes(values: Iterable[Value], note: str) -> list[Use]:
     return [
-        Use(view, note="looked up" if view.chosen and views.is_repeated(view) else note)
+        Use(view, note="looked up" if view.varies and views.is_repeated(view) else note)
         for view in _views(values)
     ]
 
@@ -171,7 +174,7 @@ def _move(eqn: Any, values: list[Value]) -> Outcome:
     if not moved:
         return _end(eqn, values, _notes(values, "looked up"))
     if INPUT in values[1:]:  # the index
-        moved = [tuple(replace(view, chosen=True) for view in value) for value in moved]
+        moved = [tuple(replace(view, varies=True) for view in value) for value in moved]
     return list(moved), []
 
 
@@ -182,26 +185,56 @@ def _elementwise(eqn: Any, values: list[Value]) -> Outcome:
     of w. That holds for kernels only. A bias or a scale meets arrays that others made; followed
     on, it would be taken for a kernel at the next product (of a learned query, say).
 
-        w [8, 6] * g [1, 6 -> 8 copies]     weight normalization: w is the kernel, g its scale
+        w [8, 6] * g [1, 6]                 weight normalization: w is the kernel, g its scale
+        w [8, 6] * x [8, 1]                 modulation: w is the kernel, other for each example
+        x [9, 8] * g [1, 8]                 g is the scale of a norm
         (q @ w) [1, 6] + b [6]              b is a bias: whatever comes of it is no b
         w [8, 6] + (a @ b) [8, 6]           LoRA: w is the kernel, never sparse in this form
     """
     name, shape = eqn.primitive.name, eqn.outvars[0].aval.shape
+    if name == "select_n" and all(value == values[1] for value in values[1:]):
+        return values[1:2], []  # vmap writes a switch so: the same weights, whatever is chosen
+    values = [_spread(value, shape) for value in values]
     main, *others = sorted({v: None for v in values if isinstance(v, tuple)}, key=_doubt)
-    large = [a for a, v in zip(eqn.invars, values, strict=True) if v is INPUT and a.aval.size > 1]
     same = [value for value in others if _doubt(value) == _doubt(main)]
+    if same:
+        return _end(eqn, values, _reasons(values, f"goes into {name} with another parameter"))
     keeps = elementwise.keeps_zeros(name, eqn.params, values, main)
-    if large or same or eqn.invars[values.index(main)].aval.shape != shape:
-        reason = f"goes into {name}" + (" with another parameter" if same else "")
-        return _end(eqn, values, _reasons(values, reason))
     made = _others_of(main, values)
-    if made and any(_is_no_kernel(view, keeps) for view in main):
+    if _is_lost(eqn, values, main, keeps, made):
         return _lose(eqn, values)
     facts = _scales(main, others) if keeps else _reasons(others, f"goes into {name}")
     if not keeps:
         reason = f"goes into {name}" + (f" with {_listed(made)}" if made else "")
         main = tuple(replace(view, reason=view.reason or reason) for view in main)
+    if INPUT in values:
+        main = tuple(replace(view, varies=True) for view in main)
     return [main], facts
+
+
+def _spread(value: Value, shape: Sequence[int]) -> Value:
+    """Repeats weights along dims of size 1 as elementwise primitives do."""
+    if not isinstance(value, tuple) or len(value) > 1 or len(value[0].dims) != len(shape):
+        return value
+    return (views.broadcast(value[0], shape, range(len(shape))),)
+
+
+def _is_lost(
+    eqn: Any, values: Sequence[Value], main: tuple[View, ...], keeps: bool, made: frozenset[str]
+) -> bool:
+    """Tells whether what comes out of an elementwise primitive is no kernel any more."""
+    shape = eqn.outvars[0].aval.shape
+    if eqn.invars[values.index(main)].aval.shape != shape and (
+        len(main) > 1 or main[0].shape != shape
+    ):
+        return True
+    no_kernel = any(_is_no_kernel(view, keeps) for view in main)
+    sizes = [a.aval.size for a, v in zip(eqn.invars, values, strict=True) if v is INPUT]
+    large = [size for size in sizes if size > 1]
+    # An activation as large as the array is what is weighted here, not what weights.
+    if large and (not keeps or no_kernel or max(large) >= math.prod(shape)):
+        return True
+    return bool(made) and no_kernel
 
 
 def _doubt(value: tuple[View, ...]) -> tuple[bool, bool]:
@@ -243,8 +276,10 @@ def _product(eqn: Any, values: list[Value]) -> Outcome:
     """The weight of a product of two parameters is the one that is whole, if only one is."""
     sides = [side for side, value in enumerate(values) if isinstance(value, tuple)]
     wholes = [side for side in sides if not _in_doubt(values[side])] or sides
-    # Rows that were looked up meet the weight as an activation does.
-    wholes = [side for side in wholes if not all(v.chosen for v in values[side])] or wholes
+    # What varies meets the weight as an activation does: rows that were looked up.
+    wholes = [side for side in wholes if not all(v.varies for v in values[side])] or wholes
+    # A learned query of one token meets a matrix as an activation does.
+    wholes = [s for s in wholes if any(views.matrix_rank(v) > 1 for v in values[s])] or wholes
     if len(wholes) > 1:
         return _end(eqn, values, _reasons(values, "multiplied with another parameter"))
     (side,) = wholes
