@@ -14,6 +14,9 @@ from domino_jax.core.files import replacing
 from domino_jax.core.layers import LayerSpec
 from domino_jax.core.scheme import Scheme
 
+# How the reasons of biases and scales begin, which are added to or multiplied with activations.
+_OF_BIASES = ("goes into add", "goes into sub", "goes into mul", "goes into div", "only scales")
+
 
 def summary(
     layers: Iterable[LayerSpec], scheme: Scheme, cost: Cost, budget: float, *, activations: int = 0
@@ -80,7 +83,8 @@ def print_table(report: Mapping[str, Any], objective: str, budget: float, consol
         ("dense because", "left"),
     ):
         table.add_column(title, justify=side, no_wrap=title != "dense because")  # type: ignore[arg-type]
-    for row in report["layers"]:
+    rows, folded = _folded(report["layers"])
+    for row in rows:
         table.add_row(
             escape(row["name"]),
             "x".join(map(str, row["shape"])),
@@ -89,9 +93,22 @@ def print_table(report: Mapping[str, Any], objective: str, budget: float, consol
             f"{row['macs'][0]:,}" if row["counted"] else "-",
             escape(row["reason"]),  # a rule's regex may look like markup
         )
+    if folded:
+        table.add_row(f"{len(folded)} biases and scales", "", "dense", "-", "-", "in no product")
     console.print(table)
     console.print()
     console.print(_totals(report["totals"], objective, budget))
+
+
+def _folded(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Any], list[Any]]:
+    """Parts the rows into those that are printed and the biases and scales, if there are several.
+
+    Those of rank 2 and more (attention heads, Equinox' convolutions) would fill half the table.
+    """
+    folded = [row for row in rows if not row["counted"] and row["reason"].startswith(_OF_BIASES)]
+    if len(folded) < 2:
+        return list(rows), []
+    return [row for row in rows if row not in folded], folded
 
 
 def _totals(totals: Mapping[str, Any], objective: str, budget: float) -> Table:
