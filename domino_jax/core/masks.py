@@ -100,6 +100,7 @@ def thresholds(w: jax.Array, m: int, axes: Axes) -> jax.Array:
         [S, W, G, O], the dtype of w but at least float32.
     """
     grouped = _groups(_magnitude(w), m, axes)
+    # Of an odd M the middle one is not among the smaller half; padding is, as the smallest of all.
     smallest = _rank(_bits(grouped)) >= m - m // 2
     wide = grouped.astype(_wide(w.dtype))
     return jnp.sum(jnp.where(smallest, wide, jnp.zeros_like(wide)), axis=3) / (m // 2)
@@ -121,6 +122,7 @@ def count_short(
         int32, [S]; [] if the kernel has no stack axes.
     """
     grouped = _groups(_magnitude(w), m, axes).astype(threshold.dtype)
+    # Padding is 0 and never above a threshold, which is 0 or more: a short last group is short.
     above = jnp.sum(grouped > threshold[:, :, :, None, :], axis=3, dtype=jnp.int32)
     short = above < _per_slice(n, w.shape, axes)[:, :, :, 0]
     counts = jnp.sum(short, axis=(1, 2, 3), dtype=jnp.int32)
@@ -129,6 +131,7 @@ def count_short(
 
 def slice_norms(w: jax.Array, axes: Axes) -> jax.Array:
     """Returns the L2 norm of each stack slice, at least float32: [S], [] without stack axes."""
+    # Reduced where it lies, and only then brought to the order of the stack axes: no copy of w.
     others = tuple(a for a in range(w.ndim) if a not in axes.stack)
     squares = jnp.sum(jnp.square(w.astype(_wide(w.dtype))), axis=others)
     return jnp.sqrt(squares.transpose(np.argsort(np.argsort(axes.stack)).tolist())).reshape(
@@ -150,6 +153,7 @@ def spread(x: jax.Array, shape: tuple[int, ...], axes: Axes) -> jax.Array:
 
 def _magnitude(w: jax.Array) -> jax.Array:
     """Returns |w| with NaN as infinity, through the bits: denormals stay what they are."""
+    # Without the sign bit the integers of NaN lie above that of infinity.
     bits = _bits(w) & np.iinfo(f"int{8 * w.dtype.itemsize}").max
     infinity = np.array(np.inf, w.dtype).view(bits.dtype)
     return jax.lax.bitcast_convert_type(jnp.minimum(bits, infinity), w.dtype)
@@ -178,6 +182,8 @@ def _groups(x: jax.Array, m: int, axes: Axes, filler: int = 0) -> jax.Array:
                g h i j k l                       O=1: |g h i j| k l . .|
     """
     s, w, i, o = _view(x.shape, axes)
+    # Outputs come last, though groups run along the inputs: XLA then compares whole rows of
+    # outputs at once, and for Flax kernels the transpose is none.
     view = x.transpose(axes.order).reshape(s, w, i, o)
     if i % m:
         view = jnp.pad(view, ((0, 0), (0, 0), (0, -i % m), (0, 0)), constant_values=filler)
@@ -188,6 +194,7 @@ def _ungroup(x: jax.Array, shape: tuple[int, ...], axes: Axes) -> jax.Array:
     """Brings [S, W, G, M, O] back to the kernel's own shape; drops the padding."""
     s, w, i, o = _view(shape, axes)
     view = x.reshape(s, w, -1, o)[:, :, :i]
+    # The inverse of a permutation is what sorts it.
     ordered = view.reshape([shape[a] for a in axes.order])
     return ordered.transpose(np.argsort(axes.order).tolist())
 
@@ -217,11 +224,13 @@ def _rank(keys: jax.Array) -> jax.Array:
     def beats(other: jax.Array, index: jax.Array | int) -> jax.Array:
         return other > keys - (index < own_index).astype(keys.dtype)
 
+    # Each pair meets twice, once from each side; XLA fuses that faster than it shares one comparison.
     rank = jnp.zeros(keys.shape, jnp.int32 if m <= _SHORT else jnp.int8)
-    if m <= _SHORT:
+    if m <= _SHORT:  # unrolled: all ranks of a group stay in registers
         for index in range(m):
             rank += beats(keys[:, :, :, index : index + 1], index).astype(rank.dtype)
         return rank
+    # In parts: summed over all M at once, XLA would write the [.., M, M] comparisons to memory.
     for start in range(0, m, _AT_ONCE):
         others = keys[:, :, :, start : start + _AT_ONCE, None]
         indices = start + jnp.arange(others.shape[3], dtype=jnp.int32)

@@ -29,9 +29,10 @@ def combine(eqn: Any, values: list[Value]) -> Outcome:
     if name == "select_n" and all(value == values[1] for value in values[1:]):
         return values[1:2], []  # vmap writes a switch so: the same weights, whatever is chosen
     values = [_spread(value, shape) for value in values]
+    # The same weights on both sides, w * w, are one array: hence the keys of a dict.
     main, *others = sorted({v: None for v in values if isinstance(v, tuple)}, key=_doubt)
     same = [value for value in others if _doubt(value) == _doubt(main)]
-    if same:
+    if same:  # a Hadamard product, a sum of two kernels: a zero of one is no zero of the result
         return end(eqn, values, reasons(values, f"goes into {name} with another parameter"))
     keeps = elementwise.keeps_zeros(name, eqn.params, values, main)
     made = _others_of(main, values)
@@ -41,7 +42,7 @@ def combine(eqn: Any, values: list[Value]) -> Outcome:
     if not keeps:
         reason = f"goes into {name}" + (f" with {listed(made)}" if made else "")
         main = tuple(replace(view, reason=view.reason or reason) for view in main)
-    if INPUT in values:
+    if INPUT in values:  # other weights for each example, but their zeros are those of w
         main = tuple(replace(view, varies=True) for view in main)
     return [main], facts
 
@@ -58,6 +59,7 @@ def _is_lost(
 ) -> bool:
     """Tells whether what comes out of an elementwise primitive is no kernel any more."""
     shape = eqn.outvars[0].aval.shape
+    # Several joined arrays cannot be repeated: their views have other sizes than the array.
     if eqn.invars[values.index(main)].aval.shape != shape and (
         len(main) > 1 or main[0].shape != shape
     ):
@@ -68,12 +70,16 @@ def _is_lost(
     # An activation as large as the array is what is weighted here, not what weights.
     if large and (not keeps or no_kernel or max(large) >= math.prod(shape)):
         return True
+    # Alone, or beside constants, even a vector may go on: w / |w|, w * mask.
     return bool(made) and no_kernel
 
 
 def _doubt(value: tuple[View, ...]) -> tuple[bool, bool]:
-    """Of several arrays the kernel is the one that is whole and not repeated."""
-    return in_doubt(value), any(views.is_repeated(view) for view in value)
+    """Of several arrays the kernel is the one that is not repeated and that nothing keeps dense.
+
+    In this order: a standardized kernel, dense already, is still the kernel beside its gain.
+    """
+    return any(views.is_repeated(view) for view in value), in_doubt(value)
 
 
 def in_doubt(value: tuple[View, ...]) -> bool:
@@ -89,6 +95,7 @@ def _others_of(main: tuple[View, ...], values: Sequence[Value]) -> frozenset[str
 
 def _is_no_kernel(view: View, keeps: bool) -> bool:
     """Tells a bias or a scale by its form: a vector, or repeated; a bias also by added dims."""
+    # A vector that was reshaped to a matrix is none: it is a kernel out of a flat parameter.
     vector = len(view.leaf) == 1 and views.matrix_rank(view) < 2
     return vector or views.is_repeated(view) or (not keeps and () in view.dims)
 

@@ -52,10 +52,13 @@ def find_products(
         return walk(jaxpr, [*values, *examples], WEIGHTS)
 
     results, facts = follow(lambda rank: rank > 1)
-    # Apart: a vector is mostly a bias or a scale, which must not come between the others' views.
+    # Two walks. A vector is mostly a bias or a scale, which must not come between the others' views
+    # (w + b would be two parameters in one array); and which is seldom a kernel at all.
     _, of_vectors = follow(lambda rank: rank == 1)
     uses = [fact for fact in facts if isinstance(fact, Use)] + notes(results, "returned")
-    # After a trouble a vector is what it mostly is: no kernel.
+    # So of the second walk only what is surely a kernel counts: a vector that goes into a product
+    # with activations (a flat parameter reshaped, a last layer of one output), with nothing added
+    # or multiplied on the way.
     uses += [
         use
         for use in of_vectors
@@ -76,6 +79,7 @@ def _constant(value: Any) -> Value:
         return frozenset()
     if np.ndim(value) == 0:
         return np.asarray(value).item()
+    # Masks, positions and tables of indices are constants too: a kernel is a float matrix.
     floating = jnp.issubdtype(jnp.result_type(value), jnp.floating)
     if np.ndim(value) < 2 or not floating:
         return frozenset()
@@ -90,6 +94,7 @@ def _step(eqn: Any, values: list[Value]) -> Outcome:
             # A complex weight is zero where both its parts are: one mask of two parameters.
             return end(eqn, values, reasons(values, "part of a complex weight"))
         return _HANDLERS.get(name, _lose)(eqn, values)
+    # Indices into stacks and bounds of clips are computed from literals: w[i + 1], max(w, 2 * 0).
     folded = elementwise.fold(name, values)
     if folded is not None:
         return [folded], []
@@ -128,7 +133,7 @@ def _pass(eqn: Any, values: list[Value]) -> Outcome:
 
 def _move(eqn: Any, values: list[Value]) -> Outcome:
     moved = moves.TABLE[eqn.primitive.name](eqn, values)
-    if moved is None:
+    if moved is None:  # it is somewhere in the result, but in no form that a view can describe
         return _lose(eqn, values)
     if not moved:
         return end(eqn, values, notes(values, "looked up"))
@@ -149,6 +154,7 @@ def _product(eqn: Any, values: list[Value]) -> Outcome:
         return end(eqn, values, reasons(values, "multiplied with another parameter"))
     (side,) = wholes
     others = [values[i] for i in sides if i != side]
+    # Spectral normalization multiplies w with a vector of its own, only to measure it.
     weak = rest(value for i, value in enumerate(values) if i != side) is not INPUT
     uses = [replace(use, weak=weak) for use in PRODUCTS[eqn.primitive.name](eqn, values, side)]
     # A parameter that is no whole kernel any more counts only where it is used as a matrix.
@@ -160,7 +166,11 @@ def _product(eqn: Any, values: list[Value]) -> Outcome:
 
 
 def _is_matrix(eqn: Any, use: Use, side: int) -> bool:
-    """Says whether a product keeps a dim of the weight apart from batch dims and sums over one."""
+    """Says whether a product keeps a dim of the weight beside batch dims: its outputs.
+
+    A bias of two axes in the queries of attention, [heads, width], has none: heads are a batch dim
+    and width is summed over.
+    """
     if eqn.primitive.name != "dot_general" or not use.view.reason:
         return True
     contracting, batch = eqn.params["dimension_numbers"]
@@ -172,19 +182,24 @@ def _join(values: Sequence[Value], by: Value, place: str) -> tuple[Value, Facts]
     """The same weights, or the same number, stay what they are; all else is lost."""
     if all(value == values[0] for value in values) and isinstance(values[0], tuple | int | float):
         return values[0], []
+    # What the inputs choose depends on them, even if it is computed from constants in each branch.
     chosen = [] if by is None else [by]
     if all(value == values[0] for value in values) and not chosen:
         return values[0], []
+    # A carry that is w before and w.T after a pass is neither; a result that is one of two weights
+    # could be pruned only where both are.
     return rest([*values, *chosen]), reasons(values, f"goes out of {place}")
 
 
 def _row(value: Value) -> Value:
+    """A scan runs over the leading dim: that is a stack of layers."""
     if not isinstance(value, tuple):
         return value
     return tuple(views.run_over(view) for view in value)
 
 
 def _rows(value: Value, place: str) -> tuple[Value, Facts]:
+    """Weights that a scan gathers from its passes are followed no further."""
     return (rest([value]) if isinstance(value, tuple) else value), reasons(
         [value], f"goes out of {place}"
     )

@@ -167,6 +167,17 @@ def test_weights_scaled_by_an_activation(apply):
     assert activation_macs(apply, params, inputs) == 0
 
 
+@pytest.mark.parametrize("gain", [(16,), (1, 16)])
+def test_a_standardized_kernel_counts_beside_its_gain(gain):
+    def apply(p, x):
+        w = p["w"] - p["w"].mean(axis=0, keepdims=True)
+        return x @ (w / jnp.std(w, axis=0, keepdims=True) * p["gain"])
+
+    kernels = find_kernels(apply, square("w") | {"gain": floats(*gain)}, X)
+    assert counted(kernels) == {"w": 1536}
+    assert reason_of(kernels, "w") == "goes into sub"
+
+
 def test_an_activation_scaled_by_a_parameter_is_no_kernel():
     params = square("w") | {"s": floats(6, 16), "t": floats(6, 1)}
     apply = lambda p, x: (x * p["s"][None] * p["t"][None]) @ p["w"]  # noqa: E731
