@@ -224,7 +224,6 @@ def _rank(keys: jax.Array) -> jax.Array:
     def beats(other: jax.Array, index: jax.Array | int) -> jax.Array:
         return other > keys - (index < own_index).astype(keys.dtype)
 
-    # Each pair meets twice, once from each side; XLA fuses that faster than it shares one comparison.
     rank = jnp.zeros(keys.shape, jnp.int32 if m <= _SHORT else jnp.int8)
     if m <= _SHORT:  # unrolled: all ranks of a group stay in registers
         for index in range(m):

@@ -38,8 +38,8 @@ def _known(value: Any, compare: Callable[[Any, Any], bool]) -> bool:
     return isinstance(value, Number) and compare(value, 0)
 
 
-# Does 0 stay 0 where the weights stand beside other operands? `values` are in the order of the operands;
-# the weights may be there twice: w - stop_gradient(w) + q(w) of quantization.
+# Does 0 stay 0 where the weights stand beside other operands (values, in the order of these)?
+# The weights may be there twice: w - stop_gradient(w) + q(w) of quantization.
 KEEPS: Mapping[str, Callable[[Sequence[Any], Any], bool]] = {
     "mul": lambda values, main: True,
     "div": lambda values, main: values[0] == main and values[1] != main,

@@ -201,7 +201,7 @@ def _cut_dim(dim: Dim, start: int | None, size: int, stride: int) -> tuple[Dim, 
         return dim, []
     if start is None:
         return _cut_somewhere(dim, size)
-    # A dim of (axis 0, 4 long)(axis 1, 6 long) has 24 positions: 6 to each index of the head.
+    # (axis 0, 4 long)(axis 1, 6 long) has 24 positions: 6 to each index of the head.
     head, rest = dim[0], dim[1:]
     minor = size_of(rest)
     first, last = start // minor, (start + (size - 1) * stride) // minor
@@ -287,8 +287,7 @@ def _tidy(view: View) -> View:
     for dim in view.dims:
         kept: list[Piece] = []
         for piece in dim:
-            # One of several indices, in a dim with more than that: it is fixed, like a stack's.
-            if piece.size == 1 and size_of(dim) > 1 and _is_indexed(view, piece):
+                if piece.size == 1 and size_of(dim) > 1 and _is_indexed(view, piece):
                 stack.append(piece)
             elif kept and _follows(kept[-1], piece):
                 kept[-1] = Piece(piece.axis, piece.stride, kept[-1].size * piece.size)
