@@ -1,8 +1,7 @@
 """Where the axes of a parameter have gone after transposes, reshapes, slices and loops.
 
 An array that still holds the weights of one parameter is a `View`: each of its dims is an ordered
-tuple of pieces of the parameter's axes. Every move returns a new view, or None where the result is
-no view any more. Nothing here touches an array.
+tuple of pieces of the parameter's axes. Every move returns a new view, or None where there is none.
 
 A piece is (axis, stride, size). The attention kernel w, axes 0 and 1, of 3 x 2 heads of width 4:
 
@@ -109,8 +108,7 @@ def positions(view: View, axis: int) -> list[int]:
     start = view.offset[axis]
     if start is None:  # picked by an index that the trace does not know
         return list(range(view.leaf[axis]))
-    # Each piece is a digit of the position, with its stride as the place value.
-    spots = [start]
+    spots = [start]  # each piece is a digit of the position, its stride the place value
     for piece in pieces(view):
         if piece.axis == axis:
             spots = [spot + i * piece.stride for spot in spots for i in range(piece.size)]
@@ -287,7 +285,8 @@ def _tidy(view: View) -> View:
     for dim in view.dims:
         kept: list[Piece] = []
         for piece in dim:
-                if piece.size == 1 and size_of(dim) > 1 and _is_indexed(view, piece):
+            # One of several indices, in a dim with more than that: it is fixed, like a stack's.
+            if piece.size == 1 and size_of(dim) > 1 and _is_indexed(view, piece):
                 stack.append(piece)
             elif kept and _follows(kept[-1], piece):
                 kept[-1] = Piece(piece.axis, piece.stride, kept[-1].size * piece.size)
