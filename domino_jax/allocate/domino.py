@@ -11,6 +11,7 @@ Letters: S slices of a kernel ([] if it has no stack axes).
 
 import math
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -31,9 +32,9 @@ from domino_jax.core.costs import (
     total_cost,
 )
 from domino_jax.core.errors import InputError
-from domino_jax.core.kernels import kernels, stacked
+from domino_jax.core.kernels import kernel_weights, kernels, stacked
 from domino_jax.core.layers import LayerSpec, group_count, grouped
-from domino_jax.core.paths import leaves_by_path, require_known
+from domino_jax.core.paths import require_known
 
 
 def domino(
@@ -66,11 +67,13 @@ def domino(
     ratio = as_fraction(vote_ratio)
     groups = {layer.name: group_count(layer) for layer in movable}
     paces = domino_pace(layers, budget.share) if pace is None else pace
-    count_short = jax.jit(lambda params, n, threshold: _counts(layers, params, n, threshold))
+    count_short = jax.jit(partial(_counts, layers))
 
     def init(params: Any) -> SearchState:
         n = {layer.name: layer.m for layer in movable}
-        threshold = jax.jit(lambda params: _thresholds(layers, params))(params)
+        threshold = jax.jit(lambda weights: _thresholds(layers, weights))(
+            kernel_weights(params, layers)
+        )
         return SearchState(
             count=jnp.zeros([], jnp.int32),
             n=_to_arrays(layers, n),
@@ -84,7 +87,9 @@ def domino(
     def update(state: SearchState, params: Any) -> SearchState:
         if state.done:
             return state
-        short = jax.device_get(count_short(params, state.n, state.threshold))
+        short = jax.device_get(
+            count_short(kernel_weights(params, layers), state.n, state.threshold)
+        )
         before = by_layer(layers, state.n)
         n, committed = dict(before), by_layer(layers, state.committed)
         done = False
@@ -134,20 +139,18 @@ def allocate(problem: Problem) -> Search:
     )
 
 
-def _counts(layers: tuple[LayerSpec, ...], params: Any, n: Any, threshold: Any) -> jax.Array:
+def _counts(layers: tuple[LayerSpec, ...], weights: Any, n: Any, threshold: Any) -> jax.Array:
     """Counts, for each grouped layer in order, the groups with fewer than n above threshold."""
-    by_path = leaves_by_path(params)
     short = {
-        path: masks.count_short(by_path[path], n[path], threshold[path], kernel.m, kernel.axes)
+        path: masks.count_short(weights[path], n[path], threshold[path], kernel.m, kernel.axes)
         for path, kernel in kernels(layers).items()
     }
     return jnp.stack([short[layer.path].reshape(-1)[layer.index or 0] for layer in grouped(layers)])
 
 
-def _thresholds(layers: tuple[LayerSpec, ...], params: Any) -> dict[str, jax.Array]:
-    by_path = leaves_by_path(params)
+def _thresholds(layers: tuple[LayerSpec, ...], weights: Any) -> dict[str, jax.Array]:
     return {
-        path: masks.thresholds(by_path[path], kernel.m, kernel.axes)
+        path: masks.thresholds(weights[path], kernel.m, kernel.axes)
         for path, kernel in kernels(layers).items()
     }
 

@@ -18,6 +18,9 @@ from domino_jax.run import monitor
 
 LONGEST_NAME = 72  # characters; the columns behind it need the rest of a line
 
+# How the reasons of biases and scales begin, which are added to or multiplied with activations.
+_OF_BIASES = ("goes into add", "goes into sub", "goes into mul", "goes into div", "only scales")
+
 
 def summary(
     layers: Iterable[LayerSpec], scheme: Scheme, cost: Cost, budget: float, *, activations: int = 0
@@ -84,7 +87,8 @@ def print_table(report: Mapping[str, Any], objective: str, budget: float, consol
         ("dense because", "left"),
     ):
         table.add_column(title, justify=side, no_wrap=title != "dense because")  # type: ignore[arg-type]
-    for row in report["layers"]:
+    rows, folded = _folded(report["layers"])
+    for row in rows:
         table.add_row(
             Text(_shortened(row["name"])),
             "x".join(map(str, row["shape"])),
@@ -93,9 +97,22 @@ def print_table(report: Mapping[str, Any], objective: str, budget: float, consol
             f"{row['macs'][0]:,}" if row["counted"] else "-",
             monitor.cell(row["reason"]),
         )
+    if folded:
+        table.add_row(f"{len(folded)} biases and scales", "", "dense", "-", "-", "in no product")
     console.print(table)
     console.print()
     console.print(_totals(report["totals"], objective, budget))
+
+
+def _folded(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Any], list[Any]]:
+    """Parts the rows into those that are printed and the biases and scales, if there are several.
+
+    Those of rank 2 and more (attention heads, Equinox' convolutions) would fill half the table.
+    """
+    folded = [row for row in rows if not row["counted"] and row["reason"].startswith(_OF_BIASES)]
+    if len(folded) < 2:
+        return list(rows), []
+    return [row for row in rows if row not in folded], folded
 
 
 def _totals(totals: Mapping[str, Any], objective: str, budget: float) -> Table:

@@ -15,10 +15,10 @@ from domino_jax.allocate.paces import domino_pace
 from domino_jax.allocate.reach import fewest_votes, require_reachable
 from domino_jax.allocate.search import scheme_of
 from domino_jax.core import costs
+from domino_jax.core.masked import make_masks
 from domino_jax.core.scheme import NM
 from domino_jax.trace.layers import find_layers
 from domino_jax.train import loop, losses, mesh
-from domino_jax.train.masking import make_masks
 from domino_jax.train.step import init_state, search_step
 from domino_jax.train.transforms import survivor_decay, survivors
 
@@ -241,3 +241,17 @@ def test_reference_search_number_for_number():
         for path, name in zip(paths, meta["names"], strict=True):
             theirs = arrays[f"final_mask/{name}"].astype(bool)
             assert np.array_equal(golden.torch_layout(path, kept[path]), theirs)
+
+
+def test_parameters_with_leaves_that_are_no_arrays():
+    """A module of Equinox holds its activation functions among its leaves."""
+
+    def net(p, x):
+        return p["f"](x @ p["w"])
+
+    params = {"f": jnp.tanh, "name": "net", "w": jnp.arange(32.0).reshape(8, 4)}
+    search = domino(find_layers(net, params, jnp.zeros((1, 8)), 4), 0.6)
+    state = search.update(search.init(params), params)
+    assert int(state.n["w"]) in (3, 4)
+    with pytest.raises(ValueError, match=r"w: expected the shape of its layer, \(8, 4\), got \(4"):
+        search.init({"w": params["w"].T})

@@ -65,6 +65,22 @@ def test_rows():
     assert (rows["table"]["macs"], rows["table"]["counted"]) == ([0, 0], False)
 
 
+def test_biases_and_scales_are_one_line_of_the_table():
+    reasons = ("goes into add", "goes into mul", "only scales fc/kernel", "only looked up")
+    more = tuple(
+        made.layer(f"x{i}", (1, 1, 9), None, 0, (), reason) for i, reason in enumerate(reasons)
+    )
+    for layers, shown in (((*LAYERS, *more), ["x3"]), ((*LAYERS, more[0]), ["x0"])):
+        console = Console(record=True, width=140, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+        with console.file:
+            numbers = report.summary(layers, SCHEME, costs.count_weights, 0.4)
+            report.print_table(numbers, "params", 0.4, console)
+        text = console.export_text()
+        assert [name for name in ("x0", "x1", "x2", "x3") if f"{name} " in text] == shown
+        assert ("3 biases and scales" in text) == (len(shown) < len(layers) - len(LAYERS))
+        assert {row["name"] for row in numbers["layers"]} == {layer.name for layer in layers}
+
+
 def test_totals():
     totals = numbers()["totals"]
     weights = {"dense": 41316, "scheme": 14316, "share": 14316 / 41316}

@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 
+from domino_jax.core import masked
 from domino_jax.core.kernels import n_by_path
 from domino_jax.core.scheme import NM
 from domino_jax.trace.layers import find_layers
@@ -33,13 +34,13 @@ def listed(tree):
 
 def test_masks_and_gradients():
     n = {"w": 2}
-    assert listed(masking.make_masks(PARAMS, layers(), n)) == listed(MASK)
+    assert listed(masked.make_masks(PARAMS, layers(), n)) == listed(MASK)
     x = jnp.array([[1.0, 2.0, 3.0, 4.0]])
 
     def through(mask):
         return jax.value_and_grad(lambda p: apply(mask(p, layers(), n), x).sum())(PARAMS)
 
-    value, grads = through(masking.hard_mask)
+    value, grads = through(masked.hard_mask)
     assert value == -8 + 9 + 0.5
     assert listed(grads) == {"w": [0, 2, 3, 0], "b": [1]}
     value, grads = through(masking.straight_through)
@@ -47,15 +48,127 @@ def test_masks_and_gradients():
     assert listed(grads) == {"w": [1, 2, 3, 4], "b": [1]}
 
 
-@pytest.mark.parametrize("n", [{"w": NM(2, 4)}, {"w": "2:4"}, {"w": 9}, {"w": 0}, {}])
-def test_what_is_no_level_is_refused(n):
-    with pytest.raises(ValueError, match=r"^w: the number of weights to keep of every 4 .*levels"):
-        masking.make_masks(PARAMS, layers(), n)
+WRONG = [NM(2, 4), "2:4", 9, 0, 2.0, 2.5, np.nan, True, None]
+WRONG += [np.array(value) for value in (0, 5, -1, 2.5, np.nan, True)]
+
+
+@pytest.mark.parametrize("form", [lambda n: n, np.asarray, jnp.asarray])
+@pytest.mark.parametrize("n", WRONG, ids=str)
+def test_what_is_no_level_is_refused(n, form):
+    if form is not jnp.asarray or isinstance(n, np.ndarray | int | float):
+        n = form(n)
+    with pytest.raises(ValueError, match=r"^w: expected the number of weights to keep of every 4,"):
+        masked.make_masks(PARAMS, layers(), {"w": n})
+
+
+def test_a_level_has_one_number_for_each_slice():
+    with pytest.raises(ValueError, match=r"w: expected the number of weights .* got None"):
+        masked.make_masks(PARAMS, layers(), {})
+    with pytest.raises(ValueError, match=r"w: expected an n of the shape \(\), got \(2,\)"):
+        masked.make_masks(PARAMS, layers(), {"w": np.array([1, 2])})
+
+
+def test_a_traced_level_serves_all_values():
+    masks_of = jax.jit(lambda n: masked.make_masks(PARAMS, layers(), {"w": n})["w"].sum())
+    assert [int(masks_of(n)) for n in (1, 3, 4)] == [1, 3, 4]
+    with pytest.raises(ValueError, match=r"of type float32"):
+        masks_of(2.0)
+
+
+@pytest.mark.parametrize(
+    ("w", "message"),
+    [
+        (W.T, r"w: expected the shape of its layer, \(4, 1\), got \(1, 4\)"),
+        (W[:3], r"w: expected the shape of its layer, \(4, 1\), got \(3, 1\)"),
+        (W[:, 0], r"w: expected the shape of its layer, \(4, 1\), got \(4,\)"),
+        (jnp.arange(4)[:, None], "w: expected an array of floats, got dtype int32"),
+        (max, r"w: expected an array of floats, got builtin.* eqx\.partition"),
+    ],
+)
+def test_a_kernel_of_another_shape_is_refused(w, message):
+    with pytest.raises(ValueError, match=message):
+        masked.make_masks({"w": w}, layers(), {"w": 2})
+
+
+def scanned(params, x):
+    return jax.lax.scan(lambda x, w: (x @ w @ jnp.ones((1, 4)), None), x, params["w"])[0]
+
+
+def test_a_stack_of_another_depth_is_refused():
+    stacked = find_layers(scanned, {"w": jnp.ones((2, 4, 1))}, jnp.zeros((1, 4)), 4)
+    masks = masked.make_masks({"w": jnp.ones((2, 4, 1))}, stacked, {"w": np.array([1, 3])})
+    assert masks["w"].sum((1, 2)).tolist() == [1, 3]
+    with pytest.raises(
+        ValueError, match=r"w: expected 2 slices along its stack axes \(0,\), got 3"
+    ):
+        masked.make_masks({"w": jnp.ones((3, 4, 1))}, stacked, {"w": 1})
+
+
+def test_scores_decide_instead_of_magnitudes():
+    scores = jnp.array([[-1.0], [-4.0], [-3.0], [0.5]])
+    for given in ({"w": scores}, lambda path, w: {"w": scores + 0 * w}[path]):
+        masks = masked.make_masks(PARAMS, layers(), {"w": 2}, scores=given)
+        assert listed(masks) == {"w": [True, False, False, True]}
+        sparse = masked.hard_mask(PARAMS, layers(), {"w": 2}, scores=given)
+        assert listed(sparse) == {"w": [1, 0, 0, 2], "b": [0.5]}
+    for wrong in ({"v": scores}, {"w": scores.T}, {"w": scores > 0}):
+        with pytest.raises(ValueError, match=r"kernel in the scores|expected floating scores"):
+            masked.make_masks(PARAMS, layers(), {"w": 2}, scores=wrong)
+
+
+def test_masks_are_compiled_once_for_all_calls():
+    calls = masking._compiled_masks
+    before = calls._cache_size()
+    for seed in range(3):
+        params = {"w": jax.random.normal(jax.random.key(seed), (8, 5))}
+        found = find_layers(lambda p, x: x @ p["w"], params, jnp.zeros((1, 8)), 4)
+        masked.make_masks(params, found, {"w": np.int32(1 + seed)})
+        masked.hard_mask(params, found, {"w": jnp.int32(1 + seed)})
+    assert calls._cache_size() == before + 1
+
+
+def test_leaves_that_are_no_arrays_stay_where_they_are():
+    params = PARAMS | {"f": jnp.tanh, "name": "net"}
+    for mask in (masked.hard_mask, masking.straight_through):
+        sparse = mask(params, layers(), {"w": 2})
+        assert (sparse["f"], sparse["name"]) == (jnp.tanh, "net")
+        assert listed(sparse["w"]) == [0, -4, 3, 0]
+
+
+# Our own derivative rule.
+
+
+def energy(w):
+    """Sums squares of all the weights, none of which is masked: the Hessian is 2 I."""
+    return (masking.straight_through({"w": w}, layers(), {"w": 4})["w"] ** 2).sum()
+
+
+def test_derivatives_of_straight_through():
+    ones, eye = np.ones((4, 1)), 2 * np.eye(4)
+    through = lambda w: masking.straight_through({"w": w}, layers(), {"w": 2})["w"]  # noqa: E731
+    value, tangent = jax.jvp(through, (W,), (jnp.ones_like(W),))
+    np.testing.assert_array_equal(value[:, 0], [0, -4, 3, 0])
+    np.testing.assert_array_equal(tangent, ones)
+    _, pull = jax.vjp(through, W)
+    np.testing.assert_array_equal(pull(W)[0], W)
+    np.testing.assert_array_equal(jax.grad(energy)(W), 2 * W)
+    for hessian in (
+        jax.hessian(energy),
+        jax.jacrev(jax.grad(energy)),
+        jax.jacfwd(jax.grad(energy)),
+    ):
+        np.testing.assert_array_equal(hessian(W).reshape(4, 4), eye)
+    both = jnp.stack([W, 2 * W])
+    np.testing.assert_array_equal(jax.vmap(jax.grad(energy))(both), 2 * both)
+    np.testing.assert_array_equal(
+        jax.vmap(jax.hessian(energy))(both).reshape(2, 4, 4), np.stack([eye, eye])
+    )
+    np.testing.assert_array_equal(jax.vmap(through)(both)[1, :, 0], [0, -8, 6, 0])
 
 
 def test_a_kernel_that_is_not_there_is_named():
     with pytest.raises(ValueError, match="unknown parameter 'w'; nearest: "):
-        masking.make_masks({"b": PARAMS["b"]}, layers(), {"w": 1})
+        masked.make_masks({"b": PARAMS["b"]}, layers(), {"w": 1})
 
 
 def test_survivors_decay_at_their_pace_on_every_third_step():
@@ -156,9 +269,9 @@ def test_reference_sr_ste_number_for_number():
         batches, seen = golden.batches(arrays, meta), []
 
         first = next(golden.batches(arrays, meta))
-        masks = masking.make_masks(params, found, n)
+        masks = masked.make_masks(params, found, n)
         grads = jax.grad(lambda p: losses.cross_entropy()(net(p, first["inputs"]), first))(
-            masking.apply_masks(params, masks)
+            masked.apply_masks(params, masks)
         )
         ste = transforms.sr_ste(meta["srste_decay"])
         grads, _ = ste.update(grads, ste.init(params), params, masks=masks)
@@ -180,10 +293,10 @@ def test_reference_sr_ste_number_for_number():
         final = golden.params_of(arrays, "final")
         for ours, theirs in zip(jax.tree.leaves(state.params), jax.tree.leaves(final), strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9)
-        masked = masking.hard_mask(state.params, found, n)
+        sparse = masked.hard_mask(state.params, found, n)
         for path, name in zip(paths, meta["scheme"], strict=True):
             ours = (
-                masked["fc"]["kernel"] if name == "Linear0" else masked["convs"][path[6]]["kernel"]
+                sparse["fc"]["kernel"] if name == "Linear0" else sparse["convs"][path[6]]["kernel"]
             )
-            theirs = arrays[f"masked/{name}"]
+            theirs = arrays[f"sparse/{name}"]
             np.testing.assert_allclose(golden.torch_layout(path, ours), theirs, atol=1e-9)
