@@ -5,7 +5,7 @@ from domino_jax.allocate.erk import erk_scheme
 from domino_jax.allocate.paces import constant_pace, domino_pace
 from domino_jax.allocate.problem import Problem
 from domino_jax.allocate.search import Search, SearchState, scheme_of
-from domino_jax.allocate.table import ALLOCATORS, allocate
+from domino_jax.allocate.table import ALLOCATORS, allocator
 from domino_jax.allocate.uniform import uniform, uniform_scheme
 from domino_jax.core.costs import (
     Budget,
@@ -50,7 +50,7 @@ __all__ = [
     "Search",
     "SearchState",
     "activation_macs",
-    "allocate",
+    "allocator",
     "apply_masks",
     "budget_of",
     "constant_pace",

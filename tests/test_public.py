@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import test_imports
 
 import domino_jax as dj
 
@@ -53,7 +54,7 @@ CALLS = {
     "ALLOCATORS": lambda folder: "domino" in dj.ALLOCATORS,
     "Budget": lambda folder: isinstance(PROBLEM.budget, dj.Budget),
     "Problem": lambda folder: PROBLEM.layers == LAYERS,
-    "allocate": lambda folder: dj.allocate("uniform", PROBLEM) == dj.uniform(LAYERS, 2),
+    "allocator": lambda folder: dj.allocator("erk")(PROBLEM) == dj.erk_scheme(LAYERS, 0.5),
     "budget_of": lambda folder: PROBLEM.budget.allowed == 48,
     "Groups": lambda folder: dj.Groups(AXES, (1, 2, 4)).m == 4,
     "InputError": lambda folder: issubclass(dj.InputError, ValueError),
@@ -111,3 +112,8 @@ def test_a_public_name_does_what_it_says(name, tmp_path):
 
 def test_every_call_is_of_a_public_name():
     assert set(CALLS) == set(dj.__all__)
+
+
+def test_no_public_name_is_that_of_a_room():
+    """Importing the room would put the module in the name's place."""
+    assert not set(dj.__all__) & set(test_imports.ROOMS)

@@ -270,6 +270,7 @@ PARTS = {
     "parameter that is text": Case(
         "--config.model.name=own:with_text", ("params 'k': ", "got '1'")
     ),
+    "markup in a name": Case("--config.model.name=[red]own:llama:[/]", ("'[red]own:llama:[/]'",)),
     "labels beyond the classes": Case("--config.data.name=own:high_labels", ("0 to 2", "0 to 7")),
     "labels that are no integers": Case("--config.data.name=own:float_labels", ("float64",)),
 }
@@ -281,7 +282,12 @@ def table(text, *wanted):
 
 
 TABLES = {
-    "missing file": table(None, "'params', 'macs'", "t.json", "No such file"),
+    "missing file": table(None, "expected 'params', 'macs'", "t.json", "No such file"),
+    "nested": table("[" * 100_000, "t.json", "nested too deeply"),
+    "folder": Case("--config.search.objective={tmp}", ("'params', 'macs'", "Is a directory")),
+    "name of 300 characters": Case(
+        f"--config.search.objective={'x' * 300}", ("'params', 'macs'", "File name too long")
+    ),
     "broken JSON": table('{"stem/kernel": 1', "t.json", "broken JSON", "line 1"),
     "no object": table("[1, 2]", "t.json", "{path: {n: cost}}"),
     "missing layer": table('{"stem/kernel": 1, "head/kernel": 1}', "hidden/kernel"),
@@ -338,6 +344,32 @@ WORKDIR = {
     ),
     "below a file": Case("--workdir={tmp}/f/run", ("workdir", "/f/run"), files={"f": ""}),
     "dense is a file": Case("", ("run/dense", "written"), files={"run/dense": ""}),
+    "results of another kind": Case(
+        "",
+        ("results.json: 'train': expected an object, got a list",),
+        files={"run/results.json": '{"train": [1]}'},
+    ),
+    "times that are no numbers": Case(
+        "",
+        ("timing.json: dense, 'seconds': expected a number, got 'long'",),
+        files={"run/timing.json": '{"dense": {"seconds": "long"}}'},
+    ),
+    "nested record": Case(
+        "", ("config.json: broken JSON: it is nested",), files={"run/config.json": "[" * 100_000}
+    ),
+    "record of another kind": Case(
+        "",
+        ("config.json: 'common': expected an object, got [1]",),
+        files={"run/config.json": '{"program": "domino_jax", "format": 1, "common": [1]}'},
+    ),
+    "nested results": Case(
+        "",
+        ("results.json: broken JSON: it is nested",),
+        files={"run/results.json": '{"a":' * 100_000},
+    ),
+    "results are a folder": Case(
+        "", ("results.json: expected a JSON file", "directory"), files={"run/results.json/a": ""}
+    ),
     "broken results": Case("", ("results.json", "broken JSON"), files={"run/results.json": "{"}),
 }
 
@@ -359,7 +391,23 @@ SCHEMES = {
     ),
     "missing by name": Case("--config.scheme={tmp}/s.json", ("/s.json", "no scheme"), "train"),
     "folder": Case("--config.scheme={tmp}", ("Is a directory",), "train"),
-    "broken JSON": trained(("scheme.json", "not JSON", "line 1"), text='{"format": 1'),
+    "broken JSON": trained(("scheme.json", "broken JSON", "line 1"), text='{"format": 1'),
+    "nested": trained(("scheme.json", "nested too deeply"), text="[" * 100_000),
+    "nested text of the paper": Case(
+        "--config.scheme={tmp}/s.TXT",
+        ("s.TXT", "nested too deeply"),
+        "train",
+        {"s.TXT": "-" * 100_000 + "1"},
+    ),
+    "escape sequences": Case(
+        ["--config.scheme={tmp}/\x1b[31ms.json"], (r"/\x1b[31ms.json", "no scheme"), "train"
+    ),
+    "path of other bytes": Case(
+        ["--config.scheme={tmp}/\udcff.json"], (r"/\udcff.json", "no scheme"), "train"
+    ),
+    "name of 300 characters": Case(
+        f"--config.scheme={'x' * 300}", ("xxx", "File name too long"), "train"
+    ),
     "wrong shape": trained(("scheme.json", "'layers'"), layers=[1, 2]),
     "other format": trained(("scheme.json", "format 2", "reads 1"), format=2),
     "n beyond m": trained(("scheme.json", "'stem/kernel'", "1 <= N <= M", "5:4"), n=5),

@@ -6,17 +6,16 @@ The denominator of every budget is all convolution and matrix-product layers fou
 dense included; biases, norms and tables that are only looked up are outside.
 """
 
-import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from numbers import Real
-from pathlib import Path
 from typing import Any
 
 from domino_jax.core.errors import InputError
+from domino_jax.core.files import read_json
 from domino_jax.core.layers import LayerSpec, counted, inputs_of
 from domino_jax.core.paths import require_known
 from domino_jax.core.scheme import Scheme
@@ -121,16 +120,16 @@ def read_table(path: str, layers: Iterable[LayerSpec]) -> Cost:
         InputError: the file is missing or no such table.
     """
     try:
-        table = json.loads(Path(path).read_text())
-    except OSError as error:
+        table = read_json(path)
+    except InputError as error:
         raise InputError(
-            f"objective: 'params', 'macs' or the path of a JSON cost table; got {path!r} "
-            f"({error.strerror})"
+            f"objective: expected 'params', 'macs' or the path of a JSON cost table; {error}"
         ) from None
-    except ValueError as error:
-        raise InputError(f"cost table {path}: broken JSON ({error})") from None
     if not isinstance(table, dict):
-        raise InputError(f"cost table {path}: an object {{path: {{n: cost}}}} is wanted")
+        raise InputError(
+            f"cost table {path}: expected an object {{path: {{n: cost}}}}, got a "
+            f"{type(table).__name__}"
+        )
     return table_cost(table, layers)
 
 

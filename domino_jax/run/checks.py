@@ -20,7 +20,7 @@ from domino_jax.pytorch.state_dict import SUFFIXES
 from domino_jax.run import checkpoint
 from domino_jax.run.kinds import LARGEST_COUNT
 from domino_jax.run.provenance import PHASES
-from domino_jax.run.workdir import prepare, read_json
+from domino_jax.run.workdir import prepare, read_parts
 from domino_jax.train import loop, mesh
 
 
@@ -33,8 +33,12 @@ def require_usable(workdir: Path) -> None:
     for folder in PHASES:
         if (workdir / folder).exists():
             prepare(workdir / folder)
-    for file in ("results.json", "timing.json"):
-        read_json(workdir / file)
+    read_parts(workdir / "results.json")
+    for phase, times in read_parts(workdir / "timing.json").items():
+        for name, value in times.items():
+            if not isinstance(value, int | float):
+                where = f"{workdir / 'timing.json'}: {phase}, {name!r}"
+                raise InputError(f"{where}: expected a number, got {value!r}")
 
 
 def require_batches(config: ConfigDict) -> None:

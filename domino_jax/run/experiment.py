@@ -138,7 +138,7 @@ def read_scheme(path: Path, layers: tuple[LayerSpec, ...]) -> Scheme:
     Raises:
         InputError: it cannot be read, or the text is of another network.
     """
-    if path.suffix == published.SUFFIX:
+    if path.suffix.lower() == published.SUFFIX:
         return published.load_published(path, signatures(layers))
     return scheme.load(path)
 

@@ -159,8 +159,8 @@ def _train(
     _require_sparse(exp, sparse, n)
     folder = exp.workdir / SPARSE
     if checkpoint.latest(folder) != int(state.step):
-        workdir.require_held(exp.workdir)
-        checkpoint.save(folder, int(state.step), {"params": sparse, "stats": state.stats})
+        with workdir.writing(exp.workdir):
+            checkpoint.save(folder, int(state.step), {"params": sparse, "stats": state.stats})
     return sparse, state.stats
 
 
@@ -180,8 +180,8 @@ def _write(exp: Experiment, scheme: Scheme, results: dict[str, dict[str, float]]
         name: costs.kept_share(exp.layers, cost, scheme)
         for name, cost in (("weights", costs.count_weights), ("macs", costs.count_macs))
     }
-    workdir.require_held(exp.workdir)
-    workdir.update_json(exp.workdir / "results.json", train=results | {"shares": shares})
+    with workdir.writing(exp.workdir):
+        workdir.update_json(exp.workdir / "results.json", train=results | {"shares": shares})
     table = Table(show_edge=False, header_style="bold", pad_edge=False)
     table.add_column("", no_wrap=True)
     columns = [name for name in COLUMNS if name in results["dense"]]

@@ -152,17 +152,18 @@ def running(
     ):
 
         def log(step: int, loss: float, state: Any) -> None:
-            workdir.require_held(phase.workdir)
-            text, scalars = describe(step, state)
-            show(step, f"loss {loss:.4f}  {text}")
-            write(step, {"loss": loss, **scalars})
+            with workdir.writing(phase.workdir):
+                text, scalars = describe(step, state)
+                show(step, f"loss {loss:.4f}  {text}")
+                write(step, {"loss": loss, **scalars})
 
         add_times = _timer(phase, start, waited)
 
         def save(step: int, state: Any) -> None:
-            workdir.require_held(phase.workdir)
-            checkpoint.save(phase.folder, step, state)
-            add_times(step)
+            with workdir.writing(phase.workdir):
+                checkpoint.save(phase.folder, step, state)
+            with workdir.writing(phase.workdir):
+                add_times(step)
 
         yield (
             batches(source),

@@ -22,6 +22,7 @@ from domino_jax.allocate.problem import Problem
 from domino_jax.allocate.search import Search
 from domino_jax.allocate.table import allocate
 from domino_jax.core import costs
+from domino_jax.core.errors import escaped
 from domino_jax.core.kernels import n_by_path
 from domino_jax.core.scheme import Scheme
 from domino_jax.data.pipeline import evaluate_batches, train_batches
@@ -63,10 +64,14 @@ def rehearse(config: ConfigDict) -> None:
     out.print(table)
     weights = int(costs.total_cost(exp.layers, costs.count_weights))
     macs = int(costs.total_cost(exp.layers, costs.count_macs))
-    out.print(f"{config.model.name}: {weights:,} weights, {macs:,} MACs an example in its layers")
+    out.print(
+        f"{escaped(config.model.name)}: {weights:,} weights, {macs:,} MACs an example in its layers"
+    )
     if isinstance(answer, Mapping):
         kept = costs.kept_share(exp.layers, costs.count_weights, answer)
-        out.print(f"{config.scheme or config.search.method}: keeps {kept:.2%} of the weights")
+        out.print(
+            f"{escaped(config.scheme or config.search.method)}: keeps {kept:.2%} of the weights"
+        )
 
 
 def _zeros(spec: _data.Spec) -> _data.Data:

@@ -42,15 +42,16 @@ def find_scheme(exp: Experiment, *, anew: bool = False) -> None:
     else:
         scheme, steps = answer, 0
     begin()
-    _write(exp, scheme, steps=steps)
+    with workdir.writing(exp.workdir):
+        if isinstance(answer, Search):
+            _end_curve(exp, scheme, steps)
+        _write(exp, scheme, steps=steps)
 
 
 def _searched(exp: Experiment, search: Search, problem: Problem) -> tuple[Scheme, int]:
     """Trains and votes until the search is done; returns its scheme and the steps made."""
     run = _search(exp, search, *problem.weights())
-    scheme, steps = scheme_of(exp.layers, run.search), int(run.train.step)
-    _end_curve(exp, scheme, steps)
-    return scheme, steps
+    return scheme_of(exp.layers, run.search), int(run.train.step)
 
 
 def _search(exp: Experiment, search: Search, params: Any, stats: Any) -> loop.SearchRun:
@@ -103,7 +104,6 @@ def _search(exp: Experiment, search: Search, params: Any, stats: Any) -> loop.Se
 
 def _end_curve(exp: Experiment, scheme: Scheme, steps: int) -> None:
     """Makes the scheme's cost the last point, also where the run was killed after writing it."""
-    workdir.require_held(exp.workdir)
     curve = exp.workdir / "search" / workdir.CURVE
     workdir.resume_curve(curve, steps - 1)
     workdir.append_point(
@@ -120,7 +120,6 @@ def _write(exp: Experiment, scheme: Scheme, *, steps: int) -> None:
         settings.budget,
         activations=activation_macs(forward_of(exp.model), exp.model.params, exp.data.example),
     )
-    workdir.require_held(exp.workdir)
     save(
         exp.workdir / "scheme.json",
         scheme,

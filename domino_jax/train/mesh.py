@@ -22,7 +22,7 @@ def require_devices() -> None:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # the latter where a CUDA driver is missing
         asked = os.environ.get("JAX_PLATFORMS", "")
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        reason = str(error).partition("\n")[0] or "its plugin or its driver is missing"
         raise InputError(f"JAX starts no device (JAX_PLATFORMS is {asked!r}): {reason}") from None
 
 
@@ -39,7 +39,7 @@ def require_divides(batch: int, what: str) -> None:
     """
     devices = jax.device_count()
     if batch < 1 or batch % devices:
-        raise InputError(f"{what}: a multiple of the {devices} device(s) is wanted, got {batch}")
+        raise InputError(f"{what}: expected a multiple of the {devices} device(s), got {batch}")
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
