@@ -117,7 +117,7 @@ def test_scores_decide_instead_of_magnitudes():
 
 
 def test_masks_are_compiled_once_for_all_calls():
-    calls = masking._compiled_masks
+    calls = masked._compiled_masks
     before = calls._cache_size()
     for seed in range(3):
         params = {"w": jax.random.normal(jax.random.key(seed), (8, 5))}
