@@ -62,7 +62,7 @@ def test_batches_that_divide(batch):
 
 @pytest.mark.parametrize("batch", [0, -2, 1, 63])
 def test_batches_that_do_not_divide(batch):
-    message = rf"train\.batch: a multiple of the 2 device\(s\) is wanted, got {batch}$"
+    message = rf"train\.batch: expected a multiple of the 2 device\(s\), got {batch}$"
     with pytest.raises(ValueError, match=message):
         devices.require_divides(batch, "train.batch")
 
