@@ -159,7 +159,7 @@ SETTINGS = {
         ("search.penalty_every: expected a whole number from 1 to 2147483647", "got 10000000000"),
     ),
     "epochs of too many steps": Case(
-        "--config.train.epochs=1000000000", ("train.epochs: expected a number above 0", "1e+06")
+        "--config.train.epochs=1000000000", ("train.epochs: expected a number from 0", "1e+06")
     ),
     "more steps than int32 counts": Case(
         "--config.dense.epochs=1e6 --config.dense.batch=2 --config.data.name=own:endless",

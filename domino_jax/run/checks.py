@@ -41,26 +41,34 @@ def require_usable(workdir: Path) -> None:
                 raise InputError(f"{where}: expected a number, got {value!r}")
 
 
-def require_batches(config: ConfigDict, data: Data) -> None:
-    """Refuses batches that the devices cannot share, or that the data set cannot fill.
+def require_batches(config: ConfigDict) -> None:
+    """Refuses batches that the devices cannot share.
 
     Raises:
         InputError: the setting, and what is allowed.
     """
     for phase in PHASES:
-        batch = config[phase].batch
-        mesh.require_divides(batch, f"{phase}.batch")
-        if batch > data.train_size:
-            raise InputError(
-                f"{phase}.batch: expected at most the {data.train_size} training examples of "
-                f"{config.data.name!r}, got {batch}"
-            )
-        epochs = config[phase].get("epochs", 0)
-        if epochs * data.train_size / batch > LARGEST_COUNT:
-            raise InputError(
-                f"{phase}.epochs: expected at most {LARGEST_COUNT} steps of {batch} of the "
-                f"{data.train_size} training examples, got {epochs:g} epochs"
-            )
+        mesh.require_divides(config[phase].batch, f"{phase}.batch")
+
+
+def require_filled(config: ConfigDict, data: Data, phase: str) -> None:
+    """Refuses a phase that will run, and whose batch or number of steps the data set cannot give.
+
+    Raises:
+        InputError: the setting, and what is allowed.
+    """
+    batch = config[phase].batch
+    if batch > data.train_size:
+        raise InputError(
+            f"{phase}.batch: expected at most the {data.train_size} training examples of "
+            f"{config.data.name!r}, got {batch}"
+        )
+    epochs = config[phase].get("epochs", 0)
+    if epochs * data.train_size / batch > LARGEST_COUNT:
+        raise InputError(
+            f"{phase}.epochs: expected at most {LARGEST_COUNT} steps of {batch} of the "
+            f"{data.train_size} training examples, got {epochs:g} epochs"
+        )
 
 
 def require_outputs(name: str, model: Model, data: Data) -> None:

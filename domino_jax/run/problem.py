@@ -7,11 +7,12 @@ from typing import Any
 import jax
 
 from domino_jax.allocate.problem import Batch, Problem, Weights
-from domino_jax.run.dense import dense_weights, train_dense
+from domino_jax.run import checks
+from domino_jax.run.dense import dense_network
 from domino_jax.run.experiment import Experiment
 from domino_jax.run.phases import train_batches
 from domino_jax.train import losses
-from domino_jax.train import mesh as devices
+from domino_jax.train.mesh import split_batch
 
 
 def problem_of(exp: Experiment, begin: Callable[[], None]) -> Problem:
@@ -21,18 +22,17 @@ def problem_of(exp: Experiment, begin: Callable[[], None]) -> Problem:
         exp: the run.
         begin: called before the dense network is trained or read, for the first time only.
     """
-    mesh = devices.make_mesh()
 
     @cache
     def weights() -> Weights:
         begin()
-        train_dense(exp)
-        return Weights(*devices.replicate(mesh, dense_weights(exp)))
+        return Weights(*dense_network(exp))
 
     def batches(first: int, count: int) -> Iterator[Batch]:
-        dataset = train_batches(exp.phase("search"))
+        checks.require_filled(exp.config, exp.data, "search")
+        dataset = train_batches(exp.phases["search"])
         for number in range(first, first + count):
-            yield devices.split_batch(mesh, dataset[number])
+            yield split_batch(exp.mesh, dataset[number])
 
     return Problem(
         layers=exp.layers,
@@ -52,7 +52,7 @@ def options_of(exp: Experiment) -> Mapping[str, Any]:
 
 
 def _loss(exp: Experiment, *, train: bool) -> Callable[[Any, Any, Batch], jax.Array]:
-    of_outputs = losses.cross_entropy()
+    of_outputs = losses.cross_entropy(ignore_label=exp.data.ignore_label)
 
     def loss(params: Any, stats: Any, batch: Batch) -> jax.Array:
         key = jax.random.key(exp.config.seed)  # the same noise at every call

@@ -3,9 +3,6 @@
 from functools import cache
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from domino_jax.allocate.problem import Problem
 from domino_jax.allocate.search import Search, by_layer, scheme_of
 from domino_jax.allocate.stall import layer_norms, why_stuck
@@ -19,6 +16,7 @@ from domino_jax.run.problem import problem_of
 from domino_jax.run.steps import search_parts
 from domino_jax.trace.activations import activation_macs
 from domino_jax.train import loop
+from domino_jax.train.step import first_state
 
 
 def find_scheme(exp: Experiment, *, anew: bool = False) -> None:
@@ -38,30 +36,32 @@ def find_scheme(exp: Experiment, *, anew: bool = False) -> None:
     problem = problem_of(exp, begin)
     answer = allocate(exp.config.search.method, problem)
     if isinstance(answer, Search):
+        checks.require_filled(exp.config, exp.data, "search")
         checks.require_votes(exp.config.search, answer.fewest_votes)
         scheme, steps = _searched(exp, answer, problem)
     else:
         scheme, steps = answer, 0
     begin()
-    _write(exp, scheme, steps=steps)
+    with workdir.writing(exp.workdir):
+        if isinstance(answer, Search):
+            _end_curve(exp, scheme, steps)
+        _write(exp, scheme, steps=steps)
 
 
 def _searched(exp: Experiment, search: Search, problem: Problem) -> tuple[Scheme, int]:
     """Trains and votes until the search is done; returns its scheme and the steps made."""
     run = _search(exp, search, *problem.weights())
-    scheme, steps = scheme_of(exp.layers, run.search), int(run.train.step)
-    _end_curve(exp, scheme, steps)
-    return scheme, steps
+    return scheme_of(exp.layers, run.search), int(run.train.step)
 
 
 def _search(exp: Experiment, search: Search, params: Any, stats: Any) -> loop.SearchRun:
-    phase, settings = exp.phase("search"), exp.config.search
+    phase, settings = exp.phases["search"], exp.config.search
     norms = layer_norms(exp.layers)
-    start_norms = norms(_on_device(params))
-    tx, step = search_parts(exp)
+    start_norms = norms(params)
+    trainer, step = search_parts(exp)
+    first = trainer.init(params, None)
     run = resume(
-        phase,
-        loop.SearchRun(loop.init_state(params, stats, tx), search.init(_on_device(params))),
+        phase, loop.SearchRun(first_state(params, stats, first.state), search.init(params))
     )
     start = int(run.train.step)
     if run.search.done:
@@ -104,16 +104,11 @@ def _search(exp: Experiment, search: Search, params: Any, stats: Any) -> loop.Se
 
 def _end_curve(exp: Experiment, scheme: Scheme, steps: int) -> None:
     """Makes the scheme's cost the last point, also where the run was killed after writing it."""
-    workdir.require_held(exp.workdir)
     curve = exp.workdir / "search" / workdir.CURVE
     workdir.resume_curve(curve, steps - 1)
     workdir.append_point(
         curve, {"step": steps, "share": costs.kept_share(exp.layers, exp.budget.cost, scheme)}
     )
-
-
-def _on_device(params: Any) -> Any:
-    return jax.tree.map(jnp.asarray, params)
 
 
 def _write(exp: Experiment, scheme: Scheme, *, steps: int) -> None:
@@ -125,7 +120,6 @@ def _write(exp: Experiment, scheme: Scheme, *, steps: int) -> None:
         settings.budget,
         activations=activation_macs(forward_of(exp.model), exp.model.params, exp.data.example),
     )
-    workdir.require_held(exp.workdir)
     save(
         exp.workdir / "scheme.json",
         scheme,

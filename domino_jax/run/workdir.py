@@ -137,6 +137,21 @@ def require_held(workdir: Path) -> None:
     )
 
 
+@contextmanager
+def writing(workdir: Path) -> Iterator[None]:
+    """Asks before something is written, and again where that failed: what became of the directory.
+
+    Raises:
+        InputError: as `require_held`.
+    """
+    require_held(workdir)
+    try:
+        yield
+    except (InputError, OSError):
+        require_held(workdir)
+        raise
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object that we wrote; {} if there is no such file.
 

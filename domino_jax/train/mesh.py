@@ -47,8 +47,19 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def replicate(mesh: Mesh, tree: Any) -> Any:
-    """Puts a copy of every leaf on every device (a copy also on one: a step may donate it)."""
-    return jax.device_put(jax.tree.map(np.asarray, tree), replicated(mesh))
+    """Puts a copy of every leaf on every device (a copy also on one: a step may donate it).
+
+    From device to device where one process has all devices, or a leaf lies so already.
+    """
+    sharding = replicated(mesh)
+
+    def copy(leaf: Any) -> jax.Array:
+        direct = isinstance(leaf, jax.Array) and (
+            jax.process_count() == 1 or leaf.sharding == sharding
+        )
+        return jax.device_put(leaf if direct else np.asarray(leaf), sharding, may_alias=False)
+
+    return jax.tree.map(copy, tree)
 
 
 def split_batch(mesh: Mesh, batch: Mapping[str, Any]) -> dict[str, jax.Array]:

@@ -18,7 +18,9 @@ from domino_jax.core import costs
 from domino_jax.core.scheme import NM
 from domino_jax.trace.layers import find_layers
 from domino_jax.train import loop, losses, mesh
-from domino_jax.train.masking import make_masks, survivor_decay, survivors
+from domino_jax.train.masking import make_masks
+from domino_jax.train.step import init_state, search_step
+from domino_jax.train.transforms import survivor_decay, survivors
 
 
 def dense_apply(params, x):
@@ -215,9 +217,9 @@ def test_reference_search_number_for_number():
             )
         model = lambda p, stats, x, *, train, key: (apply(p, x), stats)  # noqa: E731
         run = loop.run_search(
-            loop.search_step(model, losses.cross_entropy(), tx, layers),
+            search_step(model, losses.cross_entropy(), tx, layers),
             search._replace(update=recorded),
-            loop.SearchRun(loop.init_state(params, {}, tx), state),
+            loop.SearchRun(init_state(params, {}, tx), state),
             golden.batches(arrays, meta),
             jax.random.key(0),
             vote_every=meta["check_every"],

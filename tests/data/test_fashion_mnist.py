@@ -147,6 +147,7 @@ WHOLE = gzip.compress(idx(IMAGES))
         ("train", "labels", gzip.compress(idx(LABELS[:5])), "of the 7 images of .* got 5"),
         ("train", "labels", gzip.compress(idx(LABELS + 90)), "labels are 0 to 9, got 98"),
     ],
+    ids=range(10),  # what is compressed holds the time
 )
 def test_damaged_files_are_named_in_one_line(folder, part, kind, content, message):
     put(folder, part, kind, content)

@@ -49,6 +49,13 @@ def _flipped(p, x):
     return _conv(2)({"layer": {**p["layer"], "kernel": kernel}}, x)
 
 
+def _depthwise_of_keras(p, x):
+    """Stored as (H, W, C, multiplier)."""
+    kernel = p["layer"]["kernel"]
+    kernel = kernel.reshape(*kernel.shape[:2], 1, -1)
+    return _conv(2, feature_group_count=8)({"layer": {**p["layer"], "kernel": kernel}}, x)
+
+
 def _transposed(dims, stride=2, **options):
     def apply(p, x):
         return jax.lax.conv_transpose(
@@ -228,6 +235,12 @@ CASES = {
         _conv_shapes(3, 3, 1, 16),
         (7, 7, 8),
         nn.Conv2d(8, 16, 3, groups=8),
+    ),
+    "Conv2d, depthwise as Keras keeps it": (
+        _depthwise_of_keras,
+        {"kernel": (3, 3, 8, 1), "bias": (8,)},
+        (7, 7, 8),
+        nn.Conv2d(8, 8, 3, groups=8),
     ),
     "ConvTranspose1d": (
         _transposed(1),

@@ -2,9 +2,11 @@
 
 import fcntl
 import json
+import shutil
 
 import pytest
 
+from domino_jax.core.errors import InputError
 from domino_jax.run import workdir
 
 
@@ -54,6 +56,53 @@ def test_the_lock_of_a_removed_directory_is_none(tmp_path, monkeypatch):
     monkeypatch.setattr(workdir.fcntl, "flock", late)
     with pytest.raises(ValueError, match="has just left it"), workdir.locked(tmp_path):
         pass
+
+
+def moved(folder):
+    folder.rename(folder.with_name("elsewhere"))
+
+
+def taken_by_another(folder):
+    (folder / workdir.LOCK).unlink()
+    (folder / workdir.LOCK).write_text("77 abc")
+
+
+def replaced(folder):
+    moved(folder)
+    folder.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("happens", "words"),
+    [
+        (moved, "was moved or removed"),
+        (shutil.rmtree, "was moved or removed"),
+        (replaced, "lost its .lock"),
+        (lambda folder: (folder / workdir.LOCK).unlink(), "lost its .lock"),
+        (taken_by_another, "was taken by process 77"),
+    ],
+)
+def test_who_has_lost_the_lock_writes_nothing(tmp_path, happens, words):
+    folder = tmp_path / "run"
+    with workdir.taken(folder):
+        workdir.require_held(folder)
+        happens(folder)
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(InputError, match=f"^workdir {folder}: it {words}"):
+            workdir.require_held(folder)
+        with pytest.raises(InputError, match=words), workdir.writing(folder):
+            (folder / "file").write_text("")
+        assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_what_fails_while_the_directory_goes_is_told_by_that(tmp_path):
+    folder = tmp_path / "run"
+    with workdir.taken(folder):
+        with pytest.raises(OSError, match="of another kind"), workdir.writing(folder):
+            raise OSError("of another kind")
+        with pytest.raises(InputError, match="was moved or removed"), workdir.writing(folder):
+            moved(folder)
+            (folder / "file").write_text("")
 
 
 def test_json_entries_are_merged(tmp_path):
