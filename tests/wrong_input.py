@@ -362,6 +362,11 @@ WORKDIR = {
         ("config.json: 'common': expected an object, got [1]",),
         files={"run/config.json": '{"program": "domino_jax", "format": 1, "common": [1]}'},
     ),
+    "noted files of another kind": Case(
+        "",
+        ("'files': expected a dict, got [1]",),
+        files={"run/data_files.json": '{"fingerprint": "a", "files": [1], "broken": []}'},
+    ),
     "nested results": Case(
         "",
         ("results.json: broken JSON: it is nested",),
