@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -57,7 +58,8 @@ def replicate(mesh: Mesh, tree: Any) -> Any:
         direct = isinstance(leaf, jax.Array) and (
             jax.process_count() == 1 or leaf.sharding == sharding
         )
-        return jax.device_put(leaf if direct else np.asarray(leaf), sharding, may_alias=False)
+        # Copied first: on several devices `may_alias=False` still shares the buffer of one of them.
+        return jax.device_put(jnp.copy(leaf) if direct else np.asarray(leaf), sharding)
 
     return jax.tree.map(copy, tree)
 

@@ -136,3 +136,12 @@ def test_evaluation_on_two_devices_is_that_on_one():
         step, params, stats, (devices.split_batch(mesh, b) for b in batches)
     )
     assert shared == pytest.approx(alone, rel=1e-5)
+
+
+def test_what_was_replicated_may_be_given_away():
+    """A step that donates its state leaves the arrays that it was made of."""
+    mesh = devices.make_mesh()
+    for leaf in (jnp.arange(8.0), np.arange(8.0, dtype=np.float32), jnp.float32(3)):
+        held = devices.replicate(mesh, leaf)
+        jax.jit(lambda x: x + 1, donate_argnums=0)(held)
+        assert np.asarray(leaf).sum() == np.asarray(devices.replicate(mesh, leaf)).sum()
