@@ -83,6 +83,7 @@ def evaluate_only(exp: Experiment) -> None:
     sparse = None
     if checkpoint.latest(folder):  # step 0 was not trained: it is the masked network
         saved = checkpoint.restore_parts(folder, weights_of(exp.model))
+        checks.require_finite(folder, saved)
         sparse = devices.replicate(exp.mesh, (saved["params"], saved["stats"]))
     _evaluate(exp, scheme, dense, sparse)
 
