@@ -4,16 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-
-from domino_jax.core.errors import InputError
-from domino_jax.run import command_line
-
-flags.adopt_module_key_flags(command_line)
+from domino_jax.run import signals
 
 
 def work(config: Any, workdir: Path, should_stop: Callable[[], bool], anew: bool) -> None:
     """Searches with the settings of a config."""
+    from domino_jax.core.errors import InputError  # noqa: PLC0415 (signals are caught first)
     from domino_jax.run import experiment, search  # noqa: PLC0415 (JAX is not needed for --help)
 
     if config.evaluate:
@@ -22,4 +18,7 @@ def work(config: Any, workdir: Path, should_stop: Callable[[], bool], anew: bool
 
 
 if __name__ == "__main__":
-    command_line.main(work)
+    stops = signals.catch_signals()  # before all that takes its time to import
+    from domino_jax.run import command_line
+
+    command_line.main(work, stops)

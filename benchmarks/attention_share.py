@@ -6,7 +6,8 @@
 Every kernel of attention keeps A of 16 and every kernel of the MLPs B of 16, with 4A + 8B = 48 (an
 MLP has twice the weights), the head 4: as many weights as 4:16 everywhere. The runs start from the
 dense networks of the first command, whose searched schemes are compared too, and are fine-tuned for
-a seventh of the config's time and for all of it. A run that is done is not repeated.
+a seventh of the config's time and for all of it. A run that is done is not repeated. Further flags
+--config.key=value go to every run, as those of the first command did.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.allocations import run, shown
+from benchmarks.allocations import overrides_of, run, shown
 from benchmarks.clock import machine, print_table
 from domino_jax.core import scheme as schemes
 from domino_jax.core.scheme import NM
@@ -63,8 +64,8 @@ def fine_tune(workdirs: Mapping[str, Path], overrides: Mapping[str, Any]) -> Los
     return losses
 
 
-def compare(folder: Path, seed: int) -> dict[str, Losses]:
-    """Makes the runs of one seed."""
+def compare(folder: Path, seed: int, common: Mapping[str, str]) -> dict[str, Losses]:
+    """Makes the runs of one seed, all with some overrides."""
     uniform, searched = (
         folder / f"seed{seed}_{UNIFORM[0]}of{M}_{method}" for method in ("uniform", "domino")
     )
@@ -79,7 +80,7 @@ def compare(folder: Path, seed: int) -> dict[str, Losses]:
         workdirs = {length: own / length for length in LENGTHS}
         if name in made:
             workdirs["whole"] = made[name]
-        overrides = {"seed": seed, "init": uniform / "dense", "scheme": scheme}
+        overrides = {"seed": seed, **common, "init": uniform / "dense", "scheme": scheme}
         losses[name] = fine_tune(workdirs, overrides)
     return losses
 
@@ -101,8 +102,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--folder", type=Path, default=Path("runs/allocations/stdlib_bytes"))
     parser.add_argument("--seeds", type=int, default=3)
-    flags = parser.parse_args()
-    results = [compare(flags.folder.absolute(), seed) for seed in range(flags.seeds)]
+    flags, others = parser.parse_known_args()
+    common = overrides_of(others)
+    folder = flags.folder.absolute()
+    results = [compare(folder, seed, common) for seed in range(flags.seeds)]
     print(machine())
     print(f"\nnats a byte, mean ± standard deviation of {flags.seeds} seeds\n")
     heads = ["kept", "masked without training", "short fine-tuning", "whole", "whole over uniform"]

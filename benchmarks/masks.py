@@ -21,8 +21,9 @@ from domino_jax.core.masks import Axes, top_n
 HWIO = Axes((), (0, 1), (2,), (3,))
 IO = Axes((), (), (0,), (1,))
 OI = Axes((), (), (1,), (0,))
-MAIN = ("3x3 convolution", (3, 3, 1024, 2720), HWIO)
-OTHERS = (
+Kernel = tuple[str, tuple[int, ...], Axes]
+MAIN: Kernel = ("3x3 convolution", (3, 3, 1024, 2720), HWIO)
+OTHERS: tuple[Kernel, ...] = (
     ("3x3 convolution to 64", (3, 3, 43_392, 64), HWIO),
     ("dense (in, out)", (5120, 4880), IO),
     ("dense to 64", (390_656, 64), IO),
@@ -87,9 +88,17 @@ def in_torch(w: jax.Array, n: int, m: int) -> dict[str, Callable[[], object]]:
     return {"torch": mask}
 
 
-def against_copy(rounds: int) -> None:
+def smaller(shape: tuple[int, ...], axes: Axes, shrink: int) -> tuple[int, ...]:
+    """Divides the inputs of a kernel, rounded up to a multiple of every M."""
+    (inputs,) = axes.inputs
+    size = -(-shape[inputs] // shrink // 64) * 64
+    return tuple(size if axis == inputs else old for axis, old in enumerate(shape))
+
+
+def against_copy(rounds: int, shrink: int) -> None:
     """Prints the table of the goals."""
     _, shape, axes = MAIN
+    shape = smaller(shape, axes, shrink)
     w = jax.random.normal(jax.random.key(0), shape)
     rows = []
     for m in (4, 8, 16, 32, 64):
@@ -122,16 +131,16 @@ def against_copy(rounds: int) -> None:
     )
 
 
-def by_layout(rounds: int) -> None:
+def by_layout(rounds: int, shrink: int) -> None:
     """Prints the time of the mask in other layouts."""
     rows = []
     for name, shape, axes in (MAIN, *OTHERS):
-        w = jax.random.normal(jax.random.key(0), shape)
+        w = jax.random.normal(jax.random.key(0), smaller(shape, axes, shrink))
         cells = []
         for m in (4, 8, 16, 32):
             times, _ = in_turns(in_jax(w, m // 4, m, axes), rounds)
             cells.append(f"{ratio(times, 'mask', 'copy'):.1f}")
-        rows.append([name, str(shape), *cells])
+        rows.append([name, str(w.shape), *cells])
     print("\nmask / copy in other layouts\n")
     print_table(["kernel", "shape", "M = 4", "8", "16", "32"], rows)
 
@@ -140,12 +149,14 @@ def main() -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--rounds", type=int, default=21)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--shrink", type=int, default=1, help="one weight of so many")
+    options = parser.parse_args()
+    rounds, shrink = options.rounds, options.shrink
     print(machine())
     if not in_torch(jnp.zeros(4), 1, 4):
         print("PyTorch is not installed: pip install torch==2.13.0")
-    against_copy(rounds)
-    by_layout(max(3, rounds // 3))
+    against_copy(rounds, shrink)
+    by_layout(max(3, rounds // 3), shrink)
 
 
 if __name__ == "__main__":

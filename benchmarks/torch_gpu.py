@@ -13,9 +13,9 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import save_file
@@ -23,10 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 # At the end: this folder has modules of the names of standard ones.
-sys.path.append(str(Path(__file__).parent.parent / "domino_jax" / "deploy"))
-import networks
-import runtime
-import tune
+sys.path.append(str(Path(__file__).parents[1] / "domino_jax"))
+from deploy import check, kernels, networks, packing, tune  # type: ignore[import-not-found]
+from deploy import folder as exported
 
 
 class Stack(nn.Module):
@@ -43,7 +42,7 @@ class Stack(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps [B, positions, size] to their mean [B, size]."""
-        for block in self.blocks:
+        for block in cast(Iterable[nn.ModuleDict], self.blocks):
             normal = functional.layer_norm(x, x.shape[-1:])
             x = x + block["proj"](block["qkv"](normal)[..., : x.shape[-1]])
             normal = functional.layer_norm(x, x.shape[-1:])
@@ -68,7 +67,7 @@ def export(folder: Path, model: nn.Module, shape: tuple[int, ...], device: str) 
             m = 1 if path == "conv1" else 4
             if m == 4:
                 window = (*weight.shape[2:], weight.shape[1])
-                pruned = runtime.pruned(runtime.as_matrix(weight), 2, 4)
+                pruned = packing.pruned(packing.as_matrix(weight), 2, 4)
                 weight.copy_(pruned.unflatten(1, window).movedim(-1, 1))
                 masks[f"{path}.weight"] = (weight != 0).to(torch.uint8).contiguous()
             layers[path] = {
@@ -94,15 +93,15 @@ def measure(
     make: Any, folder: Path, dtype: str, batch: int, flags: argparse.Namespace
 ) -> tuple[dict[str, Any], float]:
     """Loads an export with autotune; returns what was measured, and how far its logits are off."""
-    device, kind = torch.device(flags.device), tune.DTYPES[dtype]
-    backends, why = runtime.working_backends(device, kind)
+    device, kind = torch.device(flags.device), getattr(torch, dtype)
+    backends, why = kernels.working_backends(device, kind)
     if why:
         print(f"<!-- {dtype}: {why} -->", flush=True)
-    found = runtime.read_folder(folder)
-    model = runtime.put(make(), found, device, kind)
+    found = exported.read_folder(folder)
+    model = exported.put(make(), found, device, kind)
     options = {"batch": batch, "compiled": flags.compile, "seconds": flags.seconds}
     entry = tune.tune(model, found, backends, **options)
-    return entry, tune.parity(model, tune.samples(folder), kind)[0]
+    return entry, check.parity(model, exported.read_samples(folder), kind)[0]
 
 
 def summary(name: str, dtype: str, batch: int, entry: dict[str, Any], apart: float) -> str:

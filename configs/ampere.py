@@ -3,7 +3,7 @@
     python search.py --config=configs/ampere.py
     python train.py --config=configs/ampere.py
     python -m domino_jax.export --workdir=runs/ampere --out=exported
-    python domino_jax/deploy/runtime.py --check exported --costs=costs.json
+    python -m domino_jax.deploy.runtime --check exported --costs=costs.json
 
 The last one, on the GPU that will run the network, prints what is faster there and writes the
 layers' milliseconds; `--config.search.objective=costs.json` makes the next search meet a share of

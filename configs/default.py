@@ -12,7 +12,7 @@ Not run here: needs ImageNet and 21 GPU-hours to fine-tune (estimated: 6 x MACs 
 sustained 50 TFLOP/s, an A100 with --config.model.dtype=bfloat16), and 2 to 3 for the search as the
 paper says; from a dense network: --config.init=resnet.pth or any checkpoint; training one takes
 another 16.
-All keys are described in domino_jax/run/settings.py; each can be set on the command line, for
+All keys are described in docs/settings.md; each can be set on the command line, for
 instance `--config.search.budget=0.125`.
 """
 

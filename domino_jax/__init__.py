@@ -12,71 +12,24 @@
 N is the number of weights kept of every M consecutive input weights; N == M is dense.
 """
 
-from domino_jax.allocate.domino import Search, SearchState, domino, scheme_of
-from domino_jax.allocate.erk import erk_scheme
-from domino_jax.allocate.pace import constant_pace, domino_pace
-from domino_jax.allocate.uniform import uniform, uniform_scheme
-from domino_jax.core.costs import count_macs, count_weights, table_cost, total_cost
-from domino_jax.core.kernels import n_by_path
-from domino_jax.core.layers import LayerSpec
-from domino_jax.core.masks import Axes, top_n
-from domino_jax.core.rules import flattened
-from domino_jax.core.scheme import NM, Scheme
-from domino_jax.core.scheme import load as load_scheme
-from domino_jax.core.scheme import save as save_scheme
-from domino_jax.models import Model, plain
-from domino_jax.trace.activations import activation_macs
-from domino_jax.trace.layers import find_layers
-from domino_jax.train.masking import (
-    apply_masks,
-    fixed_masks,
-    hard_mask,
-    make_masks,
-    sr_ste,
-    sr_ste_adamw,
-    sr_ste_adamw_decoupled,
-    straight_through,
-    survivor_decay,
-    survivors,
-)
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from domino_jax.public import *  # noqa: F403
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "NM",
-    "Axes",
-    "LayerSpec",
-    "Model",
-    "Scheme",
-    "Search",
-    "SearchState",
-    "activation_macs",
-    "apply_masks",
-    "constant_pace",
-    "count_macs",
-    "count_weights",
-    "domino",
-    "domino_pace",
-    "erk_scheme",
-    "find_layers",
-    "fixed_masks",
-    "flattened",
-    "hard_mask",
-    "load_scheme",
-    "make_masks",
-    "n_by_path",
-    "plain",
-    "save_scheme",
-    "scheme_of",
-    "sr_ste",
-    "sr_ste_adamw",
-    "sr_ste_adamw_decoupled",
-    "straight_through",
-    "survivor_decay",
-    "survivors",
-    "table_cost",
-    "top_n",
-    "total_cost",
-    "uniform",
-    "uniform_scheme",
-]
+
+def __getattr__(name: str) -> Any:
+    """Imports the public names, and with them JAX, when the first is asked for: not for --help."""
+    public = import_module("domino_jax.public")
+    if name == "__all__" or name in public.__all__:
+        return getattr(public, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Lists the public names, for `dir` and completion."""
+    public = import_module("domino_jax.public")
+    return sorted([*globals(), *public.__all__])

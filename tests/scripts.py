@@ -4,15 +4,12 @@ import json
 import os
 import subprocess
 import sys
-import warnings
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
-from absl import flags
-from ml_collections import config_flags
 
-from domino_jax.run import checkpoint, command_line, experiment, finetune, workdir
+from domino_jax.run import checkpoint, config_file, experiment, finetune, workdir
+from domino_jax.run import overrides as overrides_
 from domino_jax.run import search as find
 
 ROOT = Path(__file__).parents[1]
@@ -58,15 +55,10 @@ def end(process):
 
 def settings(*overrides, config=TINY):
     """Reads a config with overrides 'key=value' as the command line does."""
-    argv = ["test", f"--config={config}", *(f"--config.{override}" for override in overrides)]
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", flag_values=values)
-    values["config"].parser = command_line.ConfigParser("config")
-    # ml_collections reads the overrides there, and loads the file in a way that Python drops.
-    with mock.patch.object(sys, "argv", argv), warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        values(argv)
-    return values["config"].value
+    _, given = overrides_.split([f"--config.{override}" for override in overrides])
+    loaded = config_file.load(str(config))
+    overrides_.apply(loaded, given, str(config))
+    return loaded
 
 
 def search(folder, *overrides, anew=False, should_stop=lambda: False):

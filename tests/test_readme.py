@@ -1,4 +1,4 @@
-"""The README's code runs as it stands: the ten lines, and a network and data of one's own."""
+"""The code of README and docs runs as it stands, and the picture of the house is true."""
 
 import json
 import os
@@ -14,18 +14,23 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import test_imports
 from flax import nnx
 
 import domino_jax as dj
 from domino_jax.models import from_nnx
 from domino_jax.run import rehearsal
+from domino_jax.run.settings_table import SETTINGS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+MOST_WORDS = 2000  # the rest belongs in docs/
 
 
 def block(language, containing):
-    blocks = re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    text = "\n".join([README, *(page.read_text() for page in DOCS)])
+    blocks = re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
     return next(text for text in blocks if containing in text)
 
 
@@ -135,3 +140,55 @@ def test_a_config_of_ones_own(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(block("python", "# mine.py"))
     monkeypatch.syspath_prepend(tmp_path)
     rehearsal.rehearse(names["get_config"]())
+
+
+def test_the_picture_of_the_house_is_the_table_of_its_rooms():
+    rows = [line.split("/", 1) for line in block("text", "core/  ").splitlines()]
+    pictured = {
+        room: set(re.split(r"  +", rest.strip())[-1].split()) - {"-"} for room, rest in rows
+    }
+    assert pictured == {name: room.below for name, room in test_imports.ROOMS.items()}
+
+
+def test_the_readme_is_short_and_every_page_says_for_whom_it_is():
+    assert len(README.split()) <= MOST_WORDS
+    for page in DOCS:
+        title, _, first, *_ = page.read_text().split("\n")
+        assert title.startswith("# ") and first.startswith("For those who "), page.name
+        assert f"docs/{page.name}" in README, page.name
+
+
+def test_every_link_leads_somewhere():
+    for page in [ROOT / "README.md", *DOCS]:
+        for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def commands():
+    """Yields the commands of README and docs that start one of our scripts or modules."""
+    for page in [ROOT / "README.md", *DOCS]:
+        for text in re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL):
+            for line in re.split(r"\n|&&", text):
+                words = line.partition("#")[0].replace("PYTHONPATH=. ", "").split()
+                if words[:1] == ["python"] and words[1:3] != ["-m", "pip"] and words[1] != "-c":
+                    yield page.name, words[1:]
+
+
+@pytest.mark.parametrize(("page", "words"), list(commands()))
+def test_every_command_names_what_is_there(page, words):
+    """Whole runs of these are in tests/run, tests/pytorch, tests/deploy and tests/benchmarks."""
+    if words[0] == "-m":
+        path = ROOT.joinpath(*words[1].split("."))
+        assert words[1] == "pytest" or path.with_suffix(".py").is_file() or path.is_dir()
+        return
+    if words[0].startswith("deploy/"):  # the copied folder
+        assert (ROOT / "domino_jax" / words[0]).is_file()
+        return
+    assert (ROOT / words[0]).is_file()
+    settings = [word for word in words[1:] if word.startswith("--config.")]
+    (config,) = [word for word in words[1:] if word.startswith("--config=")]
+    assert (ROOT / config.partition("=")[2]).is_file()
+    known = set(SETTINGS)
+    for setting in settings:
+        key = setting.removeprefix("--config.").partition("=")[0]
+        assert key in known or key.startswith(("model.", "data."))

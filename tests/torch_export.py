@@ -14,7 +14,7 @@ from torch.sparse._semi_structured_conversions import (
     sparse_semi_structured_to_dense_cutlass,
 )
 
-from domino_jax.deploy import runtime, tune
+from domino_jax.deploy import packing, tune
 
 CPU = torch.device("cpu")
 QUICK = ("--device=cpu", "--seconds=0.0001")
@@ -27,14 +27,14 @@ def round_trip(matrix):
     )
 
 
-PLAIN = runtime.Backend("plain", 16, 16, lambda matrix: matrix)
-ROUND_TRIP = runtime.Backend("cutlass", 32, 64, round_trip)
+PLAIN = packing.Backend("plain", 16, 16, lambda matrix: matrix)
+ROUND_TRIP = packing.Backend("cutlass", 32, 64, round_trip)
 
 
 def prune(module, kept=2, group=4):
     """Sets the smallest weights of a layer to zero, in place; returns it."""
     weight = module.weight.detach()
-    matrix = runtime.pruned(runtime.as_matrix(weight), kept, group)
+    matrix = packing.pruned(packing.as_matrix(weight), kept, group)
     with torch.no_grad():
         if weight.ndim == 4:
             o, c, h, w = weight.shape
@@ -65,22 +65,27 @@ def export(folder, model, levels, shape, info=None):
         if n < m:
             prune(module, n, m)
             masks[f"{path}.weight"] = (module.weight != 0).to(torch.uint8)
-        matrix = runtime.as_matrix(module.weight.detach())
+        matrix = packing.as_matrix(module.weight.detach())
         layers[path] = {
             "weight": f"{path}.weight",
             "jax": f"{path.replace('.', '/')}/kernel",
             "n": n,
             "m": m,
-            "sparse24": n < m and runtime.follows(matrix, 2, 4),
+            "sparse24": n < m and packing.follows(matrix, 2, 4),
         }
     inputs = torch.randn(6, *shape)
     with torch.no_grad():
         logits = model.eval()(inputs)
-    folder.mkdir(exist_ok=True)
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    samples = {"inputs": inputs, "logits": logits}
+    return write_folder(folder, state, masks, samples, layers, info)
+
+
+def write_folder(folder, state, masks, samples, layers, info=None):
+    folder.mkdir(exist_ok=True)
     save_file(state, folder / "model.safetensors")
     save_file(masks, folder / "masks.safetensors")
-    save_file({"inputs": inputs, "logits": logits}, folder / "samples.safetensors")
+    save_file(samples, folder / "samples.safetensors")
     document = {"format": 1, "dtype": "float32", "layers": layers, **(info or {})}
     (folder / "export.json").write_text(json.dumps(document))
     return folder
@@ -97,7 +102,7 @@ def stored_logits(folder):
 
 def script_times(monkeypatch, *, layers, whole):
     """Lets sparse layers and a model that holds some take these times, all else 1 ms."""
-    sparse = runtime.SparseLinear | runtime.SparseConv2d
+    sparse = packing.SparseLinear | packing.SparseConv2d
     seen = []
 
     def one(module, calls, seconds):

@@ -5,9 +5,8 @@ import hashlib
 import jax
 import jax.numpy as jnp
 
-from domino_jax.core.kernels import axes_by_path
 from domino_jax.pytorch.layouts import counters, tensors
-from domino_jax.trace.kernels import find_kernels
+from domino_jax.trace.layers import find_layers
 
 
 def digest(model, size):
@@ -22,9 +21,7 @@ def digest(model, size):
         stats = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), model.stats)
         return model.apply(params, stats, inputs, train=False, key=None)[0]
 
-    layout = tensors(
-        model.params, model.stats, axes_by_path(find_kernels(forward, model.params, images))
-    )
+    layout = tensors(model.params, model.stats, find_layers(forward, model.params, images, 2))
     lines = [f"{t.name} {t.shape}" for t in layout] + [f"{name} ()" for name in counters(layout)]
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16]
 

@@ -33,7 +33,18 @@ FLAGS = {
         "--config.search.candidates[0]=1", ("search.candidates[...]", "--config.search.candidates=")
     ),
     "setting without a name": Case("--config.=1", ("unknown setting ''",)),
-    "flag that takes no value": Case("--anew=5", ("--anew: True or False", "'5'")),
+    "setting without a value, last": Case("--config.init", ("--config.init: expected a value",)),
+    "denied setting": Case("--noconfig.search.m", ("search.m: expected a whole", "'False'")),
+    "text for a tuple": Case(
+        "--config.search.candidates=many", ("search.candidates: expected None or", "'many'")
+    ),
+    "too large for a float": Case(
+        f"--config.search.lr={10**400}"[:450], ("search.lr: expected a number above 0",)
+    ),
+    "option of another type": Case(
+        "--config.data.workers=two", ("data.workers: expected a whole number", "'two'")
+    ),
+    "flag that takes no value": Case("--anew=5", ("--anew: expected True or False", "'5'")),
     "no truth value": Case("--config.evaluate=maybe", ("evaluate", "True or False", "'maybe'")),
     "option that the network lacks": Case(
         "--config.model.width=3", ("model 'own:network'", "'width'", "it takes", "features=8")
@@ -74,14 +85,15 @@ CONFIGS = {
     "dictionary": config("def get_config():\n  return {'seed': 1}\n", "c.py", "got dict"),
     "unknown group": config(f"{START}  config.serch.m = 4\n", "c.py, line 4", "'serch'", "search"),
     "unknown key": config(
-        f"{START}  config.search.budgt = 1\n", "line 4", "'budgt'", "search.budget"
+        f"{START}  config.search.budgt = 1\n", "line 4", "'search.budgt'", "search.budget"
     ),
     "wrong type": config(
         f"{START}  config.search.m = 'four'\n",
-        *("c.py, line 4: search.m: a whole number from 2 to 64", "got four"),
+        *("c.py, line 4: search.m: expected a whole number from 2 to 64", "got 'four'"),
     ),
     "wrong type, updated": config(
-        f"{START}  config.train.update(lr='high')\n", "c.py, line 4: train.lr: a number above 0"
+        f"{START}  config.train.update(lr='high')\n",
+        "c.py, line 4: train.lr: expected a number above 0",
     ),
     "missing setting": config(
         f"{UNLOCKED}del config.search.m\n  return config", "search.m is miss"
@@ -91,7 +103,7 @@ CONFIGS = {
     ),
     "group that is none": config(
         "import ml_collections as m\ndef get_config():\n  return m.ConfigDict({'data': 3})\n",
-        *("data: a group of settings", "workers", "got 3"),
+        *("data: expected a group of settings", "workers", "got 3"),
     ),
     "further setting": config(
         f"{UNLOCKED}config.search.budgt = 3\n  return config", "'search.budgt'", "search.budget"
@@ -142,6 +154,17 @@ SETTINGS = {
     "unknown method": Case(
         "--config.search.method=greedy", ("search.method", "'domino', 'uniform'", "'greedy'")
     ),
+    "too many steps from decay to decay": Case(
+        "--config.search.penalty_every=10000000000",
+        ("search.penalty_every: expected a whole number from 1 to 2147483647", "got 10000000000"),
+    ),
+    "epochs of too many steps": Case(
+        "--config.train.epochs=1000000000", ("train.epochs: expected a number from 0", "1e+06")
+    ),
+    "more steps than int32 counts": Case(
+        "--config.dense.epochs=1e6 --config.dense.batch=2 --config.data.name=own:endless",
+        ("dense.epochs", "2147483647 steps of 2", "got 1e+06 epochs"),
+    ),
     "seed too large": Case("--config.seed=4294967296", ("seed", "4294967295", "4294967296")),
     "warm-up longer than training": Case(
         "--config.train.epochs=0.5", ("train.warmup_epochs", "train.epochs = 0.5", "got 1")
@@ -157,7 +180,7 @@ SETTINGS = {
         "--config.train.batch=66", ("train.batch", "64 training examples", "'own:data'", "66")
     ),
     "too few steps to get there": Case(
-        "--config.search.max_steps=2", ("search.max_steps: 3 or more", "2 votes", "got 2")
+        "--config.search.max_steps=2", ("search.max_steps: expected 3 or more", "2 votes", "got 2")
     ),
     "budget out of reach": Case(
         "--config.search.budget=0.1", ("0.1 is out of reach", "0.2566 (78 of 304)")
@@ -247,6 +270,7 @@ PARTS = {
     "parameter that is text": Case(
         "--config.model.name=own:with_text", ("params 'k': ", "got '1'")
     ),
+    "markup in a name": Case("--config.model.name=[red]own:llama:[/]", ("'[red]own:llama:[/]'",)),
     "labels beyond the classes": Case("--config.data.name=own:high_labels", ("0 to 2", "0 to 7")),
     "labels that are no integers": Case("--config.data.name=own:float_labels", ("float64",)),
 }
@@ -258,7 +282,12 @@ def table(text, *wanted):
 
 
 TABLES = {
-    "missing file": table(None, "'params', 'macs'", "t.json", "No such file"),
+    "missing file": table(None, "expected 'params', 'macs'", "t.json", "No such file"),
+    "nested": table("[" * 100_000, "t.json", "nested too deeply"),
+    "folder": Case("--config.search.objective={tmp}", ("'params', 'macs'", "Is a directory")),
+    "name of 300 characters": Case(
+        f"--config.search.objective={'x' * 300}", ("'params', 'macs'", "File name too long")
+    ),
     "broken JSON": table('{"stem/kernel": 1', "t.json", "broken JSON", "line 1"),
     "no object": table("[1, 2]", "t.json", "{path: {n: cost}}"),
     "missing layer": table('{"stem/kernel": 1, "head/kernel": 1}', "hidden/kernel"),
@@ -315,6 +344,32 @@ WORKDIR = {
     ),
     "below a file": Case("--workdir={tmp}/f/run", ("workdir", "/f/run"), files={"f": ""}),
     "dense is a file": Case("", ("run/dense", "written"), files={"run/dense": ""}),
+    "results of another kind": Case(
+        "",
+        ("results.json: 'train': expected an object, got a list",),
+        files={"run/results.json": '{"train": [1]}'},
+    ),
+    "times that are no numbers": Case(
+        "",
+        ("timing.json: dense, 'seconds': expected a number, got 'long'",),
+        files={"run/timing.json": '{"dense": {"seconds": "long"}}'},
+    ),
+    "nested record": Case(
+        "", ("config.json: broken JSON: it is nested",), files={"run/config.json": "[" * 100_000}
+    ),
+    "record of another kind": Case(
+        "",
+        ("config.json: 'common': expected an object, got [1]",),
+        files={"run/config.json": '{"program": "domino_jax", "format": 1, "common": [1]}'},
+    ),
+    "nested results": Case(
+        "",
+        ("results.json: broken JSON: it is nested",),
+        files={"run/results.json": '{"a":' * 100_000},
+    ),
+    "results are a folder": Case(
+        "", ("results.json: expected a JSON file", "directory"), files={"run/results.json/a": ""}
+    ),
     "broken results": Case("", ("results.json", "broken JSON"), files={"run/results.json": "{"}),
 }
 
@@ -336,13 +391,29 @@ SCHEMES = {
     ),
     "missing by name": Case("--config.scheme={tmp}/s.json", ("/s.json", "no scheme"), "train"),
     "folder": Case("--config.scheme={tmp}", ("Is a directory",), "train"),
-    "broken JSON": trained(("scheme.json", "not JSON", "line 1"), text='{"format": 1'),
+    "broken JSON": trained(("scheme.json", "broken JSON", "line 1"), text='{"format": 1'),
+    "nested": trained(("scheme.json", "nested too deeply"), text="[" * 100_000),
+    "nested text of the paper": Case(
+        "--config.scheme={tmp}/s.TXT",
+        ("s.TXT", "nested too deeply"),
+        "train",
+        {"s.TXT": "-" * 100_000 + "1"},
+    ),
+    "escape sequences": Case(
+        ["--config.scheme={tmp}/\x1b[31ms.json"], (r"/\x1b[31ms.json", "no scheme"), "train"
+    ),
+    "path of other bytes": Case(
+        ["--config.scheme={tmp}/\udcff.json"], (r"/\udcff.json", "no scheme"), "train"
+    ),
+    "name of 300 characters": Case(
+        f"--config.scheme={'x' * 300}", ("xxx", "File name too long"), "train"
+    ),
     "wrong shape": trained(("scheme.json", "'layers'"), layers=[1, 2]),
     "other format": trained(("scheme.json", "format 2", "reads 1"), format=2),
     "n beyond m": trained(("scheme.json", "'stem/kernel'", "1 <= N <= M", "5:4"), n=5),
     "n of 0": trained(("scheme.json", "'stem/kernel'", "1 <= N <= M", "0:4"), n=0),
     "n that is no integer": trained(("scheme.json", "'stem/kernel'", "integers", "2.5"), n=2.5),
-    "other m": trained(("scheme.json", "stem/kernel", "M = 8, not 4"), m=8),
+    "other m": trained(("scheme.json", "stem/kernel: expected M = 4", "got 2:8"), m=8),
     "of another network": trained(
         ("scheme.json", "lacks 'hidden/kernel'", "no 'middle/kernel'"),
         names=("stem/kernel", "middle/kernel", "head/kernel"),

@@ -11,11 +11,13 @@ from fractions import Fraction
 from operator import attrgetter
 from typing import NamedTuple
 
-from domino_jax.allocate.domino import require_reachable
-from domino_jax.core.costs import Cost, Number, as_fraction, count_weights, total_cost
+from domino_jax.allocate.problem import Problem
+from domino_jax.allocate.reach import require_reachable
+from domino_jax.allocate.search import as_scheme
+from domino_jax.core.costs import Budget, Cost, Number, budget_of, count_weights, total_cost
 from domino_jax.core.errors import InputError
 from domino_jax.core.layers import LayerSpec, grouped
-from domino_jax.core.scheme import NM, Scheme
+from domino_jax.core.scheme import Scheme
 
 
 class _Rise(NamedTuple):
@@ -27,7 +29,9 @@ class _Rise(NamedTuple):
     high: int
 
 
-def erk_scheme(layers: Iterable[LayerSpec], budget: float, *, cost: Cost = count_weights) -> Scheme:
+def erk_scheme(
+    layers: Iterable[LayerSpec], budget: float | Budget, *, cost: Cost = count_weights
+) -> Scheme:
     """Returns the ERK densities of the largest scale that meets the budget, each rounded.
 
     A density goes to the nearest candidate. Of the layers that are halfway between two at that
@@ -35,32 +39,37 @@ def erk_scheme(layers: Iterable[LayerSpec], budget: float, *, cost: Cost = count
 
     Args:
         layers: as `find_layers` gives them; those that cannot move are dense from the start.
-        budget: share of the dense cost to keep, in (0, 1).
-        cost: what the budget counts; it need not rise with n.
+        budget: share of the dense cost to keep, in (0, 1); or a `Budget` of these layers.
+        cost: what a share is of; it need not rise with n.
 
     Raises:
         InputError: the budget is no share, or out of reach.
     """
     layers = tuple(layers)
-    require_reachable(layers, budget, cost)
-    allowed = as_fraction(budget) * total_cost(layers, cost)
+    budget = budget_of(layers, budget, cost)
+    require_reachable(layers, budget)
     n = {layer.name: layer.candidates[0] for layer in grouped(layers)}
-    used = total_cost(layers, cost, _scheme(layers, n))
+    used = total_cost(layers, budget.cost, as_scheme(layers, n))
     best: tuple[dict[str, int], Number, list[_Rise]] | None = None
     for halfway in _by_scale(layers):
-        if used <= allowed:
+        if used <= budget.allowed:
             best = dict(n), used, halfway
         for rise in halfway:
             n[rise.layer.name] = rise.high
-            used += _price(rise, cost)
+            used += _price(rise, budget.cost)
     if best is None:
-        raise InputError(f"budget {budget} is out of reach of ERK schemes, not of mixed ones")
+        raise InputError(f"budget {budget.share} is out of reach of ERK schemes, not of mixed ones")
     n, used, halfway = best
     for rise in halfway:
-        if used + _price(rise, cost) <= allowed:
+        if used + _price(rise, budget.cost) <= budget.allowed:
             n[rise.layer.name] = rise.high
-            used += _price(rise, cost)
-    return _scheme(layers, n)
+            used += _price(rise, budget.cost)
+    return as_scheme(layers, n)
+
+
+def allocate(problem: Problem) -> Scheme:
+    """Is the entry 'erk' of `ALLOCATORS`."""
+    return erk_scheme(problem.layers, problem.budget)
 
 
 def _by_scale(layers: Iterable[LayerSpec]) -> list[list[_Rise]]:
@@ -81,7 +90,3 @@ def _raw(layer: LayerSpec) -> Fraction:
 
 def _price(rise: _Rise, cost: Cost) -> Number:
     return cost(rise.layer, rise.high) - cost(rise.layer, rise.low)
-
-
-def _scheme(layers: Iterable[LayerSpec], n: dict[str, int]) -> dict[str, NM]:
-    return {layer.name: NM(n[layer.name], layer.m) for layer in grouped(layers)}

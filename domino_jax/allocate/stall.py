@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from domino_jax.allocate.domino import SearchState, by_layer
+from domino_jax.allocate.search import SearchState, by_layer
 from domino_jax.core import masks
 from domino_jax.core.kernels import kernels
 from domino_jax.core.layers import LayerSpec, grouped

@@ -1,41 +1,47 @@
-"""The baselines without a choice per layer: the same share for every layer, and nothing pruned."""
+"""The baseline without a choice per layer: the same share for every layer."""
 
 from collections.abc import Iterable
 from fractions import Fraction
 
-from domino_jax.allocate.domino import require_reachable
-from domino_jax.core.costs import Cost, as_fraction, count_weights, total_cost
+from domino_jax.allocate.problem import Problem
+from domino_jax.allocate.reach import require_reachable
+from domino_jax.core.costs import Budget, Cost, budget_of, count_weights, total_cost
 from domino_jax.core.errors import InputError
 from domino_jax.core.layers import LayerSpec, grouped
 from domino_jax.core.scheme import NM, Scheme
 
 
-def dense_scheme(layers: Iterable[LayerSpec]) -> Scheme:
-    """Returns the scheme that prunes nothing: N == M in every grouped layer."""
-    return {layer.name: NM(layer.m, layer.m) for layer in grouped(layers)}
-
-
 def uniform_scheme(
-    layers: Iterable[LayerSpec], budget: float, *, cost: Cost = count_weights
+    layers: Iterable[LayerSpec], budget: float | Budget, *, cost: Cost = count_weights
 ) -> Scheme:
     """Returns the largest share N/M that meets the budget when every layer takes it.
 
     A layer takes its largest candidate of that share or less, its smallest one if it has none:
     where M or the candidates differ (by rule), 4:16 goes with 2:8, and 1:16 with 1:8.
 
+    Args:
+        layers: as `find_layers` gives them.
+        budget: share of the dense cost to keep, in (0, 1); or a `Budget` of these layers.
+        cost: what a share is of.
+
     Raises:
         InputError: the budget is no share, or out of reach.
     """
     layers = tuple(layers)
-    require_reachable(layers, budget, cost)
-    allowed = as_fraction(budget) * total_cost(layers, cost)
+    budget = budget_of(layers, budget, cost)
+    require_reachable(layers, budget)
     movable = grouped(layers)
     shares = {Fraction(n, layer.m) for layer in movable for n in layer.candidates}
     for share in sorted(shares, reverse=True):
         scheme = {layer.name: NM(_within(layer, share), layer.m) for layer in movable}
-        if total_cost(layers, cost, scheme) <= allowed:
+        if total_cost(layers, budget.cost, scheme) <= budget.allowed:
             return scheme
-    raise InputError(f"budget {budget} is out of reach of uniform schemes, not of mixed ones")
+    raise InputError(f"budget {budget.share} is out of reach of uniform schemes, not of mixed ones")
+
+
+def allocate(problem: Problem) -> Scheme:
+    """Is the entry 'uniform' of `ALLOCATORS`."""
+    return uniform_scheme(problem.layers, problem.budget)
 
 
 def _within(layer: LayerSpec, share: Fraction) -> int:

@@ -6,22 +6,37 @@ The denominator of every budget is all convolution and matrix-product layers fou
 dense included; biases, norms and tables that are only looked up are outside.
 """
 
-import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from fractions import Fraction
 from numbers import Real
-from pathlib import Path
 from typing import Any
 
 from domino_jax.core.errors import InputError
+from domino_jax.core.files import read_json
 from domino_jax.core.layers import LayerSpec, counted, inputs_of
 from domino_jax.core.paths import require_known
 from domino_jax.core.scheme import Scheme
 
 Number = int | Fraction
 Cost = Callable[[LayerSpec, int | None], Number]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a scheme may cost; made once by `budget_of`, and passed on.
+
+    Attributes:
+        share: of the dense cost, in (0, 1).
+        cost: what is counted.
+        allowed: the share of the dense cost of the layers that it was made for, exactly.
+    """
+
+    share: float
+    cost: Cost
+    allowed: Number
 
 
 def as_fraction(value: float) -> Fraction:
@@ -41,6 +56,35 @@ def count_weights(layer: LayerSpec, n: int | None = None) -> int:
 def count_macs(layer: LayerSpec, n: int | None = None) -> int:
     """Counts the multiply-adds of one example that a layer keeps, rounded up if shares are odd."""
     return -(-layer.macs * count_weights(layer, n) // layer.size)
+
+
+def budget_of(
+    layers: Iterable[LayerSpec], budget: "float | Budget", cost: Cost = count_weights
+) -> Budget:
+    """Makes the budget of a share of the dense cost; one that is made already stays as it is.
+
+    Raises:
+        InputError: the budget is no share in (0, 1), or a `Budget` that counts another cost.
+    """
+    if isinstance(budget, Budget):
+        if cost not in (budget.cost, count_weights):
+            raise InputError("budget: expected a share beside a cost, got a Budget, which has one")
+        return budget
+    require_share("budget", budget)
+    return Budget(budget, cost, as_fraction(budget) * total_cost(layers, cost))
+
+
+def require_share(what: str, value: float, *, closed: bool = False) -> None:
+    """Refuses what is no share in (0, 1), or in (0, 1] if closed.
+
+    Raises:
+        InputError: what it is, and what came.
+    """
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if not number or not (0 < value <= 1 if closed else 0 < value < 1):
+        raise InputError(
+            f"{what}: a share in (0, 1{']' if closed else ')'} is wanted, got {value!r}"
+        )
 
 
 def table_cost(table: Mapping[str, Any], layers: Iterable[LayerSpec]) -> Cost:
@@ -76,16 +120,16 @@ def read_table(path: str, layers: Iterable[LayerSpec]) -> Cost:
         InputError: the file is missing or no such table.
     """
     try:
-        table = json.loads(Path(path).read_text())
-    except OSError as error:
+        table = read_json(path)
+    except InputError as error:
         raise InputError(
-            f"objective: 'params', 'macs' or the path of a JSON cost table; got {path!r} "
-            f"({error.strerror})"
+            f"objective: expected 'params', 'macs' or the path of a JSON cost table; {error}"
         ) from None
-    except ValueError as error:
-        raise InputError(f"cost table {path}: broken JSON ({error})") from None
     if not isinstance(table, dict):
-        raise InputError(f"cost table {path}: an object {{path: {{n: cost}}}} is wanted")
+        raise InputError(
+            f"cost table {path}: expected an object {{path: {{n: cost}}}}, got a "
+            f"{type(table).__name__}"
+        )
     return table_cost(table, layers)
 
 

@@ -2,18 +2,13 @@
 
 import importlib
 import inspect
-import sysconfig
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from domino_jax.core.errors import InputError
+from domino_jax.core.errors import TRACEBACK, InputError
 from domino_jax.core.paths import require_known
-
-TRACEBACK = "DOMINO_TRACEBACK"  # environment variable: wrong input then shows where, too
-_PACKAGE = Path(__file__).parents[1]
-_LIBRARIES = [sysconfig.get_path(key) for key in ("stdlib", "platstdlib", "purelib", "platlib")]
 
 
 def call_factory(
@@ -40,10 +35,10 @@ def call_factory(
         raise InputError(f"{what} {name!r}: {error}; it takes {signature}") from None
     try:
         made = factory(**arguments)
+    except InputError:
+        raise
     except Exception as error:  # whatever a user's factory does
-        if is_ours(error):
-            raise
-        raise InputError(f"{what} {name!r}: {told(error)}") from error
+        raise InputError(f"{what} {name!r}: {told(error, name)}") from error
     if not isinstance(made, result):
         raise InputError(
             f"{what} {name!r}: the factory must return a {result.__module__}.{result.__name__}, "
@@ -71,37 +66,27 @@ def find_factory(name: str, known: Mapping[str, str], *, what: str) -> Callable[
     return _load(known.get(name, name), what)
 
 
-def told(error: BaseException) -> str:
-    """Says in one line what an error of other code is, and the last line of a user's own in it."""
+def told(error: BaseException, name: str) -> str:
+    """Says in one line what an error of called code is, and where in a user's own it came up.
+
+    Args:
+        error: what was raised.
+        name: of the factory that was called, or that made what was called.
+    """
     text = next(iter(str(error).splitlines()), "").rstrip(".")
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if _origin(frame.filename) == "user"]
-    place = f" ({_shown(own[-1].filename)}, line {own[-1].lineno})" if own else ""
     said = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return f"{said}{place}; {TRACEBACK}=1 shows more"
+    return f"{said}{_place(error, name)}; {TRACEBACK}=1 shows more"
 
 
-def is_ours(error: BaseException) -> bool:
-    """Is it a sentence for the user already?"""
-    return isinstance(error, InputError)
-
-
-def is_foreign(error: BaseException) -> bool:
-    """Was it raised by an installed library, neither by this package nor by a user's own code?"""
-    return _raised_in(error) == "library"
-
-
-def _raised_in(error: BaseException) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
-    return _origin(frames[-1].filename) if frames else "package"
-
-
-def _origin(filename: str) -> str:
-    path = Path(filename)
-    if path.is_relative_to(_PACKAGE):
-        return "package"
-    installed = any(path.is_relative_to(folder) for folder in _LIBRARIES)
-    return "library" if installed or not path.is_file() else "user"
+def _place(error: BaseException, name: str) -> str:
+    """Returns the last line in the package of the user's factory; '' of a network of ours."""
+    package = name.partition(":")[0].partition(".")[0]
+    lines = [
+        (frame.f_code.co_filename, number)
+        for frame, number in traceback.walk_tb(error.__traceback__)
+        if ":" in name and str(frame.f_globals.get("__name__")).partition(".")[0] == package
+    ]
+    return f" ({_shown(lines[-1][0])}, line {lines[-1][1]})" if lines else ""
 
 
 def _shown(filename: str) -> Path:
@@ -112,7 +97,9 @@ def _shown(filename: str) -> Path:
 def _load(target: str, what: str) -> Callable[..., Any]:
     module_name, _, attribute = target.partition(":")
     if not all(part.isidentifier() for part in [*module_name.split("."), attribute]):
-        raise InputError(f"{what} {target!r}: a known name or 'package.module:factory' is wanted")
+        raise InputError(
+            f"{what}: expected a known name or 'package.module:factory', got {target!r}"
+        )
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # whatever a user's module does when imported
@@ -120,6 +107,8 @@ def _load(target: str, what: str) -> Callable[..., Any]:
         if isinstance(error, ModuleNotFoundError) and module_name.startswith(error.name or " "):
             reason += "; is its folder in PYTHONPATH?"
         raise InputError(f"{what} {target!r}: cannot import {module_name}: {reason}") from error
-    functions = [key for key, value in vars(module).items() if callable(value)]
-    require_known([attribute], functions, what=f"factory of {module_name}")
-    return getattr(module, attribute)
+    if not callable(getattr(module, attribute, None)):  # a module may make it when it is asked
+        functions = [key for key, value in vars(module).items() if callable(value)]
+        require_known([attribute], functions, what=f"factory of {module_name}")
+    made: Callable[..., Any] = getattr(module, attribute)
+    return made

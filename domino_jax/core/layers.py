@@ -47,6 +47,9 @@ class LayerSpec:
         convolution_groups: feature groups of the convolution, 1 of any other product.
         together: where the kernel is cut along its inputs, how many consecutive ones every product
             sums over together; None where each sums over all.
+        flipped: axes that its products read backwards; None where they differ in that, or in
+            `transposed`.
+        transposed: it is in a convolution that spreads its inputs apart by zeros.
     """
 
     name: str
@@ -57,6 +60,8 @@ class LayerSpec:
     reason: str | None = None
     convolution_groups: int = 1
     together: int | None = None
+    flipped: tuple[int, ...] | None = ()
+    transposed: bool = False
 
     @property
     def path(self) -> str:

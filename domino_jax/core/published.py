@@ -47,7 +47,8 @@ def load_published(path: str | os.PathLike[str], signatures: Sequence[Signature]
             another network.
     """
     try:
-        return from_published(read_published(Path(path).read_text(encoding="utf-8")), signatures)
+        text = Path(path).read_text(encoding="utf-8-sig")
+        return from_published(read_published(text), signatures)
     except OSError as error:
         raise InputError(f"{path}: cannot read the scheme: {error.strerror}") from None
     except ValueError as error:  # no UTF-8 text too
@@ -63,6 +64,8 @@ def read_published(text: str) -> list[Published]:
     """
     try:
         tree = ast.parse(text.strip(), mode="eval").body
+    except (RecursionError, MemoryError):  # as Python's parser says it
+        raise InputError("not a published scheme: it is nested too deeply") from None
     except (SyntaxError, ValueError) as error:
         line = getattr(error, "lineno", None) or 1
         reason = getattr(error, "msg", None) or str(error)

@@ -2,25 +2,31 @@
 
 Letters: B rows of one batch on one process.
 
-A data set is one small file with a function `create(*, data_dir, workers, ...) -> Data`, entered in
-`_FACTORIES`, and one with the same options, `spec(*, data_dir, workers, ...) -> Spec` (for
-`create_10` it is `spec_10`); one of your own needs neither, its name is 'package.module:factory'.
+A data set is one small file and one line of `DATA_SETS`. The file has two functions with the same
+options: `create(*, data_dir, workers, ...) -> Data` and `spec(*, data_dir, workers, ...) -> Spec`.
+One of your own is the first alone, and its name is 'package.module:factory'.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import jax
 
 from domino_jax.core.errors import InputError
 from domino_jax.core.factories import call_factory
+from domino_jax.data import own
 from domino_jax.data.pipeline import Batch, Batches, stream
 
 __all__ = [
+    "DATA_SETS",
     "Batch",
     "Batches",
+    "Broken",
     "Data",
+    "DataSet",
     "Evaluate",
+    "Progress",
     "Spec",
     "Train",
     "create",
@@ -29,14 +35,24 @@ __all__ = [
     "stream",
 ]
 
-_FACTORIES = {
-    "cifar10": "domino_jax.data.sets.cifar:create_10",
-    "cifar100": "domino_jax.data.sets.cifar:create_100",
-    "digits": "domino_jax.data.sets.digits:create",
-    "folder": "domino_jax.data.sets.folder:create",
-    "glyphs": "domino_jax.data.sets.glyphs:create",
-    "imagenet2012": "domino_jax.data.sets.imagenet:create",
-    "stdlib_bytes": "domino_jax.data.sets.stdlib_bytes:create",
+
+class DataSet(NamedTuple):
+    """Where the functions of a data set are; the module is imported when it is asked for."""
+
+    module: str
+    create: str = "create"
+    spec: str = "spec"
+
+
+DATA_SETS = {
+    "cifar10": DataSet("domino_jax.data.sets.cifar", "create_10", "spec_10"),
+    "cifar100": DataSet("domino_jax.data.sets.cifar", "create_100", "spec_100"),
+    "digits": DataSet("domino_jax.data.sets.digits"),
+    "fashion_mnist": DataSet("domino_jax.data.sets.fashion_mnist"),
+    "folder": DataSet("domino_jax.data.sets.folder"),
+    "glyphs": DataSet("domino_jax.data.sets.glyphs"),
+    "imagenet2012": DataSet("domino_jax.data.sets.imagenet"),
+    "stdlib_bytes": DataSet("domino_jax.data.sets.stdlib_bytes"),
 }
 
 
@@ -88,6 +104,22 @@ class Evaluate(Protocol):
         ...
 
 
+class Broken(NamedTuple):
+    """A file that cannot be read."""
+
+    name: str  # as in `Data.files`
+    path: str
+    why: str
+
+
+Progress = Callable[[int, int], None]  # (files that are checked, of how many)
+
+
+def _none_broken(progress: Progress) -> list[Broken]:
+    del progress
+    return []
+
+
 class Data(NamedTuple):
     """One data set, ready to read."""
 
@@ -99,6 +131,10 @@ class Data(NamedTuple):
     test_size: int  # examples
     workers: int = 0  # what to pass on to `stream`; 0 where threads serve better
     fingerprint: str = ""  # tells other examples or another order of them; '': not said
+    ignore_label: int | None = None  # examples or positions with this label do not count
+    # Of examples in files of their own: name -> bytes, and which of them cannot be read.
+    files: Callable[[], Mapping[str, int]] = dict
+    check: Callable[[Progress], list[Broken]] = _none_broken
 
 
 class Spec(NamedTuple):
@@ -113,7 +149,7 @@ class Spec(NamedTuple):
 
 def names() -> tuple[str, ...]:
     """Lists the data sets that `create` knows by name."""
-    return tuple(sorted(_FACTORIES))
+    return tuple(sorted(DATA_SETS))
 
 
 def create(name: str, *, data_dir: str = "", workers: int = 0, **options: Any) -> Data:
@@ -136,7 +172,14 @@ def create(name: str, *, data_dir: str = "", workers: int = 0, **options: Any) -
     """
     _require_workers(workers)
     arguments = {"data_dir": data_dir, "workers": workers, **options}
-    return call_factory(name, _FACTORIES, arguments, Data, what="data set")
+    known = {key: f"{entry.module}:{entry.create}" for key, entry in DATA_SETS.items()}
+    data: Data = call_factory(name, known, arguments, Data, what="data set")
+    if name in known:
+        return data
+    return data._replace(
+        train=partial(own.train, name, data.train),
+        evaluate=partial(own.evaluate, name, data.evaluate),
+    )
 
 
 def spec(name: str, *, data_dir: str = "", workers: int = 0, **options: Any) -> Spec:
@@ -154,7 +197,7 @@ def spec(name: str, *, data_dir: str = "", workers: int = 0, **options: Any) -> 
     _require_workers(workers)
     arguments = {"data_dir": data_dir, "workers": workers, **options}
     if ":" not in name:
-        known = {key: target.replace(":create", ":spec") for key, target in _FACTORIES.items()}
+        known = {key: f"{entry.module}:{entry.spec}" for key, entry in DATA_SETS.items()}
         return call_factory(name, known, arguments, Spec, what="data set")
     data = create(name, **arguments)
     labels = data.train(0, 1)[0]["labels"]

@@ -15,7 +15,11 @@ Arrays = tuple[np.ndarray, np.ndarray]
 
 
 def from_arrays(
-    train: tuple[ArrayLike, ArrayLike], test: tuple[ArrayLike, ArrayLike], *, classes: int
+    train: tuple[ArrayLike, ArrayLike],
+    test: tuple[ArrayLike, ArrayLike],
+    *,
+    classes: int,
+    ignore_label: int | None = None,
 ) -> Data:
     """Makes a data set of inputs and labels.
 
@@ -24,6 +28,8 @@ def from_arrays(
             arrays or as lists of numbers.
         test: the same for evaluation.
         classes: number of labels, 0 to classes - 1.
+        ignore_label: a further label, such as -100 or 255, of examples (or tokens, or pixels) that
+            count neither in training nor in evaluation.
 
     Raises:
         InputError: no arrays of numbers, inputs and labels are not equally many, a label is no
@@ -32,13 +38,14 @@ def from_arrays(
     train, test = _to_arrays("train", train), _to_arrays("test", test)
     _require_alike(train[0], test[0])
     return Data(
-        train=partial(train_batches, _records("train", train, classes)),
-        evaluate=partial(evaluate_batches, _records("test", test, classes)),
+        train=partial(train_batches, _records("train", train, classes, ignore_label)),
+        evaluate=partial(evaluate_batches, _records("test", test, classes, ignore_label)),
         example=jax.ShapeDtypeStruct((1, *train[0].shape[1:]), train[0].dtype),
         classes=classes,
         train_size=len(train[0]),
         test_size=len(test[0]),
         fingerprint=_fingerprint(*train, *test),
+        ignore_label=ignore_label,
     )
 
 
@@ -60,15 +67,19 @@ def _to_array(what: str, values: ArrayLike) -> np.ndarray:
     return array
 
 
-def _records(split: str, arrays: Arrays, classes: int) -> list[Record]:
+def _records(split: str, arrays: Arrays, classes: int, ignore_label: int | None) -> list[Record]:
     inputs, labels = arrays
     if len(inputs) != len(labels) or not len(inputs):
         raise InputError(f"{split}: {len(inputs)} inputs and {len(labels)} labels")
     if not np.issubdtype(labels.dtype, np.integer):
         raise InputError(f"{split}: labels are integers, got {labels.dtype}")
-    if labels.min() < 0 or labels.max() >= classes:
+    wrong = (labels < 0) | (labels >= classes)
+    if ignore_label is not None:
+        wrong &= labels != ignore_label
+    if wrong.any():
         raise InputError(
-            f"{split}: labels are 0 to {classes - 1}, got {labels.min()} to {labels.max()}"
+            f"{split}: labels are 0 to {classes - 1}, got {labels.min()} to {labels.max()}; one "
+            "that does not count is from_arrays(..., ignore_label=…)"
         )
     return [
         {"inputs": x, "labels": y} for x, y in zip(inputs, labels.astype(np.int32), strict=True)

@@ -36,6 +36,8 @@ class _Shuffled:
         return np.iinfo(np.int64).max // self.batch
 
     def __getitem__(self, step: int) -> Batch:
+        # Places in the endless order of all epochs, one after the other: no state is kept between
+        # steps. A batch may lie in two epochs.
         places = np.arange(step * self.batch, (step + 1) * self.batch)
         epochs, indices = np.divmod(places, self.size)
         for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
@@ -55,6 +57,7 @@ class _Shuffled:
 _ORDER, _AUGMENT = 0, 1
 
 
+# Threads ask for batches of one epoch, or of two; training and recalibration have a seed each.
 @lru_cache(maxsize=4)
 def _order(size: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng((seed, _ORDER, epoch)).permutation(size)

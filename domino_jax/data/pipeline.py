@@ -3,9 +3,23 @@
 Letters: B rows of one batch on one process, P processes.
 
 A source is any object with `__len__` and `__getitem__` that gives records, dictionaries of arrays
-without a batch axis: a list, a TFDS data source, or a `grain.MapDataset` that decodes one. Batches
-are random access, so that a training run resumes at a step without any iterator state. What is
+without a batch axis: a list, a TFDS data source, or a `grain.MapDataset` that decodes one. What is
 small and in memory goes faster through `in_memory`.
+
+Batches are random access: batch k is a function of the seed and k, so a run resumes at step k
+without any state of an iterator, and threads and workers may make batches in any order. Two
+processes, batches of four, five records a to e:
+
+    the endless order     d b e a c | a e c d b | b …       an order of its own for every epoch
+    global batches        d b e a|c a e c|d b b …           a batch may cross into the next epoch
+    process 0 takes       d   e   c   e   d   b             every other row, whatever P is: the rows
+    process 1 takes         b   a   a   c   b   …           of a step are the same for any number
+
+`stream` reads them ahead. Where worker processes do, an array crosses to the main process in shared
+memory, which is why what makes batches large (uint8 to float32) is left to `finish`, after it:
+
+    worker    source[i] -> augment -> batch -> shared memory ┐
+    worker    source[j] -> augment -> batch -> shared memory ┴> main: copy -> finish -> the loop
 """
 
 import atexit
@@ -87,12 +101,13 @@ def train_batches(
 
     rows = rows_of(batch, process_index, process_count)
     require_trainable(len(source), seed, batch)
+    # Shuffled before it is repeated: grain then gives every epoch a seed of its own.
     dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat(None)
     if augment is not None:
         dataset = dataset.random_map(augment)
     # Sharded after shuffling: step k holds the same records for any number of processes.
     dataset = dataset[process_index::process_count].batch(rows, drop_remainder=True)
-    return dataset if finish is None else _Finished(dataset, finish)
+    return dataset if finish is None else Finished(dataset, finish)
 
 
 def evaluate_batches(
@@ -125,12 +140,14 @@ def evaluate_batches(
 
     rows, size = rows_of(batch, process_index, process_count), len(source)
 
+    # The size is rounded up before the rows are shared out, so that every process gets equally many
+    # batches: collectives of a sharded step would wait forever for one that a process lacks.
     def weighted(index: int) -> Record:
         return {**source[index % size], "weight": np.float32(index < size)}
 
     dataset = grain.MapDataset.range(-(-size // batch) * batch).map(weighted)
     dataset = dataset[process_index::process_count].batch(rows, drop_remainder=True)
-    return stream(dataset if finish is None else _Finished(dataset, finish), workers=workers)
+    return stream(dataset if finish is None else Finished(dataset, finish), workers=workers)
 
 
 def stream(
@@ -162,7 +179,8 @@ def stream(
     for name, value in (("start", start), ("threads", threads), ("workers", workers)):
         if value < 0:
             raise InputError(f"{name} must be 0 or more, got {value}")
-    finish = batches.finish if workers and isinstance(batches, _Finished) else None
+    # With workers `finish` is taken off the batches, which travel, and applied where they arrive.
+    finish = batches.finish if workers and isinstance(batches, Finished) else None
     batches = batches.raw if finish is not None else batches  # type: ignore[attr-defined]
     count = max(len(batches) - start, 0)
     if workers:
@@ -209,7 +227,7 @@ def require_trainable(size: int, seed: int, batch: int) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class _Finished:
+class Finished:
     """Batches that are finished in the main process, also where workers read them."""
 
     raw: Any
@@ -267,6 +285,7 @@ def _close_at_exit(running: Generator[Batch, None, None]) -> None:
             alive.close()
 
     atexit.register(close)
+    # What is collected needs no closing any more: the list of these would grow with every stream.
     # Not at exit itself, where it could come before `close`.
     weakref.finalize(running, atexit.unregister, close).atexit = False
 
@@ -289,7 +308,8 @@ def _obey_the_main_process(worker: int, workers: int) -> None:
 
 
 def _die_with_parent() -> None:
-    # A killed parent cannot stop its workers, and they would wait for it without end.
+    # A killed parent cannot stop its workers, and they would wait for it without end. `_exit`,
+    # because a thread cannot end its process otherwise, and nothing here is worth saving.
     if (parent := multiprocessing.parent_process()) is not None:
         parent.join()
         os._exit(1)

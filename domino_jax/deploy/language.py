@@ -1,7 +1,5 @@
-"""Our byte language model as a PyTorch module, with the names that an export gives; PyTorch alone.
+"""Our byte language model as a PyTorch module, with the names that an export gives.
 
-The counterpart of `domino_jax.models.byte_lm`. `networks.py` imports it when one is made; it
-lies beside that file, in the package or without it.
 Letters: B examples, T positions, C channels (the width).
 """
 
@@ -80,12 +78,19 @@ class ByteLM(nn.Module):
         return self.head(self.norm(x))
 
 
-def byte_lm(
-    *, classes: int, positions: int | None, width: int = 128, depth: int = 4, heads: int = 4
+def build(
+    name: str,
+    *,
+    classes: int,
+    positions: int | None,
+    width: int = 128,
+    depth: int = 4,
+    heads: int = 4,
 ) -> nn.Module:
     """Makes a byte language model with PyTorch's own random weights.
 
     Args:
+        name: its name, for errors.
         classes: different bytes, in the inputs as in the outputs.
         positions: the largest T.
         width: channels, a multiple of the heads.
@@ -96,9 +101,9 @@ def byte_lm(
         ValueError: an argument has another value.
     """
     sizes = {"positions": positions, "width": width, "depth": depth, "heads": heads}
-    for name, size in sizes.items():
+    for key, size in sizes.items():
         if size is None or size < 1:
-            raise ValueError(f"byte_lm: {name} must be a positive integer, got {size!r}")
+            raise ValueError(f"{name}: {key} must be a positive integer, got {size!r}")
     if width % heads:
-        raise ValueError(f"byte_lm: width must be a multiple of the {heads} heads, got {width}")
+        raise ValueError(f"{name}: width must be a multiple of the {heads} heads, got {width}")
     return ByteLM(classes, positions or 0, width=width, depth=depth, heads=heads)

@@ -13,23 +13,25 @@ import jax.numpy as jnp
 import numpy as np
 
 from domino_jax.core.errors import InputError
-from domino_jax.core.factories import call_factory, find_factory, is_ours, told
+from domino_jax.core.factories import call_factory, find_factory, told
 from domino_jax.core.paths import leaves_by_path, path_of
+from domino_jax.deploy.resnet_forms import FORMS
 
-_RESNETS = (
-    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
-    *("resnet8", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110"),
-    "resnet56_bottleneck",
-)
-_REGNETS = ("regnet_x_400mf", "regnet_x_800mf", "regnet_x_1_6gf", "regnet_x_3_2gf")
-_KNOWN = {
-    **{name: f"domino_jax.models.resnet:{name}" for name in _RESNETS},
-    **{name: f"domino_jax.models.regnet:{name}" for name in _REGNETS},
+# Where the factory of each network is; a module is imported when one of its networks is asked for.
+# A network of a new kind is one file and one line here; another residual one is a line of FORMS.
+NETWORKS = {
+    **{name: f"domino_jax.models.resnet:{name}" for name in FORMS},
+    "regnet_x_400mf": "domino_jax.models.regnet:regnet_x_400mf",
+    "regnet_x_800mf": "domino_jax.models.regnet:regnet_x_800mf",
+    "regnet_x_1_6gf": "domino_jax.models.regnet:regnet_x_1_6gf",
+    "regnet_x_3_2gf": "domino_jax.models.regnet:regnet_x_3_2gf",
     "googlenet": "domino_jax.models.googlenet:googlenet",
     "vgg16_cifar": "domino_jax.models.vgg:vgg16_cifar",
     "vgg19_cifar": "domino_jax.models.vgg:vgg19_cifar",
+    "vit_ti16": "domino_jax.models.vit:vit_ti16",
+    "vit_s16": "domino_jax.models.vit:vit_s16",
+    "vit_b16": "domino_jax.models.vit:vit_b16",
     "byte_lm": "domino_jax.models.byte_lm:byte_lm",
-    **{name: f"domino_jax.models.vit:{name}" for name in ("vit_ti16", "vit_s16", "vit_b16")},
 }
 
 FLOAT32 = 4  # bytes
@@ -90,7 +92,7 @@ def from_nnx(module: Any) -> Model:
 
 def names() -> tuple[str, ...]:
     """Lists the networks that `create` knows by name."""
-    return tuple(_KNOWN)
+    return tuple(NETWORKS)
 
 
 def factory(name: str) -> Callable[..., Model]:
@@ -99,7 +101,7 @@ def factory(name: str) -> Callable[..., Model]:
     Raises:
         InputError: an unknown name, or a factory that cannot be imported.
     """
-    return find_factory(name, _KNOWN, what="model")
+    return find_factory(name, NETWORKS, what="model")
 
 
 def create(name: str, *, example: Any, classes: int, seed: int, **options: Any) -> Model:
@@ -124,7 +126,7 @@ def create(name: str, *, example: Any, classes: int, seed: int, **options: Any) 
             are narrower than float32: the search and SR-STE decay them by less than such can hold.
     """
     arguments = {"example": example, "classes": classes, "seed": seed, **options}
-    made = call_factory(name, _KNOWN, arguments, Model, what="model")
+    made = call_factory(name, NETWORKS, arguments, Model, what="model")
     params, stats = _to_arrays(name, "params", made.params), _to_arrays(name, "stats", made.stats)
     for path, leaf in leaves_by_path(params).items():
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
@@ -163,15 +165,15 @@ def _explained(name: str, apply: Callable[..., tuple[Any, Any]]) -> Callable[...
     def explained(params: Any, stats: Any, inputs: Any, **options: Any) -> tuple[Any, Any]:
         try:
             return apply(params, stats, inputs, **options)
+        except InputError:
+            raise
         except Exception as error:  # whatever a user's function does
-            if is_ours(error):
-                raise
             given = ", ".join(
                 f"{path} {getattr(leaf, 'dtype', type(leaf).__name__)}{list(np.shape(leaf))}"
                 for path, leaf in leaves_by_path(inputs).items()
             ).strip()
             raise InputError(
-                f"model {name!r}: apply failed on inputs {given}: {told(error)}"
+                f"model {name!r}: apply failed on inputs {given}: {told(error, name)}"
             ) from error
 
     return explained

@@ -1,14 +1,18 @@
-"""Layer normalization with PyTorch's conventions.
+"""Layer normalization with PyTorch's conventions, of Flax's.
 
 Letters: C channels; `...` examples and positions.
 """
+
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+_Arrays = TypeVar("_Arrays", bound=tuple[Any, ...])
 
-class LayerNorm(nnx.Module):
+
+class LayerNorm(nnx.LayerNorm):
     """Normalizes each position over its channels, as `torch.nn.LayerNorm`.
 
     Mean and biased variance are computed in at least float32, the variance from the centered
@@ -16,24 +20,28 @@ class LayerNorm(nnx.Module):
     """
 
     def __init__(self, features: int, *, epsilon: float) -> None:
-        self.scale = nnx.Param(jnp.ones((features,), jnp.float32))
-        self.bias = nnx.Param(jnp.zeros((features,), jnp.float32))
-        self.epsilon = epsilon
-
-    def __call__(self, inputs: jax.Array) -> jax.Array:
-        """Normalizes [..., C]; the outputs have the dtype of the inputs."""
-        values = at_least_float32(inputs)
-        centered = values - jnp.mean(values, -1, keepdims=True)
-        var = jnp.mean(jnp.square(centered), -1, keepdims=True)
-        last = tuple(range(inputs.ndim - 1))
-        scale, bias = (
-            jnp.expand_dims(leaf[...].astype(values.dtype), last)
-            for leaf in (self.scale, self.bias)
+        super().__init__(
+            features,
+            epsilon=epsilon,
+            use_fast_variance=False,
+            promote_dtype=_at_least_float32,
+            rngs=nnx.Rngs(0),
         )
-        outputs = centered * jax.lax.rsqrt(var + self.epsilon) * scale + bias
-        return outputs.astype(inputs.dtype)
+
+    def __call__(self, x: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
+        """Normalizes [..., C]; the outputs have the dtype of the inputs."""
+        # Flax asks for the wider of float64 and float32, which strict promotion refuses.
+        with jax.numpy_dtype_promotion("standard"):
+            return super().__call__(x, mask=mask).astype(x.dtype)
 
 
-def at_least_float32(values: jax.Array) -> jax.Array:
-    """Casts values of lower precision to float32."""
-    return values.astype(jnp.float32) if jnp.finfo(values.dtype).bits < 32 else values
+def _at_least_float32(arrays: _Arrays, /, *, dtype: Any = None, inexact: bool = True) -> _Arrays:
+    """Casts inputs, scale and bias to the dtype of the inputs, or to float32 where that is wider.
+
+    `nnx.LayerNorm` would round scale and bias to bfloat16 with bfloat16 inputs, and subtract a
+    float32 mean from them, which strict promotion of types refuses.
+    """
+    del dtype, inexact
+    given = arrays[0].dtype
+    wide = given if jnp.finfo(given).bits > 32 else jnp.float32
+    return cast(_Arrays, tuple(array.astype(wide) for array in arrays))

@@ -1,7 +1,8 @@
 """Residual networks in the forms of torchvision (ImageNet) and of He et al. 2016 (CIFAR).
 
 Sub-modules have torchvision's names, so a path is `layer1/0/downsample/0/kernel`; paddings are
-PyTorch's, explicit and symmetric. Letters: B examples, H, W image rows and columns, C channels.
+PyTorch's, explicit and symmetric. The table of forms, `deploy/resnet_forms.py`, is that of our
+PyTorch networks too. Letters: B examples, H, W image rows and columns, C channels.
 Counts at 32x32 with 3 channels, 100 classes (MACs with the last layer's):
 
 - `resnet56`: basic blocks, 9 for each stage; 125.5 M MACs with the CIFAR forms' default shortcut
@@ -11,9 +12,9 @@ Counts at 32x32 with 3 channels, 100 classes (MACs with the last layer's):
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,34 +22,12 @@ from flax import nnx
 
 from domino_jax.core import paths
 from domino_jax.core.errors import InputError
+from domino_jax.deploy.resnet_forms import FORMS, SHORTCUTS, STEMS, Form
 from domino_jax.models import Model
 from domino_jax.models.batch_norm import BatchNorm
 from domino_jax.models.convolutional import conv, conv_norm, in_turn, logits, make, max_pool
 from domino_jax.models.linear import linear
 from domino_jax.models.options import require_positive
-
-SHORTCUTS = ("projection", "pad")
-STEMS = ("imagenet", "cifar")
-
-
-@dataclass(frozen=True)
-class Form:
-    """What distinguishes one residual network from another.
-
-    Attributes:
-        block: 'basic' (two 3x3 convolutions) or 'bottleneck' (1x1, 3x3, 1x1).
-        depths: blocks of each stage.
-        widths: channels inside the blocks of each stage; a bottleneck gives out four times as many.
-        stem: 'imagenet' (7x7 stride 2, max-pool stride 2) or 'cifar' (3x3).
-        shortcut: where a block changes the shape: 'projection' (1x1 convolution and batch norm) or
-            'pad' (every second position, zeros for the new channels).
-    """
-
-    block: Literal["basic", "bottleneck"]
-    depths: tuple[int, ...]
-    widths: tuple[int, ...] = (64, 128, 256, 512)
-    stem: str = "imagenet"
-    shortcut: str = "projection"
 
 
 def _shortcut(
@@ -114,17 +93,11 @@ class Bottleneck(nnx.Module):
         return jax.nn.relu(outputs + shortcut)
 
 
-_BLOCKS: dict[str, type[BasicBlock] | type[Bottleneck]] = {
-    "basic": BasicBlock,
-    "bottleneck": Bottleneck,
-}
-
-
 class ResNet(nnx.Module):
     """A residual network: stem, stages `layer1`, `layer2`, …, mean over the image, `fc`."""
 
     def __init__(self, form: Form, channels: int, classes: int, *, dtype: Any = None) -> None:
-        block = _BLOCKS[form.block]
+        block = Bottleneck if form.bottleneck else BasicBlock
         width = form.widths[0]
         kernel, stride = (7, 2) if form.stem == "imagenet" else (3, 1)
         self.conv1 = conv(channels, width, kernel, stride=stride, dtype=dtype)
@@ -187,7 +160,7 @@ def _create(
             f"widths: one for each of {len(form.depths)} stages is wanted, got {widths}"
         )
     require_positive(**{f"widths[{stage}]": width for stage, width in enumerate(widths)})
-    form = Form(form.block, form.depths, widths, stem or form.stem, shortcut or form.shortcut)
+    form = replace(form, widths=widths, stem=stem or form.stem, shortcut=shortcut or form.shortcut)
     return make(
         lambda channels: ResNet(form, channels, classes, dtype=dtype),
         example=example,
@@ -204,19 +177,8 @@ def _require(*options: tuple[str, str | None, Sequence[str]]) -> None:
             paths.require_known([value], allowed, what=name)
 
 
-def _cifar(block: Literal["basic", "bottleneck"], depth: int, shortcut: str) -> partial[Model]:
-    return partial(_create, Form(block, (depth,) * 3, (16, 32, 64), "cifar", shortcut))
-
-
-resnet18 = partial(_create, Form("basic", (2, 2, 2, 2)))
-resnet34 = partial(_create, Form("basic", (3, 4, 6, 3)))
-resnet50 = partial(_create, Form("bottleneck", (3, 4, 6, 3)))
-resnet101 = partial(_create, Form("bottleneck", (3, 4, 23, 3)))
-resnet152 = partial(_create, Form("bottleneck", (3, 8, 36, 3)))
-resnet8 = _cifar("basic", 1, "pad")
-resnet20 = _cifar("basic", 3, "pad")
-resnet32 = _cifar("basic", 5, "pad")
-resnet44 = _cifar("basic", 7, "pad")
-resnet56 = _cifar("basic", 9, "pad")
-resnet110 = _cifar("basic", 18, "pad")
-resnet56_bottleneck = _cifar("bottleneck", 9, "projection")
+def __getattr__(name: str) -> partial[Model]:
+    """Makes the factory of a form of the table, such as `resnet.resnet18`."""
+    if name not in FORMS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return partial(_create, FORMS[name])

@@ -1,11 +1,11 @@
 """What export.json and scheme.json say of a network: the layers by PyTorch's names."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from domino_jax.core import scheme
@@ -40,17 +40,6 @@ class Network:
     known: bool = True
 
 
-def trace_of(network: Network) -> tuple[Any, Any, Any]:
-    """Returns what `find_layers` takes: `apply(params, inputs)`, params, and one example."""
-
-    def forward(params: Any, inputs: Any) -> Any:
-        key = jax.random.key(0)  # drawn from by nothing in evaluation mode
-        return network.model.apply(params, network.model.stats, inputs, train=False, key=key)[0]
-
-    one = jax.ShapeDtypeStruct((1, *network.inputs.shape[1:]), network.inputs.dtype)
-    return forward, network.model.params, one
-
-
 def level_of(network: Network, spec: LayerSpec) -> NM:
     """Returns a layer's N:M, 1:1 where it has no groups."""
     return network.scheme.get(spec.name, NM(1, 1)) if not spec.reason else NM(1, 1)
@@ -61,6 +50,7 @@ def describe(
     layout: tuple[Tensor, ...],
     arrays: Mapping[str, np.ndarray],
     *,
+    classes: int,
     dtype: str,
     backend: str,
     by_torch: bool,
@@ -71,28 +61,33 @@ def describe(
         network: what is written.
         layout: of all its leaves.
         arrays: as they are written: name -> array.
+        classes: logits of an example.
         dtype: of the weights.
         backend: whose shape multiples count.
         by_torch: names and layouts are PyTorch's, not ours.
     """
     by_path = {t.path: t for t in layout}
-    layers: dict[str, Any] = {}
-    for spec in counted(network.layers):
-        entry = _entry(network, spec, by_path[spec.path], by_torch=by_torch)
+    used = counted(network.layers)
+    modules = Counter(_module(by_path[layer.path]) for layer in used)
+    entries: dict[str, Any] = {}
+    for layer in used:
+        tensor = by_path[layer.path]
+        entry = _entry(network, layer, tensor, by_torch=by_torch)
         entry["pattern24"], entry["sparse24"], entry["why"] = exported.judge(
             arrays, entry, dtype, backend
         )
-        if entry["why"] == "dense" and spec.reason:
-            entry["reason"] = spec.reason
-        key = spec.name if not by_torch else entry["weight"].rpartition(".")[0]
-        layers[key] = entry
-    shape = jax.eval_shape(*trace_of(network)).shape
+        if entry["why"] == "dense" and layer.reason:
+            entry["reason"] = layer.reason
+        # An LSTM has several weights in one module; a weight of one's own may be in none.
+        module = _module(tensor)
+        by_torch_key = module if module and modules[module] == 1 else tensor.name
+        entries[by_torch_key if by_torch else layer.name] = entry
     tokens = network.inputs.ndim < 4 and np.issubdtype(network.inputs.dtype, np.integer)
     return {
         "format": exported.FORMAT,
         "model": network.name,
         "model_options": dict(network.options),
-        "classes": shape[-1],
+        "classes": classes,
         "in_channels": None if tokens else network.inputs.shape[-1],
         "image": list(network.inputs.shape[1:3]) if network.inputs.ndim == 4 else None,
         "positions": network.inputs.shape[1] if tokens and network.inputs.ndim == 2 else None,
@@ -100,36 +95,36 @@ def describe(
         "backend": backend,
         "names": "pytorch" if by_torch else "jax",
         "folded": False,
-        "layers": layers,
+        "layers": entries,
     }
 
 
-def _entry(
-    network: Network,
-    spec: LayerSpec,
-    tensor: Tensor,
-    *,
-    by_torch: bool,
-) -> dict[str, Any]:
+def _module(tensor: Tensor) -> str:
+    return tensor.name.rpartition(".")[0]
+
+
+def _entry(network: Network, layer: LayerSpec, tensor: Tensor, *, by_torch: bool) -> dict[str, Any]:
     """Describes one layer, all but what is read off the written weights."""
-    axes, nm = tensor.axes, level_of(network, spec)
+    axes, nm = tensor.axes, level_of(network, layer)
     if axes is None:
-        raise InputError(f"{spec.name}: is a layer only under the rules of the run")
+        raise InputError(f"{layer.name}: is a layer only under the rules of the run")
     window = [tensor.shape[axis] for axis in axes.window]
+    kind = ("conv_transpose" if layer.transposed else "conv") if window else "linear"
     entry: dict[str, Any] = {
         "weight": tensor.name,
-        "kind": "conv" if window else "linear",
+        "kind": kind,
         "shape": list(tensor.shape),
         "kernel": window,
-        "groups": spec.convolution_groups,
-        "jax": spec.name,
+        "groups": layer.convolution_groups,
+        "jax": layer.name,
         "n": nm.n,
         "m": nm.m,
-        "candidates": list(spec.candidates),
+        "candidates": list(layer.candidates),
     }
-    if not by_torch:
+    if not by_torch or layer.transposed:
         entry |= {"axes": {part: list(of) for part, of in asdict(axes).items()}}
-        entry |= {"index": spec.index}
+    if not by_torch:
+        entry |= {"index": layer.index}
     return entry
 
 

@@ -7,7 +7,6 @@ samples.safetensors  'inputs' as PyTorch wants them (whole numbers are int32) an
 export.json          what the network is, and for each layer whether it can run sparse
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 
 from domino_jax.core import scheme
 from domino_jax.core.errors import InputError
+from domino_jax.core.files import read_json
 from domino_jax.core.masks import Axes
 from domino_jax.core.scheme import NM, Scheme
 from domino_jax.pytorch import semi_structured
@@ -23,6 +23,7 @@ from domino_jax.pytorch import semi_structured
 FORMAT = 1
 WEIGHTS, MASKS, SAMPLES = "model.safetensors", "masks.safetensors", "samples.safetensors"
 SCHEME, DOCUMENT = "scheme.json", "export.json"
+PACKED = ("weight", "in_proj_weight")  # how modules that can run sparse name their weight
 Arrays = Mapping[str, np.ndarray]
 
 
@@ -57,15 +58,20 @@ def read_document(folder: Path) -> dict[str, Any]:
         InputError: one line; it is missing, broken, or of another format.
     """
     path = folder / DOCUMENT
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise InputError(f"{path}: broken JSON ({error})") from None
+    document = read_json(path)
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise InputError(f"{path}: not an export of format {FORMAT}")
     return document
+
+
+def names_beside(path: Path) -> str:
+    """Says whose names the weights of an export have, 'jax' or 'pytorch'; '' of another file."""
+    if not (path.parent / DOCUMENT).is_file():
+        return ""
+    try:
+        return str(read_document(path.parent).get("names", ""))
+    except InputError:  # another program's
+        return ""
 
 
 def axes_of(entry: Mapping[str, Any]) -> Axes:
@@ -94,8 +100,25 @@ def judge(
         Whether its zeros are the kernels' pattern, whether it can run sparse as it is, why not.
     """
     matrix, nm = layer_matrix(weights[entry["weight"]], entry), NM(entry["n"], entry["m"])
-    why = semi_structured.why_not(matrix, nm, dtype, backend, groups=entry["groups"])
+    why = semi_structured.why_not(matrix, nm, dtype, backend)
+    if why != "dense":
+        why = _no_product(entry) or why
     return semi_structured.has_pattern(matrix, dtype), not why, why
+
+
+def _no_product(entry: Mapping[str, Any]) -> str:
+    """Says why a layer cannot be one product with a packed matrix, whatever its weights; or ''."""
+    if entry["groups"] > 1:
+        return f"grouped convolution ({entry['groups']} groups)"
+    if entry["kind"] == "conv_transpose":
+        return "transposed convolution, for which there is no sparse kernel"
+    if entry["kind"] == "conv" and len(entry["kernel"]) != 2:
+        return f"convolution along {len(entry['kernel'])} axes, not 2"
+    own_name = "index" in entry  # a path of ours, which no module of PyTorch has
+    last = entry["weight"].rpartition(".")[2]
+    if not own_name and last not in PACKED:
+        return f"no nn.Linear or nn.Conv2d keeps its weight as {last!r}"
+    return ""
 
 
 def check(folder: Path) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def fold(
         params: path -> array, [C] for scale and bias.
         stats: path -> array, [C] for mean and var.
         axes: path -> axes of each kernel.
-        epsilon_of: path of each norm's module -> epsilon, as `trace.norms.epsilons` gives them.
+        epsilon_of: path of each norm's module -> epsilon, as `trace.norms` reads them.
 
     Raises:
         InputError: a norm without such a convolution or without an epsilon, or there is no norm.

@@ -3,16 +3,20 @@
 `layer1/0/conv1/kernel` (HWIO) is `layer1.0.conv1.weight` (OIHW); a matrix (inputs, outputs) is
 (outputs, inputs), a packed `in_proj_kernel` too: `in_proj_weight`; batch norm's scale, bias, mean
 and var are weight, bias, running_mean and running_var, beside a counter num_batches_tracked. Which
-axis is which comes from the trace.
+axis is which comes from the trace: of the layers, whatever rules they were made with.
+
+A transposed convolution is one over inputs that zeros spread apart; PyTorch keeps its kernel as
+(inputs, outputs, window), the window in the other direction.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from domino_jax.core import paths
 from domino_jax.core.errors import InputError
+from domino_jax.core.layers import LayerSpec, counted
 from domino_jax.core.masks import Axes
 
 COUNTER = "num_batches_tracked"
@@ -36,6 +40,7 @@ class Tensor(NamedTuple):
         order: axis i of PyTorch's tensor is axis order[i] of ours.
         shape: of PyTorch's tensor.
         axes: of PyTorch's tensor, None where it is no convolution or matrix product.
+        flips: axes of PyTorch's tensor that run backwards in ours.
     """
 
     path: str
@@ -43,6 +48,7 @@ class Tensor(NamedTuple):
     order: tuple[int, ...]
     shape: tuple[int, ...]
     axes: Axes | None
+    flips: tuple[int, ...] = ()
 
 
 def torch_name(path: str) -> str:
@@ -54,50 +60,72 @@ def torch_name(path: str) -> str:
 
 
 def tensors(
-    params: Any, stats: Any, axes: Mapping[str, Axes], names: Names = torch_name
+    params: Any, stats: Any, layers: Iterable[LayerSpec], names: Names = torch_name
 ) -> tuple[Tensor, ...]:
     """Lists all leaves of a network with PyTorch's names and layouts.
 
     Args:
         params: pytree of arrays or ShapeDtypeStructs.
         stats: pytree of running statistics.
-        axes: path -> axes of our kernels, as `axes_by_path` gives them.
+        layers: of the network, made with any rules.
         names: path -> name.
 
     Raises:
-        InputError: two leaves get one name, or a kernel has no such layout (it is stacked, or has
-            several input or output axes).
+        InputError: two leaves get one name, or a kernel has no such layout (it is stacked, has
+            several input or output axes, or its products read it in different ways).
     """
+    layer_by_path = {layer.path: layer for layer in counted(layers)}
     found: dict[str, Tensor] = {}
     for path, leaf in (paths.leaves_by_path(params) | paths.leaves_by_path(stats)).items():
         name = names(path)
         if name in found:
             raise InputError(f"{path} and {found[name].path} are both named {name!r} for PyTorch")
-        order, turned = _order(path, len(leaf.shape), axes.get(path))
-        shape = tuple(leaf.shape[axis] for axis in order)
-        found[name] = Tensor(path, name, order, shape, turned)
+        found[name] = _tensor(path, name, tuple(leaf.shape), layer_by_path.get(path))
     return tuple(found.values())
 
 
-def plain_tensors(params: Any, stats: Any, axes: Mapping[str, Axes]) -> tuple[Tensor, ...]:
+def plain_tensors(params: Any, stats: Any, layers: Iterable[LayerSpec]) -> tuple[Tensor, ...]:
     """Lists all leaves as they are, named by their paths, for a network PyTorch does not know."""
     leaves = paths.leaves_by_path(params) | paths.leaves_by_path(stats)
+    roles = {layer.path: layer.roles for layer in layers}
     return tuple(
-        Tensor(path, path, tuple(range(len(leaf.shape))), tuple(leaf.shape), axes.get(path))
+        Tensor(path, path, tuple(range(len(leaf.shape))), tuple(leaf.shape), roles.get(path))
         for path, leaf in leaves.items()
     )
 
 
-def _order(path: str, rank: int, axes: Axes | None) -> tuple[tuple[int, ...], Axes | None]:
-    if axes is None:
-        return tuple(range(rank)), None
-    if axes.stack or len(axes.inputs) != 1 or len(axes.outputs) != 1:
+def _tensor(path: str, name: str, shape: tuple[int, ...], layer: LayerSpec | None) -> Tensor:
+    if layer is None or layer.roles is None:
+        return Tensor(path, name, tuple(range(len(shape))), shape, None)
+    roles = _require_layout(path, layer, layer.roles)
+    window = tuple(range(2, len(shape)))
+    if layer.transposed:
+        order = roles.inputs + roles.outputs + roles.window
+        turned = Axes((), window, (0,), (1,))
+        backwards = {*roles.window} ^ {*(layer.flipped or ())}
+    else:
+        order = roles.outputs + roles.inputs + roles.window
+        turned = Axes((), window, (1,), (0,))
+        backwards = {*(layer.flipped or ())}
+    flips = tuple(i for i, axis in enumerate(order) if axis in backwards)
+    return Tensor(path, name, order, tuple(shape[axis] for axis in order), turned, flips)
+
+
+def _require_layout(path: str, layer: LayerSpec, roles: Axes) -> Axes:
+    """Refuses kernels that no layer of PyTorch keeps so."""
+    if roles.stack or len(roles.inputs) != 1 or len(roles.outputs) != 1:
         raise InputError(
             f"{path}: PyTorch has no layout for stacked kernels, or for several input or output "
-            f"axes (stack {axes.stack}, inputs {axes.inputs}, outputs {axes.outputs})"
+            f"axes (stack {roles.stack}, inputs {roles.inputs}, outputs {roles.outputs})"
         )
-    window = tuple(range(2, rank))
-    return axes.outputs + axes.inputs + axes.window, Axes((), window, (1,), (0,))
+    if layer.flipped is None:
+        raise InputError(f"{path}: PyTorch has no layout for a kernel that is also read backwards")
+    if layer.transposed and layer.convolution_groups > 1:
+        raise InputError(
+            f"{path}: PyTorch's layout of a grouped transposed convolution is not written here "
+            f"({layer.convolution_groups} groups); use one kernel for each group"
+        )
+    return roles
 
 
 def to_torch(leaves: Mapping[str, Any], layout: Sequence[Tensor]) -> dict[str, np.ndarray]:
@@ -109,7 +137,7 @@ def to_torch(leaves: Mapping[str, Any], layout: Sequence[Tensor]) -> dict[str, n
     """
     # ascontiguousarray would make a rank of 1 out of 0.
     return {
-        t.name: np.asarray(leaves[t.path]).transpose(t.order).copy(order="C")
+        t.name: np.flip(np.asarray(leaves[t.path]).transpose(t.order), t.flips).copy(order="C")
         for t in layout
         if t.path in leaves
     }
@@ -118,7 +146,9 @@ def to_torch(leaves: Mapping[str, Any], layout: Sequence[Tensor]) -> dict[str, n
 def from_torch(arrays: Mapping[str, np.ndarray], layout: Sequence[Tensor]) -> dict[str, np.ndarray]:
     """Brings PyTorch's tensors to our paths and layouts: the inverse of `to_torch`."""
     return {
-        t.path: arrays[t.name].transpose(np.argsort(t.order).tolist()).copy(order="C")
+        t.path: np.flip(arrays[t.name], t.flips)
+        .transpose(np.argsort(t.order).tolist())
+        .copy(order="C")
         for t in layout
         if t.name in arrays
     }

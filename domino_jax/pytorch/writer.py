@@ -8,10 +8,10 @@ import importlib.util
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +19,12 @@ import numpy as np
 
 from domino_jax.core import paths
 from domino_jax.core.errors import InputError
-from domino_jax.core.kernels import axes_by_path, n_by_path
-from domino_jax.pytorch import exported, folding, layouts, semi_structured
+from domino_jax.core.kernels import n_by_path
+from domino_jax.deploy import sparse24
+from domino_jax.pytorch import exported, folding, layouts
 from domino_jax.pytorch.document import Network, describe, level_of, write_scheme
 from domino_jax.pytorch.layouts import Names, Tensor
-from domino_jax.trace.norms import epsilons
+from domino_jax.trace import norms
 from domino_jax.train.masking import make_masks
 
 FOLD_TOLERANCE = 1e-4  # relative; float32 gives about 1e-6
@@ -58,9 +59,9 @@ def export(
         InputError: one line, and nothing is written: an argument is not allowed, `out` exists, the
             scheme does not fit the network or the weights, or a weight does not fit the dtype.
     """
-    paths.require_known([dtype], semi_structured.DTYPES, what="dtype")
-    backend = backend or semi_structured.default_backend(dtype)
-    paths.require_known([backend], semi_structured.BACKENDS, what="backend")
+    paths.require_known([dtype], sparse24.DTYPES, what="dtype")
+    backend = backend or sparse24.default_backend(dtype)
+    paths.require_known([backend], sparse24.BACKENDS, what="backend")
     if onnx and not network.known:
         raise InputError(f"format onnx: PyTorch has no network {network.name!r} to write")
     with _whole_folder(out) as folder:
@@ -115,32 +116,75 @@ def _write(
 ) -> None:
     params, stats = _host(network.model.params), _host(network.model.stats)
     masks = _masks(network, params)
-    axes = axes_by_path(network.layers)
+    evaluation = _evaluation(network)
     pairs: dict[str, str] = {}
     if fold_norms:
-        params, stats, pairs = _folded(network, params, stats, axes)
+        params, stats, pairs = _folded(network, params, stats, evaluation)
     params = {path: _rounded(path, array, dtype) for path, array in params.items()}
     by_torch = network.known or names is not None
     trees = network.model.params, network.model.stats
     layout = (
-        layouts.tensors(*trees, axes, names or layouts.torch_name)
+        layouts.tensors(*trees, network.layers, names or layouts.torch_name)
         if by_torch
-        else layouts.plain_tensors(*trees, axes)
+        else layouts.plain_tensors(*trees, network.layers)
     )
     arrays = layouts.to_torch(params | stats, layout)
     if by_torch:
         arrays |= {name: np.zeros((), np.int64) for name in layouts.counters(layout)}
         arrays = _without_norms(arrays, layout, pairs)
-    document = describe(network, layout, arrays, dtype=dtype, backend=backend, by_torch=by_torch)
+    logits = evaluation.logits(params, stats)
+    document = describe(
+        network,
+        layout,
+        arrays,
+        classes=logits.shape[-1],
+        dtype=dtype,
+        backend=backend,
+        by_torch=by_torch,
+    )
     document["folded"] = fold_norms
     exported.write_arrays(folder / exported.WEIGHTS, arrays)
     exported.write_arrays(folder / exported.MASKS, layouts.to_torch(masks, layout))
     write_scheme(folder / exported.SCHEME, network, document)
-    logits = _logits(network, params, stats)
     samples = {"inputs": _for_torch(network.inputs), "logits": logits}
     exported.write_arrays(folder / exported.SAMPLES, samples)
     text = json.dumps(document, indent=1) + "\n"
     (folder / exported.DOCUMENT).write_text(text, encoding="utf-8")
+
+
+class _Evaluation(NamedTuple):
+    """A network in evaluation mode on its held inputs, traced once.
+
+    Attributes:
+        jaxpr: of the leaves of params, stats and inputs.
+        logits: (params, stats), path -> array of any precision, to logits in float32.
+    """
+
+    jaxpr: Any
+    logits: Callable[[Mapping[str, np.ndarray], Mapping[str, np.ndarray]], np.ndarray]
+
+
+def _evaluation(network: Network) -> _Evaluation:
+    model = network.model
+
+    def evaluate(params: Any, stats: Any, inputs: Any) -> Any:
+        key = jax.random.key(0)  # drawn from by nothing in evaluation mode
+        return model.apply(params, stats, inputs, train=False, key=key)[0]
+
+    with jax.default_matmul_precision("highest"):
+        traced = jax.jit(evaluate).trace(model.params, model.stats, network.inputs)
+        compiled = traced.lower().compile()
+
+    def tree(template: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+        old = paths.leaves_by_path(template)
+        wide = {path: arrays[path].astype(leaf.dtype) for path, leaf in old.items()}
+        return paths.replace_leaves(template, wide)
+
+    def logits(params: Mapping[str, np.ndarray], stats: Mapping[str, np.ndarray]) -> np.ndarray:
+        outputs = compiled(tree(model.params, params), tree(model.stats, stats), network.inputs)
+        return np.asarray(outputs).astype(np.float32)
+
+    return _Evaluation(traced.jaxpr, logits)
 
 
 def _host(tree: Any) -> dict[str, np.ndarray]:
@@ -168,17 +212,13 @@ def _folded(
     network: Network,
     params: dict[str, np.ndarray],
     stats: dict[str, np.ndarray],
-    axes: Mapping[str, Any],
+    evaluation: _Evaluation,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, str]]:
-    before = _logits(network, params, stats)
-
-    def evaluated(stats: Any, inputs: Any) -> Any:
-        key = jax.random.key(0)  # drawn from by nothing in evaluation mode
-        return network.model.apply(network.model.params, stats, inputs, train=False, key=key)[0]
-
-    epsilon_of = epsilons(evaluated, network.model.stats, network.inputs[:1])
-    folded = folding.fold(params, stats, axes, epsilon_of)
-    apart = relative_difference(_logits(network, folded.params, folded.stats), before)
+    before = evaluation.logits(params, stats)
+    roles = {layer.path: layer.roles for layer in network.layers if layer.roles}
+    epsilons = norms.epsilons(evaluation.jaxpr, [None] * len(params) + list(stats))
+    folded = folding.fold(params, stats, roles, epsilons)
+    apart = relative_difference(evaluation.logits(folded.params, folded.stats), before)
     if not apart <= FOLD_TOLERANCE:
         raise InputError(
             f"folding batch norms changes the logits by {apart:.1e} of their size: the network "
@@ -201,23 +241,6 @@ def _rounded(path: str, array: np.ndarray, dtype: str) -> np.ndarray:
     if not np.isfinite(low.astype(np.float32)).all():
         raise InputError(f"{path}: has values that {dtype} cannot hold; bfloat16 and float32 can")
     return low
-
-
-def _logits(
-    network: Network, params: Mapping[str, np.ndarray], stats: Mapping[str, np.ndarray]
-) -> np.ndarray:
-    """Evaluates in float32; `params` may be of lower precision."""
-
-    def tree(template: Any, arrays: Mapping[str, np.ndarray]) -> Any:
-        old = paths.leaves_by_path(template)
-        wide = {path: arrays[path].astype(leaf.dtype) for path, leaf in old.items()}
-        return paths.replace_leaves(template, wide)
-
-    call = jax.jit(network.model.apply, static_argnames="train")
-    weights = tree(network.model.params, params), tree(network.model.stats, stats)
-    with jax.default_matmul_precision("highest"):
-        outputs, _ = call(*weights, network.inputs, train=False, key=jax.random.key(0))
-    return np.asarray(outputs).astype(np.float32)
 
 
 def _for_torch(inputs: np.ndarray) -> np.ndarray:

@@ -1,46 +1,42 @@
 """Checkpoints: a folder of steps, each a pytree of arrays that Orbax wrote.
 
-    folder/300/leaves.json     dtype and shape of every leaf by path; size and CRC-32 of every file
+    folder/300/leaves.json     what the step holds (`manifest`)
     folder/300/…               Orbax's files: a flat dictionary {path: array}
+    folder/300.new             a step that is being written; whole once it has its leaves.json
+    folder/300.old             a step that is being replaced
+    folder/300.gone            a step that is being removed
 
-A step is written beside its place and renamed when whole, so a killed process leaves a whole
-checkpoint or none that counts. Leaves are found by path (`named.path_of`), so the containers of
-the template decide whether a NamedTuple or a dictionary comes back. Orbax casts and reshapes
-silently and does not notice flipped bits: paths, dtypes, shapes and files are compared here.
+A step is written beside its place, read back, and renamed when whole, so a killed process leaves
+whole checkpoints alone, and whatever was whole counts again after `tidy`. Leaves are found by path
+(`paths.path_of`), so the containers of the template decide whether a NamedTuple or a dictionary
+comes back.
+
+Why not Orbax's CheckpointManager (0.12.8)? It makes folders of the same names, but
+- a step that is there is not saved again: `save` returns False, or raises where it is forced. The
+  last vote of a search changes the state at a step that may be saved already;
+- an old step is removed file by file in its place: after a kill half a step counts as a step;
+- a step counts as soon as Orbax has written it, before anything read it back;
+- of 60 flipped bits in the files of a step it noticed 3, and 56 came back as other weights.
+`tests/run/test_checkpoint_manager.py` shows all but the third.
 """
 
-import json
 import os
 import re
 import shutil
-import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from domino_jax.core import paths as named
 from domino_jax.core.errors import InputError
+from domino_jax.run import host, manifest, orbax_files, plain
+from domino_jax.run.manifest import Saved, Spec
 
-_MANIFEST = "leaves.json"
-_FORMAT = 1
-_LEFTOVER = re.compile(r"\d+\.(new|old)(\.orbax-checkpoint-tmp.*)?")
-
-
-class _Spec(NamedTuple):
-    dtype: str
-    shape: tuple[int, ...]
-
-    def __str__(self) -> str:
-        return f"{self.dtype}[{','.join(str(size) for size in self.shape)}]"
-
-
-class _Manifest(NamedTuple):
-    leaves: dict[str, _Spec]
-    files: dict[str, list[int]]  # path in the step's folder -> [bytes, CRC-32]
+_LEFTOVER = re.compile(r"(\d+)\.(new|old|gone)(\.orbax-checkpoint-tmp.*)?")
 
 
 def steps(folder: str | os.PathLike[str]) -> list[int]:
@@ -56,10 +52,19 @@ def latest(folder: str | os.PathLike[str]) -> int | None:
 
 
 def tidy(folder: str | os.PathLike[str]) -> None:
-    """Removes what a killed process left half-written or half-removed; no step is lost."""
+    """Ends what a killed process had begun: what is whole becomes a step, the rest goes."""
     folder = Path(folder)
     found = list(folder.iterdir()) if folder.is_dir() else []
-    _remove(*(path for path in found if _LEFTOVER.fullmatch(path.name)))
+    left = [path for path in found if _LEFTOVER.fullmatch(path.name)]
+    for name in sorted({path.name.partition(".")[0] for path in left}):
+        place, new, old = folder / name, folder / f"{name}.new", folder / f"{name}.old"
+        if place.exists():
+            _remove(old)
+        if manifest.is_whole(new):
+            _commit(new, place)
+        elif not place.exists() and manifest.is_whole(old):
+            old.rename(place)
+    _remove(*left)
 
 
 def forget(folder: str | os.PathLike[str]) -> None:
@@ -67,49 +72,46 @@ def forget(folder: str | os.PathLike[str]) -> None:
     folder = Path(folder)
     tidy(folder)
     for step in steps(folder):
-        if (folder / str(step) / _MANIFEST).is_file():
+        if (folder / str(step) / manifest.FILE).is_file():
             _remove_step(folder, step)
 
 
 def save(folder: str | os.PathLike[str], step: int, tree: Any, *, keep: int = 3) -> None:
     """Saves a pytree as one step and removes all but the last `keep` steps.
 
-    Returns when the step is on disk. With several processes each calls it with the same
-    arguments, on a folder that all of them see.
+    Returns when the step is on disk and was read back. With several processes each calls it with
+    the same arguments, on a folder that all of them see.
 
     Args:
         folder: of the steps; made if missing. One run at a time writes to it.
-        step: at least 0 and not before the last one; the same step again is replaced.
+        step: at least 0 and not before the last one. The same step again is replaced, unless it
+            holds the same.
         tree: leaves are JAX or numpy arrays of numbers or bools, or Python numbers (saved as
             int64, float64 or bool). Not typed PRNG keys.
         keep: how many steps stay, at least 1.
 
     Raises:
         InputError: a leaf that cannot be saved, two leaves of one path, an empty tree, a later
-            step is there, or keep or step out of range.
+            step is there, or keep or step out of range; or the system refuses to write, and all
+            earlier steps are whole.
     """
     folder = Path(folder).absolute()
     if keep < 1 or step < 0:
         raise InputError(f"keep must be at least 1 and step at least 0, got {keep} and {step}")
-    last = latest(folder)
-    if last is not None and last > step:
-        raise InputError(f"{folder}: step {step} cannot be saved after step {last}")
-    leaves = _leaves(tree)
-    specs = {path: _spec(path, leaf) for path, leaf in leaves.items()}
+    leaves = manifest.leaves_of(tree)
+    specs = manifest.specs_of(leaves)
     full = {path: leaf for path, leaf in leaves.items() if 0 not in specs[path].shape}
     if not full:
         raise InputError(f"{folder}: there is nothing to save in an empty tree")
-    whole = folder / f"{step}.new"
-    if jax.process_index() == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        tidy(folder)
-    _write(whole, _to_host(full))
-    if jax.process_index() == 0:
-        _write_manifest(whole, specs)
-        _commit(whole, folder / str(step))
-        for old in steps(folder)[:-keep]:
-            _remove_step(folder, old)
-    multihost_utils.sync_global_devices(f"domino_jax checkpoint {step}")
+    _in_one_process(step, lambda: _prepare(folder))
+    last = latest(folder)
+    if last is not None and last > step:
+        raise InputError(f"{folder}: step {step} cannot be saved after step {last}")
+    arrays = host.to_host(full)
+    if last != step or not _holds(folder / str(step), specs, arrays):
+        _write(folder / f"{step}.new", arrays)
+        _in_one_process(step, lambda: _certify(folder, step, specs))
+    _in_one_process(step, lambda: _remove_steps(folder, steps(folder)[:-keep]))
 
 
 def restore(folder: str | os.PathLike[str], template: Any, step: int | None = None) -> Any:
@@ -127,27 +129,28 @@ def restore(folder: str | os.PathLike[str], template: Any, step: int | None = No
             first path that the checkpoint lacks, has too many or with another dtype or shape.
     """
     folder = Path(folder).absolute()
-    found = steps(folder)
-    if not found:
+    saved = steps(folder)
+    if not saved:
         raise InputError(f"{folder}: there is no checkpoint in this folder")
-    if step is not None and step not in found:
-        raise InputError(f"{folder}: there is no step {step}, only {_some(found)}")
-    chosen = folder / str(found[-1] if step is None else step)
-    return _restore(chosen, template, _read_manifest(chosen))
+    if step is not None and step not in saved:
+        some = ", ".join(str(step) for step in saved[-5:])
+        raise InputError(f"{folder}: there is no step {step}, only {some}")
+    chosen = folder / str(saved[-1] if step is None else step)
+    return _restore(_open(chosen), template)
 
 
 def restore_parts(path: str | os.PathLike[str], template: Mapping[str, Any]) -> dict[str, Any]:
     """Restores some top-level parts of a checkpoint, such as params and stats, and no others.
 
     Args:
-        path: a folder of steps, of which the last is read, or the folder of one step.
+        path: a folder of steps, of which the last is read, or the folder of one step; also a
+            checkpoint that Orbax alone wrote (see `plain`).
         template: part to its template, as for `restore`. Within a part nothing is left out.
 
     Raises:
         InputError: as `restore`.
     """
-    chosen, manifest = _parts(path, template)
-    return dict(_restore(chosen, dict(template), manifest))
+    return dict(_restore(_parts(path, template), dict(template)))
 
 
 def require_fits(path: str | os.PathLike[str], template: Mapping[str, Any]) -> None:
@@ -156,92 +159,100 @@ def require_fits(path: str | os.PathLike[str], template: Mapping[str, Any]) -> N
     Raises:
         InputError: as `restore`, but for damaged arrays.
     """
-    chosen, manifest = _parts(path, template)
-    specs = {leaf: _spec(leaf, like) for leaf, like in _leaves(dict(template)).items()}
-    _require_same(chosen, manifest.leaves, specs)
+    saved = _parts(path, template)
+    specs = manifest.specs_of(manifest.leaves_of(dict(template)))
+    manifest.require_same(saved.folder, saved.leaves, specs)
 
 
-def _parts(path: str | os.PathLike[str], template: Mapping[str, Any]) -> tuple[Path, _Manifest]:
-    """Chooses the last step; of its leaves those within the parts of the template."""
+def _parts(path: str | os.PathLike[str], template: Mapping[str, Any]) -> Saved:
+    """Opens the last step; of its leaves those within the parts of the template."""
     path = Path(path).absolute()
     last = latest(path)
     chosen = path if last is None else path / str(last)
-    manifest = _read_manifest(chosen)
-    parts = {leaf: spec for leaf, spec in manifest.leaves.items() if leaf.split("/")[0] in template}
-    return chosen, manifest._replace(leaves=parts)
+    other = None if (chosen / manifest.FILE).exists() else plain.find(path)
+    saved = other or _open(chosen)
+    parts = {leaf: spec for leaf, spec in saved.leaves.items() if leaf.split("/")[0] in template}
+    return saved._replace(leaves=parts)
 
 
-def _leaves(tree: Any) -> dict[str, Any]:
-    leaves = named.leaves_by_path(tree)
-    if len(leaves) != len(jax.tree.leaves(tree)):
-        raise InputError("two leaves of the tree have the same path, such as keys 1 and '1'")
-    return leaves
+def _open(folder: Path) -> Saved:
+    """Opens a step that `save` wrote; its files are compared before any is read."""
+    saved = manifest.read(folder)
+
+    def read(paths: Iterable[str]) -> dict[str, np.ndarray]:
+        manifest.require_whole(folder, saved.files)
+        return orbax_files.read(folder, paths)
+
+    return Saved(folder, saved.leaves, read)
 
 
-def _spec(path: str, leaf: Any) -> _Spec:
-    """Reads dtype and shape of an array, a `jax.ShapeDtypeStruct` or a Python number."""
-    array = np.asarray(leaf) if isinstance(leaf, bool | int | float) else leaf
-    dtype = getattr(array, "dtype", None)
-    numeric = dtype is not None and jax.dtypes.issubdtype(dtype, np.number)
-    if not numeric and dtype != np.bool_:
-        what = type(leaf).__name__ if dtype is None else dtype
-        raise InputError(f"leaf {path!r}: checkpoints hold arrays of numbers or bools, not {what}")
-    return _Spec(str(dtype), tuple(array.shape))
+def _prepare(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made ({error.strerror})") from None
+    tidy(folder)
 
 
-def _to_host(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """Copies to numpy all that one process sees whole: Orbax saves numpy twice as fast."""
-
-    def local(leaf: Any) -> bool:
-        if not isinstance(leaf, jax.Array):
-            return True
-        return leaf.is_fully_addressable or leaf.is_fully_replicated
-
-    host = jax.device_get({path: leaf for path, leaf in leaves.items() if local(leaf)})
-    return {path: np.asarray(host[path]) if path in host else leaves[path] for path in leaves}
+def _in_one_process(step: int, act: Callable[[], None]) -> None:
+    """Acts in one of several processes, before any of them goes on."""
+    if jax.process_index() == 0:
+        act()
+    multihost_utils.sync_global_devices(f"domino_jax checkpoint {step}")
 
 
-def _checkpointer() -> Any:
-    # Imported here: Orbax takes 0.35 s, which `--help` need not pay.
-    import orbax.checkpoint as ocp  # noqa: PLC0415
-
-    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
-
-
-def _write(folder: Path, leaves: Mapping[str, Any]) -> None:
-    import orbax.checkpoint as ocp  # noqa: PLC0415
-
-    with _checkpointer() as checkpointer:
-        checkpointer.save(folder, args=ocp.args.PyTreeSave(leaves))
+def _everywhere(answer: bool) -> bool:
+    if jax.process_count() == 1:
+        return answer
+    return bool(np.all(multihost_utils.process_allgather(np.array(answer))))
 
 
-def _write_manifest(folder: Path, specs: Mapping[str, _Spec]) -> None:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    sums = {str(path.relative_to(folder)): _size_and_sum(path) for path in files}
-    document = {"format": _FORMAT, "leaves": specs, "files": sums}
-    (folder / _MANIFEST).write_text(json.dumps(document), encoding="utf-8")
+def _holds(place: Path, specs: Mapping[str, Spec], arrays: Mapping[str, Any]) -> bool:
+    """Says whether a step is whole and holds exactly these leaves."""
+    same = manifest.is_whole(place) and manifest.read(place).leaves == specs
+    return _everywhere(same and _first_difference(place, arrays) is None)
 
 
-def _size_and_sum(path: Path) -> list[int]:
-    size = total = 0
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            size += len(block)
-            total = zlib.crc32(block, total)
-    return [size, total]
+def _first_difference(place: Path, arrays: Mapping[str, Any]) -> str | None:
+    return host.first_difference(orbax_files.read(place, arrays), arrays)
 
 
-def _commit(whole: Path, place: Path) -> None:
+def _write(new: Path, arrays: Mapping[str, Any]) -> None:
+    """Writes arrays and reads them back: only then may a manifest say that they are there."""
+    try:
+        orbax_files.write(new, arrays)
+        path = _first_difference(new, arrays)
+        if not _everywhere(path is None):
+            where = repr(path) if path else "a leaf of another process"
+            raise InputError(f"{new}: {where} is read back with other bits than were saved")
+    except InputError:
+        with suppress(OSError):  # what failed may fail again
+            tidy(new.parent)  # a full disk needs the room
+        raise
+
+
+def _certify(folder: Path, step: int, specs: Mapping[str, Spec]) -> None:
+    new = folder / f"{step}.new"
+    manifest.write(new, specs)
+    _commit(new, folder / str(step))
+
+
+def _commit(new: Path, place: Path) -> None:
     old = place.with_name(f"{place.name}.old")
     if place.exists():
         place.rename(old)
-    whole.rename(place)
+    new.rename(place)
     _remove(old)
+
+
+def _remove_steps(folder: Path, old: list[int]) -> None:
+    for step in old:
+        _remove_step(folder, step)
 
 
 def _remove_step(folder: Path, step: int) -> None:
     # Renamed first: half of a removed step must not count as a step.
-    _remove((folder / str(step)).rename(folder / f"{step}.old"))
+    _remove((folder / str(step)).rename(folder / f"{step}.gone"))
 
 
 def _remove(*folders: Path) -> None:
@@ -250,100 +261,15 @@ def _remove(*folders: Path) -> None:
             shutil.rmtree(folder)
 
 
-def _read_manifest(folder: Path) -> _Manifest:
-    """Reads what a step holds.
-
-    Raises:
-        InputError: the folder is not a checkpoint of this program.
-    """
-    try:
-        document = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-        if document["format"] != _FORMAT:
-            raise InputError(f"format {document['format']!r} is unknown, expected {_FORMAT}")
-        specs = {
-            path: _Spec(dtype, tuple(shape)) for path, (dtype, shape) in document["leaves"].items()
-        }
-        return _Manifest(specs, dict(document["files"]))
-    except OSError as error:
-        reason = f"{_MANIFEST}: {error.strerror}"
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        reason = f"{_MANIFEST}: {error}"
-    raise InputError(f"{folder}: not a checkpoint of this program, or a damaged one ({reason})")
-
-
-def _restore(folder: Path, template: Any, manifest: _Manifest) -> Any:
-    leaves = _leaves(template)
-    specs = {path: _spec(path, leaf) for path, leaf in leaves.items()}
-    _require_same(folder, manifest.leaves, specs)
-    _require_whole(folder, manifest.files)
+def _restore(saved: Saved, template: Any) -> Any:
+    leaves = manifest.leaves_of(template)
+    specs = manifest.specs_of(leaves)
+    manifest.require_same(saved.folder, saved.leaves, specs)
     full = [path for path, spec in specs.items() if 0 not in spec.shape]
-    host = _read(folder, full) if full else {}
+    arrays = saved.read(full) if full else {}
     for path, spec in specs.items():
-        host.setdefault(path, np.empty(spec.shape, spec.dtype))
-        if _spec(path, host[path]) != spec:
-            raise InputError(f"{folder}: damaged checkpoint: {path!r} is not {spec}")
-    placed = [_place(path, leaf, host[path]) for path, leaf in leaves.items()]
+        arrays.setdefault(path, np.empty(spec.shape, spec.dtype))
+        if manifest.spec_of(path, arrays[path]) != spec:
+            raise InputError(f"{saved.folder}: damaged checkpoint: {path!r} is not {spec}")
+    placed = [host.place(path, leaf, arrays[path]) for path, leaf in leaves.items()]
     return jax.tree.unflatten(jax.tree.structure(template), placed)
-
-
-def _require_same(folder: Path, saved: Mapping[str, _Spec], expected: Mapping[str, _Spec]) -> None:
-    missing = [path for path in expected if path not in saved]
-    extra = [path for path in saved if path not in expected]
-    faults = [f"lacks {missing[0]!r} ({len(missing)} in all)"] if missing else []
-    faults += [f"has an unexpected {extra[0]!r} ({len(extra)} in all)"] if extra else []
-    if faults:
-        raise InputError(f"{folder}: the checkpoint {' and '.join(faults)}")
-    for path, spec in expected.items():
-        if saved[path] != spec:
-            raise InputError(f"{folder}: {path!r} is {saved[path]} here, expected {spec}")
-
-
-def _require_whole(folder: Path, files: Mapping[str, list[int]]) -> None:
-    # Before Orbax reads them: on damaged files it prints hundreds of lines, or nothing at all.
-    for name, expected in files.items():
-        try:
-            found = _size_and_sum(folder / name)
-        except OSError as error:
-            raise InputError(f"{folder / name}: damaged checkpoint: {error.strerror}") from None
-        if found != expected:
-            sums = " and ".join(
-                f"{size} bytes, CRC-32 {crc:08x}" for size, crc in (expected, found)
-            )
-            raise InputError(f"{folder / name}: damaged checkpoint: saved and found are {sums}")
-
-
-def _read(folder: Path, paths: list[str]) -> dict[str, np.ndarray]:
-    import orbax.checkpoint as ocp  # noqa: PLC0415
-
-    item = dict.fromkeys(paths, 0)
-    as_numpy = dict.fromkeys(paths, ocp.RestoreArgs(restore_type=np.ndarray))
-    args = ocp.args.PyTreeRestore(item=item, restore_args=as_numpy, partial_restore=True)
-    try:
-        with _checkpointer() as checkpointer:
-            return dict(checkpointer.restore(folder, args=args))
-    except Exception as error:  # Orbax and TensorStore raise many types
-        lines = str(error).splitlines() or [type(error).__name__]
-        raise InputError(f"{folder}: Orbax cannot read the checkpoint: {lines[0]}") from error
-
-
-def _place(path: str, like: Any, host: np.ndarray) -> Any:
-    """Turns what was read into what the template's leaf is."""
-    if isinstance(like, np.ndarray):
-        return host
-    if isinstance(like, np.generic):
-        return host[()]
-    if isinstance(like, bool | int | float):
-        return host.item()
-    # A ShapeDtypeStruct counts as committed: it has a sharding, or None.
-    sharding = like.sharding if getattr(like, "committed", True) else None
-    if sharding is None:
-        placed = jax.device_put(host)
-    else:
-        placed = jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
-    if placed.dtype != host.dtype:
-        raise InputError(f"leaf {path!r}: {host.dtype} needs a numpy template or jax_enable_x64")
-    return placed
-
-
-def _some(found: list[int]) -> str:
-    return ", ".join(str(step) for step in found[-5:])

@@ -12,17 +12,15 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from domino_jax.allocate.domino import fewest_votes
-from domino_jax.core import costs
 from domino_jax.core.errors import InputError
-from domino_jax.core.layers import LayerSpec
 from domino_jax.core.paths import leaves_by_path
 from domino_jax.data import Batches, Data
 from domino_jax.models import Model
 from domino_jax.pytorch.state_dict import SUFFIXES
 from domino_jax.run import checkpoint
+from domino_jax.run.kinds import LARGEST_COUNT
 from domino_jax.run.provenance import PHASES
-from domino_jax.run.workdir import prepare, read_json
+from domino_jax.run.workdir import prepare, read_parts
 from domino_jax.train import loop, mesh
 
 
@@ -35,24 +33,42 @@ def require_usable(workdir: Path) -> None:
     for folder in PHASES:
         if (workdir / folder).exists():
             prepare(workdir / folder)
-    for file in ("results.json", "timing.json"):
-        read_json(workdir / file)
+    read_parts(workdir / "results.json")
+    for phase, times in read_parts(workdir / "timing.json").items():
+        for name, value in times.items():
+            if not isinstance(value, int | float):
+                where = f"{workdir / 'timing.json'}: {phase}, {name!r}"
+                raise InputError(f"{where}: expected a number, got {value!r}")
 
 
-def require_batches(config: ConfigDict, data: Data) -> None:
-    """Refuses batches that the devices cannot share, or that the data set cannot fill.
+def require_batches(config: ConfigDict) -> None:
+    """Refuses batches that the devices cannot share.
 
     Raises:
         InputError: the setting, and what is allowed.
     """
     for phase in PHASES:
-        batch = config[phase].batch
-        mesh.require_divides(batch, f"{phase}.batch")
-        if batch > data.train_size:
-            raise InputError(
-                f"{phase}.batch: at most the {data.train_size} training examples of "
-                f"{config.data.name!r} are wanted, got {batch}"
-            )
+        mesh.require_divides(config[phase].batch, f"{phase}.batch")
+
+
+def require_filled(config: ConfigDict, data: Data, phase: str) -> None:
+    """Refuses a phase that will run, and whose batch or number of steps the data set cannot give.
+
+    Raises:
+        InputError: the setting, and what is allowed.
+    """
+    batch = config[phase].batch
+    if batch > data.train_size:
+        raise InputError(
+            f"{phase}.batch: expected at most the {data.train_size} training examples of "
+            f"{config.data.name!r}, got {batch}"
+        )
+    epochs = config[phase].get("epochs", 0)
+    if epochs * data.train_size / batch > LARGEST_COUNT:
+        raise InputError(
+            f"{phase}.epochs: expected at most {LARGEST_COUNT} steps of {batch} of the "
+            f"{data.train_size} training examples, got {epochs:g} epochs"
+        )
 
 
 def require_outputs(name: str, model: Model, data: Data) -> None:
@@ -69,14 +85,14 @@ def require_outputs(name: str, model: Model, data: Data) -> None:
     two = jax.tree.map(lambda x: jax.ShapeDtypeStruct((2, *x.shape[1:]), x.dtype), data.example)
     made = jax.eval_shape(train, model.params, model.stats, two)
     if not isinstance(made, tuple) or len(made) != 2:
-        raise InputError(f"model {name!r}: apply must return (outputs, stats), got {_kind(made)}")
+        raise InputError(f"model {name!r}: expected (outputs, stats) of apply, got {_kind(made)}")
     outputs, stats = made
     shape = getattr(outputs, "shape", None)
     if not shape or shape[-1] < data.classes:
         found = f"outputs {_kind(outputs)}" if shape is None else f"outputs of shape {shape}"
         raise InputError(
-            f"model {name!r}: an array of outputs [B, ..., C] with C of at least the "
-            f"{data.classes} classes of the data is wanted, got {found}"
+            f"model {name!r}: expected an array of outputs [B, ..., C] with C of at least the "
+            f"{data.classes} classes of the data, got {found}"
         )
     if shape[0] != 2:
         raise InputError(
@@ -108,8 +124,8 @@ def require_init(init: str, template: Mapping[str, Any]) -> None:
     if not path.is_dir():
         fault = "is no folder" if path.exists() else "does not exist"
         raise InputError(
-            f"init: {init} {fault}; a folder that holds checkpoints, or a file that ends in "
-            f"{' or '.join(SUFFIXES)}, is wanted"
+            f"init: {init} {fault}; expected a folder that holds checkpoints, or a file that ends "
+            f"in {' or '.join(SUFFIXES)}"
         )
     inside = [str(sub) for sub in sorted(path.iterdir()) if checkpoint.latest(sub) is not None]
     if inside and checkpoint.latest(path) is None:
@@ -120,32 +136,30 @@ def require_init(init: str, template: Mapping[str, Any]) -> None:
         raise InputError(f"init: {error}") from None
 
 
-def require_votes(settings: ConfigDict, layers: tuple[LayerSpec, ...], cost: costs.Cost) -> None:
+def require_votes(settings: ConfigDict, votes: int) -> None:
     """Refuses a search that would end before it could reach its budget.
 
     Args:
         settings: of the search.
-        layers: of the network.
-        cost: what the budget counts.
+        votes: those that it needs at the least.
 
     Raises:
-        InputError: the steps that it needs at the least, or the budget is out of reach.
+        InputError: the steps that it needs at the least.
     """
-    votes = fewest_votes(layers, settings.budget, cost)
     needed = (votes - 1) * settings.vote_every + 1  # the first step votes
     if settings.max_steps < needed:
         raise InputError(
-            f"search.max_steps: {needed} or more are wanted, since the budget needs {votes} votes, "
+            f"search.max_steps: expected {needed} or more, since the budget needs {votes} votes, "
             f"one every {settings.vote_every} steps; got {settings.max_steps}"
         )
 
 
-def require_labels(batch: Mapping[str, Any], classes: int, name: str) -> None:
+def require_labels(batch: Mapping[str, Any], data: Data, name: str) -> None:
     """Refuses a batch without labels of the classes: a loss would be NaN or plainly wrong.
 
     Args:
         batch: what is trained on or evaluated.
-        classes: labels are 0 to classes - 1.
+        data: labels are 0 to its classes - 1, or its label to ignore.
         name: of the batch, such as 'training batch 3'.
 
     Raises:
@@ -154,11 +168,14 @@ def require_labels(batch: Mapping[str, Any], classes: int, name: str) -> None:
     missing = [key for key in ("inputs", "labels") if key not in batch]
     if missing:
         raise InputError(f"{name} of the data has no {missing[0]!r}, only {sorted(batch)}")
-    labels = np.asarray(batch["labels"])
-    integers = np.issubdtype(labels.dtype, np.integer)
-    if not integers or labels.min() < 0 or labels.max() >= classes:
+    labels, ignore = np.asarray(batch["labels"]), data.ignore_label
+    wrong = (labels < 0) | (labels >= data.classes)
+    if ignore is not None:
+        wrong &= labels != ignore
+    if not np.issubdtype(labels.dtype, np.integer) or wrong.any():
+        other = "" if ignore is None else f", or {ignore}, which does not count"
         raise InputError(
-            f"{name} of the data: labels are integers from 0 to {classes - 1}, got "
+            f"{name} of the data: expected labels from 0 to {data.classes - 1}{other}, got "
             f"{labels.dtype} from {labels.min()} to {labels.max()}"
         )
 

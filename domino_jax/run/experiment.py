@@ -8,24 +8,27 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from domino_jax import __version__
 from domino_jax import data as _data
 from domino_jax import models as _models
 from domino_jax.core import costs, published, scheme
-from domino_jax.core.kernels import axes_by_path, signatures
+from domino_jax.core.kernels import signatures
 from domino_jax.core.layers import LayerSpec
 from domino_jax.core.scheme import Scheme
 from domino_jax.pytorch import state_dict
-from domino_jax.run import checks
-from domino_jax.run.phases import Phase
+from domino_jax.run import checks, monitor, repairs
+from domino_jax.run.phases import Phase, make_phase, planned_steps
 from domino_jax.run.provenance import PHASES
 from domino_jax.run.settings import check
 from domino_jax.run.workdir import prepare
 from domino_jax.trace.layers import find_layers
 from domino_jax.train import evaluation, loop
 from domino_jax.train import mesh as devices
+from domino_jax.train.trainer import Trainer, Training
+from domino_jax.train.trainers import make_trainer
 
 OBJECTIVES: Mapping[str, costs.Cost] = {"params": costs.count_weights, "macs": costs.count_macs}
 
@@ -40,7 +43,10 @@ class Experiment:
         data: the data set.
         model: the network with fresh weights.
         layers: of the network, in the order of first use.
-        cost: what the budget counts.
+        budget: what the scheme may cost.
+        mesh: of all devices.
+        phases: by name: 'dense', 'search', 'train'.
+        trainer: of the sparse network.
         should_stop: asked before every step.
     """
 
@@ -49,13 +55,11 @@ class Experiment:
     data: _data.Data
     model: _models.Model
     layers: tuple[LayerSpec, ...]
-    cost: costs.Cost
+    budget: costs.Budget
+    mesh: Mesh
+    phases: Mapping[str, Phase]
+    trainer: Trainer
     should_stop: Callable[[], bool]
-
-    def phase(self, name: str) -> Phase:
-        """Returns one phase of this run: 'dense', 'search' or 'train'."""
-        number = PHASES.index(name)
-        return Phase(name, number, self.config, self.workdir, self.data, self.should_stop)
 
 
 def build(config: ConfigDict, workdir: Path, should_stop: Callable[[], bool]) -> Experiment:
@@ -70,7 +74,11 @@ def build(config: ConfigDict, workdir: Path, should_stop: Callable[[], bool]) ->
     checks.require_usable(workdir)
     _models.factory(config.model.name)  # before the data, which may take long to open
     data = _data.create(config.data.name, data_dir=config.data.dir, **data_options(config))
-    return assemble(config, workdir, data, should_stop)
+    repairs.require_readable(workdir, data)
+    data = repairs.settled(workdir, data)
+    exp = assemble(config, workdir, data, should_stop)
+    repairs.record(workdir, data)
+    return exp
 
 
 def data_options(config: ConfigDict) -> dict[str, Any]:
@@ -91,7 +99,9 @@ def assemble(
     Raises:
         InputError: a setting is wrong.
     """
-    checks.require_batches(config, data)
+    checks.require_batches(config)
+    if not config.init:
+        checks.require_filled(config, data, "dense")
     model = _models.create(
         config.model.name,
         example=data.example,
@@ -102,12 +112,24 @@ def assemble(
     checks.require_outputs(config.model.name, model, data)
     layers = layers_of(model, data.example, config.search)
     if state_dict.is_torch_file(config.init):
-        torch_weights(config, model, layers)  # refuses it before anything is done
+        # Refuses it before anything is done.
+        torch_weights(config, model, layers, say=monitor.say)
     else:
         checks.require_init(config.init, weights_of(model))
     objective = config.search.objective
     cost = OBJECTIVES.get(objective) or costs.read_table(objective, layers)
-    return Experiment(config, workdir, data, model, layers, cost, should_stop)
+    budget = costs.budget_of(layers, config.search.budget, cost)
+    mesh = devices.make_mesh()
+    phases = {name: make_phase(name, config, workdir, data, mesh, should_stop) for name in PHASES}
+    trainer = _trainer(config.train, layers, phases["train"])
+    return Experiment(
+        config, workdir, data, model, layers, budget, mesh, phases, trainer, should_stop
+    )
+
+
+def _trainer(settings: ConfigDict, layers: tuple[LayerSpec, ...], phase: Phase) -> Trainer:
+    steps, options = planned_steps(phase), dict(settings.items())
+    return make_trainer(settings.method, Training(layers, steps, phase.rate, options))
 
 
 def read_scheme(path: Path, layers: tuple[LayerSpec, ...]) -> Scheme:
@@ -116,7 +138,7 @@ def read_scheme(path: Path, layers: tuple[LayerSpec, ...]) -> Scheme:
     Raises:
         InputError: it cannot be read, or the text is of another network.
     """
-    if path.suffix == published.SUFFIX:
+    if path.suffix.lower() == published.SUFFIX:
         return published.load_published(path, signatures(layers))
     return scheme.load(path)
 
@@ -140,16 +162,21 @@ def forward_of(model: _models.Model) -> Callable[[Any, Any], Any]:
 
 
 def torch_weights(
-    config: ConfigDict, model: _models.Model, layers: tuple[LayerSpec, ...]
+    config: ConfigDict,
+    model: _models.Model,
+    layers: tuple[LayerSpec, ...],
+    *,
+    say: Callable[[str], None] = lambda line: None,
 ) -> tuple[Any, Any]:
     """Reads the state dict that `init` names; without `init_head` the last layer stays fresh.
+
+    What of it was changed to fit is told to `say`.
 
     Raises:
         InputError: the file is broken or of another network.
     """
-    axes = axes_by_path(layers)
     fresh = None if config.init_head else state_dict.head_of(layers)
-    return state_dict.restore(config.init, model.params, model.stats, axes, fresh=fresh)
+    return state_dict.restore(config.init, model.params, model.stats, layers, fresh=fresh, say=say)
 
 
 def weights_of(model: _models.Model) -> dict[str, Any]:
@@ -171,19 +198,25 @@ def until_stopped(exp: Experiment, batches: Iterable[Any]) -> Iterator[Any]:
 
 def _checked(exp: Experiment, test: Iterable[Any]) -> Iterator[Any]:
     for number, batch in enumerate(until_stopped(exp, test)):
-        checks.require_labels(batch, exp.data.classes, f"test batch {number}")
+        checks.require_labels(batch, exp.data, f"test batch {number}")
         yield batch
 
 
-def evaluate(exp: Experiment, params: Any, stats: Any) -> dict[str, float]:
-    """Evaluates params and stats on the test set; see `evaluation.evaluate`."""
-    mesh = devices.make_mesh()
+def evaluator(exp: Experiment) -> Callable[[Any, Any], dict[str, float]]:
+    """Makes (params, stats) -> numbers on the test set, compiled once; see `evaluation.evaluate`.
+
+    The weights lie on the devices of the run.
+    """
+    step = evaluation.eval_step(exp.model.apply, exp.data.ignore_label)
     part = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-    test = exp.data.evaluate(exp.config.dense.batch, **part)
-    batches = (devices.split_batch(mesh, batch) for batch in _checked(exp, test))
-    step = evaluation.eval_step(exp.model.apply)
-    params, stats = devices.replicate(mesh, (params, stats))
-    return evaluation.evaluate(step, params, stats, batches)
+
+    def evaluate(params: Any, stats: Any) -> dict[str, float]:
+        test = exp.data.evaluate(exp.config.dense.batch, **part)
+        batches = (devices.split_batch(exp.mesh, batch) for batch in _checked(exp, test))
+        with repairs.noting(exp.workdir, exp.data):
+            return evaluation.evaluate(step, params, stats, batches)
+
+    return evaluate
 
 
 def versions() -> dict[str, str]:

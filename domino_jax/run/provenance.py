@@ -16,8 +16,9 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from domino_jax.core.errors import InputError
+from domino_jax.core.files import digest_of
 from domino_jax.core.scheme import Scheme
-from domino_jax.run import checkpoint, workdir
+from domino_jax.run import checkpoint, manifest, workdir
 from domino_jax.run.settings import defaults, flat
 
 RECORD = "config.json"
@@ -30,6 +31,9 @@ COMMON = ("seed", "init", "init_head", "model", "data", "dense")
 FREE = ("data.dir", "data.workers", "search.max_steps", "search.patience")
 DATA = "data.fingerprint"
 ABSENT = "(not set)"
+# Settings that name a file: the name may change while what it holds stays, but not the reverse.
+INPUTS = {"init": "start", "search.objective": "cost table"}
+CONTENT = ".content"
 
 Part = Mapping[str, Any]
 Parts = Mapping[str, Part]
@@ -77,7 +81,7 @@ def begin_train(folder: Path, config: ConfigDict, found: Scheme, *, data: str, a
 def require_train(
     folder: Path, config: ConfigDict, found: Scheme, *, data: str, anew: bool = False
 ) -> None:
-    """Refuses what `begin_train` refuses; changes nothing.
+    """Refuses what `begin_train` refuses; changes nothing but what a killed process left.
 
     Raises:
         InputError: as `begin_train`.
@@ -101,11 +105,27 @@ def begin_evaluation(folder: Path, config: ConfigDict, found: Scheme, *, data: s
 
 
 def _common(config: ConfigDict, data: str) -> Part:
-    return {**_settings(config, COMMON), DATA: data}
+    return {**_settings(config, COMMON), **_content("init", config.init), DATA: data}
 
 
 def _of_search(config: ConfigDict, data: str) -> dict[str, Part]:
-    return {"common": _common(config, data), "search": _settings(config, ("search",))}
+    return {"common": _common(config, data), "search": _search(config)}
+
+
+def _search(config: ConfigDict) -> Part:
+    objective = _content("search.objective", config.search.objective)
+    return {**_settings(config, ("search",)), **objective}
+
+
+def _content(key: str, name: str) -> Part:
+    """Returns a digest of the file or the checkpoint that a setting names; {} if it names none."""
+    path = Path(name)
+    if not name or not path.exists():
+        return {}
+    step = checkpoint.latest(path) if path.is_dir() else None
+    if step is not None:  # the manifest has the sums of all its files
+        path = path / str(step) / manifest.FILE
+    return {f"{key}{CONTENT}": digest_of(path)}
 
 
 def _of_train(config: ConfigDict, found: Scheme, data: str) -> dict[str, Part]:
@@ -118,7 +138,7 @@ def _of_train(config: ConfigDict, found: Scheme, data: str) -> dict[str, Part]:
 
 
 def _searched(config: ConfigDict) -> dict[str, Part]:
-    return {} if config.scheme else {"search": _settings(config, ("search",))}
+    return {} if config.scheme else {"search": _search(config)}
 
 
 def _settings(config: ConfigDict, names: Iterable[str]) -> dict[str, Any]:
@@ -130,7 +150,7 @@ def _settings(config: ConfigDict, names: Iterable[str]) -> dict[str, Any]:
     except (TypeError, ValueError):
         faults = [key for key, value in given.items() if not _is_plain(value)]
         raise InputError(
-            f"{faults[0]}: numbers, text, None and tuples of these are wanted, "
+            f"{faults[0]}: expected numbers, text, None or tuples of these, "
             f"got {given[faults[0]]!r}"
         ) from None
 
@@ -143,9 +163,24 @@ def _is_plain(value: Any) -> bool:
     return True
 
 
-def _read(folder: Path, foreign: Iterable[str]) -> dict[str, Part]:
-    """Reads the parts of a record; {} in a new directory."""
+def read_record(folder: Path) -> dict[str, Any]:
+    """Reads how a work directory was made; {} if it does not say.
+
+    Raises:
+        InputError: the file is broken, or a part of it is no object.
+    """
     document = workdir.read_json(folder / RECORD)
+    for name in ("common", "search", "train"):
+        if not isinstance(document.get(name, {}), dict):
+            raise InputError(
+                f"{folder / RECORD}: {name!r}: expected an object, got {document[name]!r}"
+            )
+    return document
+
+
+def _read(folder: Path, foreign: Iterable[str]) -> dict[str, Part]:
+    """Reads the parts of a record; {} in a new directory. What a killed process left is tidied."""
+    document = read_record(folder)
     if not document:
         found = [name for name in (*PHASES, *foreign) if (folder / name).exists()]
         if found:
@@ -157,6 +192,7 @@ def _read(folder: Path, foreign: Iterable[str]) -> dict[str, Part]:
         raise InputError(
             f"{folder / RECORD} is no record of this program; choose another --workdir"
         )
+    _once(lambda: _tidy(folder))  # first: it may bring back a step
     if _is_bare(folder):
         return {}
     return {name: part for name, part in document.items() if name not in OURS}
@@ -199,7 +235,13 @@ def _differences(made: Part, part: Part) -> list[str]:
     """
     texts = []
     missing = _settings(defaults(), (*COMMON, "search", "train"))
+    same = _same_inputs(made, part)
     for key in dict.fromkeys([*made, *part]):
+        if key in same or key.endswith(CONTENT):
+            continue
+        if _has_changed(key, made, part):
+            texts.append(f"the {INPUTS[key]} {part[key]} ({key}) has changed since")
+            continue
         there, here = (values.get(key, missing.get(key, ABSENT)) for values in (made, part))
         if there == here or (key == DATA and {there, here} & {"", ABSENT}):
             continue
@@ -210,6 +252,18 @@ def _differences(made: Part, part: Part) -> list[str]:
         else:
             texts.append(f"{key} {there!r} there, {here!r} here")
     return texts
+
+
+def _same_inputs(made: Part, part: Part) -> list[str]:
+    """Lists the settings that name what holds the same as before, wherever it lies now."""
+    contents = {key: f"{key}{CONTENT}" for key in INPUTS}
+    return [key for key, at in contents.items() if at in part and made.get(at) == part[at]]
+
+
+def _has_changed(key: str, made: Part, part: Part) -> bool:
+    """Says whether a setting names what it named before, which holds something else now."""
+    there, here = made.get(f"{key}{CONTENT}"), part.get(f"{key}{CONTENT}")
+    return bool(there and here) and there != here and made.get(key) == part.get(key)
 
 
 def _require_outside(init: str, folder: Path, phases: Iterable[str]) -> None:
@@ -225,26 +279,32 @@ def _once(act: Callable[[], None]) -> None:
     multihost_utils.sync_global_devices("domino_jax record")
 
 
-def _begin(folder: Path, parts: Parts, forget: Callable[[Path], None] | None) -> None:
-    for name in (*FILES, RECORD, f"search/{workdir.CURVE}"):  # what a killed process was writing
+def _tidy(folder: Path) -> None:
+    """Ends what a killed process was writing, before anything asks what there is."""
+    workdir.require_held(folder)
+    for name in (*FILES, RECORD, f"search/{workdir.CURVE}"):
         path = folder / name
         workdir.remove(*path.parent.glob(f".{path.name}.*"))
     for phase in (*PHASES, "train/sparse"):
         checkpoint.tidy(folder / phase)
+
+
+def _begin(folder: Path, parts: Parts, forget: Callable[[Path], None] | None) -> None:
     if forget is not None:
         forget(folder)
-    if (folder / RECORD).exists() and _is_bare(folder):
-        _forget_all(folder)
     made = workdir.read_json(folder / RECORD)
+    if made and _is_bare(folder):
+        _forget_all(folder)
+        made = {}
+    # Replaced and never removed: only a directory that has a record is ours to clear.
     if made != {**made, **OURS, **parts}:
-        workdir.update_json(folder / RECORD, **OURS, **parts)
+        workdir.write_json(folder / RECORD, {**made, **OURS, **parts})
 
 
 def _forget_all(folder: Path) -> None:
     for phase in PHASES:
         _forget_phase(folder / phase)
-    # The record last: only a directory that has one is ours to clear.
-    workdir.remove(*(folder / name for name in (*FILES, RECORD)))
+    workdir.remove(*(folder / name for name in FILES))
 
 
 def _forget_training(folder: Path) -> None:

@@ -1,32 +1,22 @@
 """What search.py does: dense weights in, scheme.json, report.png and the table out."""
 
-from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
-from domino_jax.allocate.domino import Search, by_layer, domino, scheme_of
-from domino_jax.allocate.erk import erk_scheme
-from domino_jax.allocate.pace import PACES, PaceRule
+from domino_jax.allocate.problem import Problem
+from domino_jax.allocate.search import Search, by_layer, scheme_of
 from domino_jax.allocate.stall import layer_norms, why_stuck
-from domino_jax.allocate.uniform import dense_scheme, uniform_scheme
-from domino_jax.core import costs, scheme
-from domino_jax.core.scheme import Scheme
+from domino_jax.allocate.table import allocate
+from domino_jax.core import costs
+from domino_jax.core.scheme import Scheme, save
 from domino_jax.run import checks, monitor, provenance, report, workdir
-from domino_jax.run.dense import dense_weights, train_dense
-from domino_jax.run.experiment import OBJECTIVES, Experiment, forward_of, versions
+from domino_jax.run.experiment import Experiment, forward_of, versions
 from domino_jax.run.phases import resume, running
+from domino_jax.run.problem import problem_of
 from domino_jax.run.steps import search_parts
 from domino_jax.trace.activations import activation_macs
 from domino_jax.train import loop
-
-# Methods that need no training: (layers, budget, cost=) -> scheme.
-AT_ONCE: Mapping[str, Callable[..., Scheme]] = {
-    "dense": lambda layers, budget, cost: dense_scheme(layers),
-    "uniform": uniform_scheme,
-    "erk": erk_scheme,
-}
+from domino_jax.train.step import first_state
 
 
 def find_scheme(exp: Experiment, *, anew: bool = False) -> None:
@@ -38,53 +28,40 @@ def find_scheme(exp: Experiment, *, anew: bool = False) -> None:
         InputError: the budget is out of reach, the search stands still, or the work directory was
             made with other settings.
     """
-    settings = exp.config.search
-    if settings.method in AT_ONCE:
-        found = AT_ONCE[settings.method](exp.layers, settings.budget, cost=exp.cost)
+
+    @cache  # what is wrong with the budget is said before the work directory is touched
+    def begin() -> None:
         provenance.begin_search(exp.workdir, exp.config, data=exp.data.fingerprint, anew=anew)
-        _write(exp, found, steps=0)
-        return
-    checks.require_votes(settings, exp.layers, exp.cost)
-    search = domino(
-        exp.layers,
-        settings.budget,
-        cost=exp.cost,
-        vote_ratio=settings.vote_ratio,
-        pace=_pace(exp),
-    )
-    provenance.begin_search(exp.workdir, exp.config, data=exp.data.fingerprint, anew=anew)
-    train_dense(exp)
-    run = _search(exp, search, *dense_weights(exp))
-    found, steps = scheme_of(exp.layers, run.search), int(run.train.step)
-    _end_curve(exp, found, steps)
-    _write(exp, found, steps=steps)
+
+    problem = problem_of(exp, begin)
+    answer = allocate(exp.config.search.method, problem)
+    if isinstance(answer, Search):
+        checks.require_filled(exp.config, exp.data, "search")
+        checks.require_votes(exp.config.search, answer.fewest_votes)
+        scheme, steps = _searched(exp, answer, problem)
+    else:
+        scheme, steps = answer, 0
+    begin()
+    with workdir.writing(exp.workdir):
+        if isinstance(answer, Search):
+            _end_curve(exp, scheme, steps)
+        _write(exp, scheme, steps=steps)
 
 
-def _pace(exp: Experiment) -> PaceRule:
-    settings = exp.config.search
-    by_weights = settings.objective == "params"
-    defaults = (0.5, 0.5) if by_weights else (0.8, 0.2)
-    given = (settings.macs_weight, settings.erk_weight)
-    cost_weight, erk_weight = (
-        default if value is None else value for value, default in zip(given, defaults, strict=True)
-    )
-    return PACES[settings.pace](
-        exp.layers,
-        settings.budget,
-        cost=costs.count_macs if settings.objective in OBJECTIVES else exp.cost,
-        macs_weight=cost_weight,
-        erk_weight=erk_weight,
-    )
+def _searched(exp: Experiment, search: Search, problem: Problem) -> tuple[Scheme, int]:
+    """Trains and votes until the search is done; returns its scheme and the steps made."""
+    run = _search(exp, search, *problem.weights())
+    return scheme_of(exp.layers, run.search), int(run.train.step)
 
 
 def _search(exp: Experiment, search: Search, params: Any, stats: Any) -> loop.SearchRun:
-    phase, settings = exp.phase("search"), exp.config.search
+    phase, settings = exp.phases["search"], exp.config.search
     norms = layer_norms(exp.layers)
-    start_norms = norms(_on_device(params))
-    tx, step = search_parts(exp)
+    start_norms = norms(params)
+    trainer, step = search_parts(exp)
+    first = trainer.init(params, None)
     run = resume(
-        phase,
-        loop.SearchRun(loop.init_state(params, stats, tx), search.init(_on_device(params))),
+        phase, loop.SearchRun(first_state(params, stats, first.state), search.init(params))
     )
     start = int(run.train.step)
     if run.search.done:
@@ -94,7 +71,7 @@ def _search(exp: Experiment, search: Search, params: Any, stats: Any) -> loop.Se
     workdir.resume_curve(curve, start)
 
     def share(run: loop.SearchRun) -> float:
-        return costs.kept_share(exp.layers, exp.cost, scheme_of(exp.layers, run.search))
+        return costs.kept_share(exp.layers, exp.budget.cost, scheme_of(exp.layers, run.search))
 
     def describe(step: int, run: loop.SearchRun) -> tuple[str, dict[str, float]]:
         now = share(run)
@@ -125,31 +102,27 @@ def _search(exp: Experiment, search: Search, params: Any, stats: Any) -> loop.Se
         )
 
 
-def _end_curve(exp: Experiment, found: Scheme, steps: int) -> None:
+def _end_curve(exp: Experiment, scheme: Scheme, steps: int) -> None:
     """Makes the scheme's cost the last point, also where the run was killed after writing it."""
     curve = exp.workdir / "search" / workdir.CURVE
     workdir.resume_curve(curve, steps - 1)
     workdir.append_point(
-        curve, {"step": steps, "share": costs.kept_share(exp.layers, exp.cost, found)}
+        curve, {"step": steps, "share": costs.kept_share(exp.layers, exp.budget.cost, scheme)}
     )
 
 
-def _on_device(params: Any) -> Any:
-    return jax.tree.map(jnp.asarray, params)
-
-
-def _write(exp: Experiment, found: Scheme, *, steps: int) -> None:
+def _write(exp: Experiment, scheme: Scheme, *, steps: int) -> None:
     settings = exp.config.search
     numbers = report.summary(
         exp.layers,
-        found,
-        exp.cost,
+        scheme,
+        exp.budget.cost,
         settings.budget,
         activations=activation_macs(forward_of(exp.model), exp.model.params, exp.data.example),
     )
-    scheme.save(
+    save(
         exp.workdir / "scheme.json",
-        found,
+        scheme,
         model=exp.config.model.name,
         objective=settings.objective,
         budget=settings.budget,
@@ -163,7 +136,7 @@ def _write(exp: Experiment, found: Scheme, *, steps: int) -> None:
         exp.workdir / "report.png",
         numbers,
         workdir.read_curve(exp.workdir / "search" / workdir.CURVE),
-        f"{exp.config.model.name} on {exp.config.data.name}: N of M = {_sizes(found)} under "
+        f"{exp.config.model.name} on {exp.config.data.name}: N of M = {_sizes(scheme)} under "
         f"{settings.budget:.2%} of {settings.objective}",
         settings.budget,
     )
@@ -171,6 +144,6 @@ def _write(exp: Experiment, found: Scheme, *, steps: int) -> None:
     monitor.say(f"{exp.workdir}: scheme.json, report.png; next: train.py with the same flags")
 
 
-def _sizes(found: Scheme) -> str:
+def _sizes(scheme: Scheme) -> str:
     """Lists the group sizes of a scheme: rules may give layers their own."""
-    return ", ".join(map(str, sorted({nm.m for nm in found.values()}, reverse=True)))
+    return ", ".join(map(str, sorted({nm.m for nm in scheme.values()}, reverse=True)))

@@ -1,99 +1,69 @@
-"""Every setting of the two scripts, the paper's value of it, and what it may be."""
+"""The settings of both scripts as a config: its defaults, and the checks of a whole config."""
 
-import itertools
-import math
-from collections.abc import Callable, Iterator, Mapping
+import difflib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from domino_jax.allocate.pace import PACES
 from domino_jax.core.errors import InputError
-from domino_jax.core.paths import require_known
-from domino_jax.core.rules import require_rules
-from domino_jax.pytorch.state_dict import SUFFIXES, is_torch_file
-from domino_jax.train.optim import DENSE_OPTIMIZERS, METHODS, OPTIMIZERS, SCHEDULES
+from domino_jax.run.settings_table import GROUPS, SETTINGS
 
-SEARCH_METHODS = ("domino", "uniform", "erk", "dense")
-STARTS = ("dense", "random")
 START = "domino_jax.settings.defaults()"
 FACTORY_OPTIONS = ("model.", "data.")  # further keys of these go to the factories
-LARGEST_SEED = 2**32 - 1  # of which JAX uses the lower 32 bits
+
+
+class UnknownSetting(InputError, AttributeError):  # noqa: N818 (reads as a sentence)
+    """A config has no such setting. An AttributeError too, which `hasattr` and `copy` ask for."""
+
+
+class Settings(ConfigDict):
+    """A config, or one group of it, that names the setting which it refuses."""
+
+    def __init__(self, *arguments: Any, group: str = "", **options: Any) -> None:
+        """Makes a config as ConfigDict does; the keys of `group` are 'group.key'."""
+        object.__setattr__(self, "_group", group)
+        super().__init__(*arguments, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        """Returns a setting."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name.startswith("_"):  # what Python itself asks for
+                raise
+            raise UnknownSetting(unknown(self._key(name))) from None
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        """Changes a setting; a locked config takes no new one, and none another type."""
+        try:
+            super().__setitem__(name, value)
+        except KeyError:
+            raise UnknownSetting(unknown(self._key(name))) from None
+        except TypeError:
+            if (key := self._key(name)) not in (*GROUPS, *SETTINGS):
+                raise
+            raise InputError(f"{expected(key)}, got {value!r}") from None
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """Makes a copy, or what was pickled."""
+        super().__setstate__(state)
+        object.__setattr__(self, "_group", state["_group"])
+
+    def _key(self, name: str) -> str:
+        return f"{self._group}.{name}" if self._group else name
 
 
 def defaults() -> ConfigDict:
     """Returns the paper's ResNet-50 on ImageNet, 80 % of the weights removed; locked."""
-    config = ConfigDict()
-    config.seed = 0
-    config.init = ""  # dense network: a checkpoint, a .pth or .safetensors file; '' trains it
-    config.init_head = True  # False: the last layer of such a file is left out (other classes)
-    config.scheme = ""  # scheme.json or the paper's .txt for train.py; '': the work directory's
-    config.log_every = 50  # steps
-    config.checkpoint_every = 1000  # steps
-    config.evaluate = False  # train.py: only evaluate what the work directory holds
-    config.dry_run = False  # one step of each phase on zeros of the data's shapes; writes nothing
-
-    # Keys added to `model` and `data` (unlock them first) go to the factory as options.
-    config.model = ConfigDict({"name": "resnet50"})  # or 'package.module:factory'
-    # `dir` '' is TFDS's own; 0 worker processes: threads only.
-    config.data = ConfigDict({"name": "imagenet2012", "dir": "", "workers": 0})
-
-    config.dense = ConfigDict(
-        {
-            "optimizer": "sgd",  # 'sgd', 'adamw'
-            "schedule": "cosine",  # 'cosine', 'constant'
-            "warmup_epochs": 5.0,
-            "lr": 0.1,
-            "momentum": 0.9,
-            "weight_decay": 1e-4,
-            "label_smoothing": 0.0,
-            "epochs": 90.0,
-            "batch": 256,
-        }
-    )
-    config.search = ConfigDict(
-        {
-            # 'domino'; 'uniform': the largest n of M that fits everywhere; 'erk': densities of
-            # Erdős–Rényi-kernel graphs, rounded to candidates; 'dense': nothing is removed
-            "method": "domino",
-            "m": 16,
-            "candidates": placeholder(tuple),  # None: powers of two up to M; else ending in M
-            "objective": "params",  # 'params', 'macs' or a JSON cost table {path: {n: cost}}
-            "budget": 0.2,  # share kept
-            "vote_ratio": 0.75,
-            "vote_every": 100,  # steps
-            "penalty": 0.1,
-            "penalty_every": 5,  # steps
-            "penalty_doubles_at": (30_000, 10_000),  # first, then every; () never
-            "pace": "domino",  # 'domino', 'constant'
-            "erk_weight": placeholder(float),  # None: 0.5 for params, 0.2 otherwise
-            "macs_weight": placeholder(float),  # None: 0.5 for params, 0.8 otherwise
-            "lr": 0.01,
-            "batch": 64,
-            "max_steps": 100_000,
-            "patience": 200,  # votes without any change
-            "shrink_m": False,  # where M does not divide the inputs: their gcd instead of dense
-            # ((regex, 'dense' | 'flatten' | 'shrink' | M | candidates), ...): first match wins
-            "rules": (),
-        }
-    )
-    config.train = ConfigDict(
-        {
-            "method": "sr_ste",  # 'sr_ste', 'straight_through', 'fixed'
-            "optimizer": "sgd",  # 'sgd', 'adamw' (SR-STE before Adam), 'adamw_decoupled' (beside)
-            "schedule": "cosine",
-            "warmup_epochs": 5.0,
-            "sr_ste": 5e-4,
-            "lr": 0.01,
-            "momentum": 0.9,
-            "weight_decay": 5e-5,
-            "label_smoothing": 0.0,
-            "epochs": 120.0,
-            "batch": 256,
-            "start": "dense",  # 'dense', 'random'
-        }
-    )
+    config = Settings()
+    for group in GROUPS:
+        config[group] = Settings(group=group)
+    for key, setting in SETTINGS.items():
+        group, _, name = key.rpartition(".")
+        held = placeholder(setting.values) if setting.values else setting.default
+        (config[group] if group else config)[name] = held
     return config.lock()
 
 
@@ -101,27 +71,25 @@ def check(config: ConfigDict) -> None:
     """Refuses settings that are unknown, missing, of the wrong kind or out of range.
 
     Raises:
-        InputError: the first wrong key, what came and what is allowed.
+        InputError: the first wrong key, what is expected and what came.
     """
-    known = dict(flat(defaults()))
-    given = dict(flat(config))
-    for group in groups():
-        if group in given:
-            raise InputError(f"{wanted(group)}, got {given[group]!r}")
-    own = [key for key in given if not key.startswith(FACTORY_OPTIONS)]
-    require_known(own, list(known), what="setting")
-    for key in known:
-        if key not in given:
-            raise InputError(f"setting {key} is missing; start from {START}")
-        if not _allows(key, given[key]):
-            raise InputError(f"{wanted(key)}, got {given[key]!r}")
-    _require_final_candidate(given)
-    _require_pace(given)
-    _require_term(given)
-    for phase in ("dense", "train"):
-        _require_short_warmup(given, phase)
-    _require_torch_init(given)
-    require_rules(given["search.rules"])
+    values = dict(flat(config))
+    for group in GROUPS:
+        if group in values:
+            raise InputError(f"{expected(group)}, got {values[group]!r}")
+    for key in values:
+        if key not in SETTINGS and not key.startswith(FACTORY_OPTIONS):
+            raise InputError(unknown(key))
+    for key, setting in SETTINGS.items():
+        if key not in values:
+            raise InputError(missing(key))
+        try:
+            allowed = setting.allows(values[key])
+        except (TypeError, OverflowError):  # not comparable, or too large for a float
+            allowed = False
+        if not allowed:
+            raise InputError(f"{expected(key)}, got {values[key]!r}")
+    _check_together(values)
 
 
 def flat(tree: ConfigDict | Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -131,177 +99,73 @@ def flat(tree: ConfigDict | Mapping[str, Any], prefix: str = "") -> Iterator[tup
         if isinstance(value, ConfigDict | Mapping):
             yield from flat(value, f"{prefix}{key}.")
         else:
-            yield prefix + key, value
+            yield f"{prefix}{key}", value
 
 
-def names() -> tuple[str, ...]:
-    """Lists all settings, such as 'search.budget'."""
-    return tuple(_RULES)
+def expected(key: str) -> str:
+    """Says what a setting, or a group of them, must be: 'seed: expected a whole number …'."""
+    if key in GROUPS:
+        return f"{key}: expected a group of settings ({', '.join(GROUPS[key])})"
+    return f"{key}: expected {SETTINGS[key].expected()}"
 
 
-def groups() -> tuple[str, ...]:
-    """Lists the groups of settings, such as 'search'."""
-    return tuple(dict.fromkeys(key.partition(".")[0] for key in _RULES if "." in key))
+def unknown(key: str) -> str:
+    """Says that there is no such setting, and which have nearly that name."""
+    keys = [*GROUPS, *SETTINGS]
+    near = dict.fromkeys(difflib.get_close_matches(key, keys, cutoff=0.7))
+    ends = {known.rpartition(".")[2] for known in keys}
+    for end in difflib.get_close_matches(key.rpartition(".")[2], ends):
+        near |= dict.fromkeys(known for known in keys if known.rpartition(".")[2] == end)
+    shown = list(near)[:5] or list(GROUPS)
+    return f"unknown setting {key!r}; nearest: {', '.join(shown)}"
 
 
-def wanted(key: str) -> str:
-    """Says what a setting, or a group of them, must be."""
-    if key in groups():
-        members = [known.partition(".")[2] for known in _RULES if known.startswith(f"{key}.")]
-        return f"{key}: a group of settings ({', '.join(members)}) is wanted"
-    return f"{key}: {_RULES[key][1]} is wanted"
+def missing(key: str) -> str:
+    """Says that a config lacks a setting."""
+    return f"setting {key} is missing; start from {START}"
 
 
-def _allows(key: str, value: Any) -> bool:
-    try:
-        return bool(_RULES[key][0](value))
-    except (TypeError, OverflowError):  # not comparable, or too large for a float
-        return False
+def _check_together(values: Mapping[str, Any]) -> None:
+    """Refuses values that do not go with each other."""
+    from domino_jax.core.rules import require_rules  # noqa: PLC0415 (JAX, not for --help)
+
+    _require_final_candidate(values)
+    _require_pace(values)
+    for phase in ("dense", "train"):
+        _require_short_warmup(values, phase)
+    _require_torch_init(values)
+    require_rules(values["search.rules"])
 
 
-def _require_final_candidate(given: dict[str, Any]) -> None:
-    m, candidates = given["search.m"], given["search.candidates"]
+def _require_final_candidate(values: Mapping[str, Any]) -> None:
+    m, candidates = values["search.m"], values["search.candidates"]
     if candidates is not None and candidates[-1] != m:
-        raise InputError(f"search.candidates: must end in search.m = {m}, got {candidates}")
-
-
-def _require_pace(given: dict[str, Any]) -> None:
-    weights = ("search.macs_weight", "search.erk_weight")
-    if given["search.pace"] == "domino" and all(given[key] == 0 for key in weights):
-        raise InputError(f"{' and '.join(weights)}: one must be above 0, or no layer ever decays")
-
-
-def _require_term(given: dict[str, Any]) -> None:
-    method, optimizer = given["train.method"], given["train.optimizer"]
-    if method != "sr_ste" and optimizer not in DENSE_OPTIMIZERS:
         raise InputError(
-            f"train.optimizer: one of {', '.join(map(repr, DENSE_OPTIMIZERS))} is wanted where "
-            f"train.method is {method!r}, got {optimizer!r}"
+            f"search.candidates: expected a last candidate of search.m = {m}, got {candidates}"
         )
 
 
-def _require_torch_init(given: dict[str, Any]) -> None:
-    if not given["init_head"] and not is_torch_file(given["init"]):
+def _require_pace(values: Mapping[str, Any]) -> None:
+    weights = ("search.macs_weight", "search.erk_weight")
+    if values["search.pace"] == "domino" and all(values[key] == 0 for key in weights):
+        raise InputError(
+            f"{' and '.join(weights)}: expected one above 0, or no layer ever decays; got 0 and 0"
+        )
+
+
+def _require_torch_init(values: Mapping[str, Any]) -> None:
+    from domino_jax.pytorch.state_dict import SUFFIXES, is_torch_file  # noqa: PLC0415 (as above)
+
+    if not values["init_head"] and not is_torch_file(values["init"]):
         raise InputError(
             f"init_head: False needs an init that ends in {' or '.join(SUFFIXES)}, "
-            f"got {given['init']!r}"
+            f"got {values['init']!r}"
         )
 
 
-def _require_short_warmup(given: dict[str, Any], phase: str) -> None:
-    warmup, epochs = given[f"{phase}.warmup_epochs"], given[f"{phase}.epochs"]
-    if warmup > epochs:
+def _require_short_warmup(values: Mapping[str, Any], phase: str) -> None:
+    warmup, epochs = values[f"{phase}.warmup_epochs"], values[f"{phase}.epochs"]
+    if warmup > epochs > 0:
         raise InputError(
-            f"{phase}.warmup_epochs: at most {phase}.epochs = {epochs:g} is wanted, got {warmup:g}"
+            f"{phase}.warmup_epochs: expected at most {phase}.epochs = {epochs:g}, got {warmup:g}"
         )
-
-
-def _whole(low: int) -> tuple[Callable[[Any], bool], str]:
-    return lambda v: _is_int(v) and v >= low, f"a whole number of {low} or more"
-
-
-def _number(low: float, *, above: bool = False) -> tuple[Callable[[Any], bool], str]:
-    if above:
-        return lambda v: _is_number(v) and v > low, f"a number above {low:g}"
-    return lambda v: _is_number(v) and v >= low, f"a number of {low:g} or more"
-
-
-def _one_of(names: tuple[str, ...]) -> tuple[Callable[[Any], bool], str]:
-    return lambda v: v in names, "one of " + ", ".join(map(repr, names))
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_increasing(value: Any) -> bool:
-    return (
-        isinstance(value, tuple | list)
-        and len(value) > 0
-        and all(_is_int(n) and n >= 1 for n in value)
-        and all(a < b for a, b in itertools.pairwise(value))
-    )
-
-
-def _is_pair_of_steps(value: Any) -> bool:
-    return isinstance(value, tuple | list) and (
-        len(value) == 0 or (len(value) == 2 and all(_is_int(v) and v >= 1 for v in value))
-    )
-
-
-def _is_rules(value: Any) -> bool:
-    return isinstance(value, tuple | list) and all(
-        isinstance(rule, tuple | list) and len(rule) == 2 and isinstance(rule[0], str)
-        for rule in value
-    )
-
-
-_TEXT = (lambda v: isinstance(v, str), "text")
-_FLAG = (lambda v: isinstance(v, bool), "True or False")
-_NAME = (lambda v: isinstance(v, str) and bool(v), "a name")
-_SHARE = (lambda v: _is_number(v) and 0 < v < 1, "a share above 0 and below 1")
-_SMOOTHING = (lambda v: _is_number(v) and 0 <= v < 1, "a number from 0 to below 1")
-_WEIGHT = (
-    lambda v: v is None or (_is_number(v) and v >= 0),
-    "a number of 0 or more, or None (the default),",
-)
-_OPTIMIZING = {
-    "schedule": _one_of(SCHEDULES),
-    "warmup_epochs": _number(0),
-    "lr": _number(0, above=True),
-    "momentum": _SMOOTHING,
-    "weight_decay": _number(0),
-    "label_smoothing": _SMOOTHING,
-    "epochs": _number(0, above=True),
-    "batch": _whole(1),
-}
-_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "seed": (
-        lambda v: _is_int(v) and 0 <= v <= LARGEST_SEED,
-        f"a whole number from 0 to {LARGEST_SEED}",
-    ),
-    "init": _TEXT,
-    "init_head": _FLAG,
-    "scheme": _TEXT,
-    "log_every": _whole(1),
-    "checkpoint_every": _whole(1),
-    "evaluate": _FLAG,
-    "dry_run": _FLAG,
-    "model.name": _NAME,
-    "data.name": _NAME,
-    "data.dir": _TEXT,
-    "data.workers": _whole(0),
-    "dense.optimizer": _one_of(DENSE_OPTIMIZERS),
-    **{f"dense.{key}": rule for key, rule in _OPTIMIZING.items()},
-    "search.method": _one_of(SEARCH_METHODS),
-    "search.m": (lambda v: _is_int(v) and 2 <= v <= 64, "a whole number from 2 to 64"),
-    "search.candidates": (
-        lambda v: v is None or _is_increasing(v),
-        "None or a rising tuple of whole numbers of 1 or more",
-    ),
-    "search.objective": _NAME,
-    "search.budget": _SHARE,
-    "search.vote_ratio": (lambda v: _is_number(v) and 0 < v <= 1, "a share above 0, at most 1"),
-    "search.vote_every": _whole(1),
-    "search.penalty": _number(0),
-    "search.penalty_every": _whole(1),
-    "search.penalty_doubles_at": (_is_pair_of_steps, "() or (first step, then every)"),
-    "search.pace": _one_of(tuple(PACES)),
-    "search.erk_weight": _WEIGHT,
-    "search.macs_weight": _WEIGHT,
-    "search.lr": _number(0, above=True),
-    "search.batch": _whole(1),
-    "search.max_steps": _whole(1),
-    "search.patience": _whole(1),
-    "search.shrink_m": _FLAG,
-    "search.rules": (_is_rules, "a tuple of pairs (regex, value)"),
-    "train.method": _one_of(METHODS),
-    "train.optimizer": _one_of(OPTIMIZERS),
-    "train.sr_ste": _number(0),
-    "train.start": _one_of(STARTS),
-    **{f"train.{key}": rule for key, rule in _OPTIMIZING.items()},
-}

@@ -3,17 +3,22 @@
 import fcntl
 import json
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+import jax
+
+from domino_jax.core import files
 from domino_jax.core.errors import InputError
-from domino_jax.core.files import write_text
 
 LOCK = ".lock"
 CURVE = "votes.jsonl"
+# Numbers of processes repeat, from machine to machine and from container to container.
+_OWNER = f"{os.getpid()} {secrets.token_hex(8)}"
 
 
 def prepare(workdir: Path) -> None:
@@ -75,9 +80,9 @@ def locked(workdir: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            owner = f"process {number}" if (number := file.read().strip()) else "another process"
             raise InputError(
-                f"workdir {workdir}: {owner} is at work there; wait for it, or choose another"
+                f"workdir {workdir}: {_named(file.read())} is at work there; wait for it, or "
+                "choose another"
             ) from None
         except OSError as error:
             raise InputError(f"workdir {workdir}: cannot be locked ({error.strerror})") from None
@@ -85,7 +90,7 @@ def locked(workdir: Path) -> Iterator[None]:
             raise InputError(f"workdir {workdir}: another process has just left it; try again")
         # Not removed where there are results: another process may have opened it by now.
         file.truncate(0)
-        file.write(str(os.getpid()))
+        file.write(_OWNER)
         file.flush()
         yield
 
@@ -98,27 +103,90 @@ def _is_there(path: Path, file: IO[str]) -> bool:
         return False
 
 
+def _named(owner: str) -> str:
+    number = owner.partition(" ")[0].strip()
+    return f"process {number}" if number else "another process"
+
+
+def require_held(workdir: Path) -> None:
+    """Refuses to go on in a work directory whose lock is no more that of this process.
+
+    Asked before anything is written: a directory that was moved must not appear again, and two
+    processes must not write to one. Of several processes of one run the first has the lock.
+
+    Raises:
+        InputError: what became of the directory.
+    """
+    if jax.process_index() > 0:
+        return
+    try:
+        owner = (workdir / LOCK).read_text()
+    except OSError:
+        owner = ""
+    if owner == _OWNER:
+        return
+    if not workdir.exists():
+        fault = "was moved or removed, with all that was saved there"
+    elif owner:
+        fault = f"was taken by {_named(owner)}, since somebody removed {LOCK}"
+    else:
+        fault = f"lost its {LOCK}, which keeps other processes off"
+    raise InputError(
+        f"workdir {workdir}: it {fault}; this process stops and writes nothing more; the same "
+        "command goes on from what was saved"
+    )
+
+
+@contextmanager
+def writing(workdir: Path) -> Iterator[None]:
+    """Asks before something is written, and again where that failed: what became of the directory.
+
+    Raises:
+        InputError: as `require_held`.
+    """
+    require_held(workdir)
+    try:
+        yield
+    except (InputError, OSError):
+        require_held(workdir)
+        raise
+
+
 def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object; {} if there is no such file.
+    """Reads a JSON object that we wrote; {} if there is no such file.
 
     Raises:
         InputError: the file is broken or holds something else.
     """
     if not path.exists():
         return {}
-    try:
-        document = json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path}: broken JSON ({error})") from None
+    document = files.read_json(path)
     if not isinstance(document, dict):
-        raise InputError(f"{path}: a JSON object is wanted, got a {type(document).__name__}")
+        raise InputError(f"{path}: expected a JSON object, got a {type(document).__name__}")
     return document
+
+
+def read_parts(path: Path) -> dict[str, dict[str, Any]]:
+    """Reads a JSON object of objects that we wrote, one for each phase; {} if there is no file.
+
+    Raises:
+        InputError: as `read_json`, or a part is no object.
+    """
+    document = read_json(path)
+    for name, part in document.items():
+        if not isinstance(part, dict):
+            raise InputError(f"{path}: {name!r}: expected an object, got a {type(part).__name__}")
+    return document
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Writes a JSON object in the place of what was there."""
+    files.write_text(path, json.dumps(document, indent=1, sort_keys=True) + "\n")
 
 
 def update_json(path: Path, **entries: Any) -> None:
     """Replaces entries of a JSON object on disk, the others stay."""
-    document = read_json(path) | entries
-    write_text(path, json.dumps(document, indent=1, sort_keys=True) + "\n")
+    write_json(path, read_json(path) | entries)
 
 
 def drop_json(path: Path, entry: str) -> None:
@@ -126,19 +194,19 @@ def drop_json(path: Path, entry: str) -> None:
     document = read_json(path)
     if entry in document:
         del document[entry]
-        write_text(path, json.dumps(document, indent=1, sort_keys=True) + "\n")
+        write_json(path, document)
 
 
-def remove(*files: Path) -> None:
+def remove(*paths: Path) -> None:
     """Removes files, those that are there."""
-    for file in files:
-        file.unlink(missing_ok=True)
+    for path in paths:
+        path.unlink(missing_ok=True)
 
 
 def resume_curve(path: Path, start: int) -> None:
     """Makes the file of a curve, a JSON object a line; drops the points from after step `start`."""
     points = [point for point in read_curve(path) if point["step"] <= start] if start else []
-    write_text(path, "".join(json.dumps(point) + "\n" for point in points))
+    files.write_text(path, "".join(json.dumps(point) + "\n" for point in points))
 
 
 def append_point(path: Path, point: Mapping[str, Any]) -> None:
@@ -148,11 +216,24 @@ def append_point(path: Path, point: Mapping[str, Any]) -> None:
 
 
 def read_curve(path: Path) -> list[dict[str, Any]]:
-    """Reads the points of a curve; a last line that a killed process left unfinished is dropped."""
+    """Reads the points of a curve; a last line that a killed process left unfinished is dropped.
+
+    Raises:
+        InputError: another line is no point.
+    """
     points: list[dict[str, Any]] = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    for number, line in enumerate(lines, start=1):
         try:
-            points.append(json.loads(line))
-        except ValueError:
-            break
+            point = json.loads(line)
+        except (ValueError, RecursionError):
+            point = None
+        if isinstance(point, dict) and all(_is_number(point.get(key)) for key in ("step", "share")):
+            points.append(point)
+        elif number < len(lines):
+            raise InputError(f"{path}, line {number}: expected a point with 'step' and 'share'")
     return points
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

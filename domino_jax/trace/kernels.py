@@ -39,6 +39,8 @@ class _Kernel:
     reason: str | None = None
     convolution_groups: int = 1
     together: int | None = None
+    flipped: tuple[int, ...] | None = ()
+    transposed: bool = False
 
 
 def find_kernels(
@@ -111,7 +113,9 @@ def _kernel(leaf: jax.ShapeDtypeStruct, uses: Numbered) -> _Kernel:
         None,
     ][0]
     groups = max(use.convolution_groups for _, use in used)
-    return _Kernel(axes, tuple(macs), tuple(firsts), reason, groups, together)
+    (flipped, transposed), *others = {(use.flipped, use.transposed) for _, use in used}
+    order = None if others else tuple(sorted(flipped))
+    return _Kernel(axes, tuple(macs), tuple(firsts), reason, groups, together, order, transposed)
 
 
 def _merged(shape: Sequence[int], used: Numbered) -> tuple[list[str], Numbered, bool]:
@@ -228,6 +232,8 @@ def _layers(path: str, leaf: jax.ShapeDtypeStruct, kernel: _Kernel) -> list[Laye
             NOT_USED if first is None else kernel.reason,
             kernel.convolution_groups,
             kernel.together,
+            kernel.flipped,
+            kernel.transposed,
         )
         for index, (macs, first) in enumerate(zip(kernel.macs, kernel.firsts, strict=True))
     ]

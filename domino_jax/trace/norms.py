@@ -7,33 +7,29 @@ number, or None. The facts are pairs (norm, epsilon).
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from domino_jax.core import paths
-from domino_jax.trace.example import Apply
 from domino_jax.trace.walk import Facts, Interpreter, Value, walk
 
 # What may stand between a running variance, or an epsilon, and their sum.
 _SAME = ("convert_element_type", "broadcast_in_dim", "reshape", "squeeze", "copy", "stop_gradient")
 
 
-def epsilons(apply: Apply, stats: Any, inputs: Any) -> dict[str, float]:
-    """Reads from the trace what each batch norm adds to its running variance before the root.
+def epsilons(closed: Any, leaves: Sequence[str | None]) -> dict[str, float]:
+    """Reads what each batch norm adds to its running variance before the root.
 
     Args:
-        apply: `apply(stats, inputs)`: the network in evaluation mode; it is traced, not run.
-        stats: pytree of running statistics.
-        inputs: pytree of arrays or ShapeDtypeStructs.
+        closed: the closed jaxpr of a network in evaluation mode.
+        leaves: paths of the running statistics among its operands, in order, None for others; what
+            is missing at the end is None.
 
     Returns:
         Path of each norm's module -> epsilon; norms where it cannot be read are missing.
     """
-    jaxpr = jax.make_jaxpr(apply)(stats, inputs)
-    norms: list[Value] = [norm_of(path) for path in paths.leaves_by_path(stats)]
-    norms += [None] * (len(jaxpr.jaxpr.invars) - len(norms))
-    return dict(walk(jaxpr, norms, _NORMS)[1])
+    norms: list[Value] = [path and norm_of(path) for path in leaves]
+    norms += [None] * (len(closed.jaxpr.invars) - len(norms))
+    return dict(walk(closed, norms, _NORMS)[1])
 
 
 def norm_of(path: str) -> str | None:

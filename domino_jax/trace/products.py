@@ -30,6 +30,8 @@ class Use:
         note: what a harmless use that is no product does: it keeps nothing dense, but where a
             parameter has no other use it says what the parameter is for.
         convolution_groups: feature groups of the convolution, those of a stack not counted.
+        flipped: axes of the parameter that the product reads backwards.
+        transposed: a convolution whose inputs are spread apart by zeros.
     """
 
     view: View
@@ -39,6 +41,8 @@ class Use:
     reason: str = ""
     note: str = ""
     convolution_groups: int = 1
+    flipped: frozenset[int] = frozenset()
+    transposed: bool = False
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,8 @@ def _kernel_use(view: View, eqn: Any) -> Use:
     marks += [(piece, "window") for d in window for piece in view.dims[d]]
     depthwise = groups > 1 and eqn.invars[1].aval.shape[inputs] == 1
     use = _use(view, marks, count(eqn), DEPTHWISE if depthwise else "")
-    return replace(use, convolution_groups=groups)
+    spread = any(dilation > 1 for dilation in eqn.params["lhs_dilation"])
+    return replace(use, convolution_groups=groups, transposed=spread)
 
 
 def _stacked(view: View, outputs: int, groups: int) -> tuple[Dim, int]:
@@ -163,7 +168,9 @@ def _use(view: View, marks: Marked, total: int, reason: str = "") -> Use:
         roles[piece.axis] = merged or roles[piece.axis]
     if not any(piece.axis >= 0 and role in ("inputs", "window") for piece, role in marks):
         return Use(view, reason=view.reason, note=NOT_SUMMED)
-    return Use(view, tuple(roles), total * view.share, reason=reason)
+    dims = [piece for dim in view.dims for piece in dim if piece.axis >= 0 and piece.size > 1]
+    flipped = frozenset(piece.axis for piece in dims if piece.stride < 0)
+    return Use(view, tuple(roles), total * view.share, reason=reason, flipped=flipped)
 
 
 PRODUCTS: Mapping[str, Callable[[Any, Sequence[Any], int], list[Use]]] = {

@@ -6,17 +6,25 @@ from typing import Any
 
 import jax
 
+from domino_jax.core.errors import InputError
 from domino_jax.train.losses import Apply, Batch, totals
 
 
-def eval_step(apply: Apply) -> Callable[[Any, Any, Batch], dict[str, jax.Array]]:
-    """Makes the jitted evaluation of one batch: sums of hits, loss and weight."""
+def eval_step(
+    apply: Apply, ignore_label: int | None = None
+) -> Callable[[Any, Any, Batch], dict[str, jax.Array]]:
+    """Makes the jitted evaluation of one batch: sums of hits, loss and weight.
+
+    Args:
+        apply: of a `Model`.
+        ignore_label: what has this label does not count.
+    """
 
     @jax.jit
     def step(params: Any, stats: Any, batch: Batch) -> dict[str, jax.Array]:
         key = jax.random.key(0)  # evaluation draws nothing
         outputs, _ = apply(params, stats, batch["inputs"], train=False, key=key)
-        return totals(outputs, batch)
+        return totals(outputs, batch, ignore_label)
 
     return step
 
@@ -30,10 +38,15 @@ def evaluate(
     """Returns accuracy, mean loss and, of more than ten classes, the accuracy 'top5'.
 
     Over all examples, each counted once.
+
+    Raises:
+        InputError: no label counts.
     """
     sums: Counter[str] = Counter()
     for batch in batches:
         sums.update({k: float(v) for k, v in jax.device_get(step(params, stats, batch)).items()})
+    if not sums["weight"]:
+        raise InputError("no label of the test set counts: all of them are ignored")
     means = {name: value / sums["weight"] for name, value in sums.items() if name != "weight"}
     return {"loss": means.pop("loss"), "accuracy": means.pop("correct"), **means}
 

@@ -17,8 +17,13 @@ Loss = Callable[[jax.Array, Batch], jax.Array]
 Apply = Callable[..., tuple[Any, Any]]  # of a `Model`
 
 
-def cross_entropy(label_smoothing: float = 0.0) -> Loss:
+def cross_entropy(label_smoothing: float = 0.0, ignore_label: int | None = None) -> Loss:
     """Makes the mean softmax cross-entropy of outputs [B, ..., C] and labels [B, ...].
+
+    Args:
+        label_smoothing: share of the target that all classes have in common.
+        ignore_label: what has this label does not count: the mean is over the others, and 0 where
+            there are none.
 
     Raises:
         InputError: the smoothing is outside [0, 1); of the loss: labels of another shape.
@@ -28,24 +33,43 @@ def cross_entropy(label_smoothing: float = 0.0) -> Loss:
 
     def loss(outputs: jax.Array, batch: Batch) -> jax.Array:
         _require_labels(outputs, batch["labels"])
+        labels, counts = _counted(batch["labels"], ignore_label)
         if label_smoothing == 0:
-            each = optax.softmax_cross_entropy_with_integer_labels(outputs, batch["labels"])
+            each = optax.softmax_cross_entropy_with_integer_labels(outputs, labels)
         else:
-            targets = jax.nn.one_hot(batch["labels"], outputs.shape[-1], dtype=outputs.dtype)
+            targets = jax.nn.one_hot(labels, outputs.shape[-1], dtype=outputs.dtype)
             each = optax.softmax_cross_entropy(
                 outputs, optax.smooth_labels(targets, label_smoothing)
             )
-        return each.mean()
+        if counts is None:
+            return each.mean()
+        number = jnp.maximum(jnp.sum(counts), 1).astype(each.dtype)
+        return jnp.sum(jnp.where(counts, each, 0)) / number
 
     return loss
 
 
-def totals(outputs: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+def _counted(labels: jax.Array, ignore_label: int | None) -> tuple[jax.Array, jax.Array | None]:
+    """Returns labels of classes alone, and which of them count; None: all do."""
+    if ignore_label is None:
+        return labels, None
+    whole = jnp.iinfo(labels.dtype)
+    if not whole.min <= ignore_label <= whole.max:  # no label of this type can be it
+        return labels, None
+    counts = labels != ignore_label
+    # Class 0 stands in: an index out of range would make NaN, also of a gradient times zero.
+    return jnp.where(counts, labels, 0), counts
+
+
+def totals(
+    outputs: jax.Array, batch: Batch, ignore_label: int | None = None
+) -> dict[str, jax.Array]:
     """Sums correct predictions, cross-entropy and weight of an evaluation batch.
 
     Args:
         outputs: [B, ..., C].
         batch: labels [B, ...] and weight [B], 0 for rows that only fill the batch.
+        ignore_label: what has this label weighs 0 too.
 
     Returns:
         'correct', 'loss' and 'weight', float32 sums over rows and positions; of more than ten
@@ -55,10 +79,12 @@ def totals(outputs: jax.Array, batch: Batch) -> dict[str, jax.Array]:
     Raises:
         InputError: labels of another shape.
     """
-    labels = batch["labels"]
-    _require_labels(outputs, labels)
+    _require_labels(outputs, batch["labels"])
+    labels, counts = _counted(batch["labels"], ignore_label)
     extra = tuple(range(1, labels.ndim))
     weight = jnp.broadcast_to(jnp.expand_dims(batch["weight"], extra), labels.shape)
+    if counts is not None:
+        weight = jnp.where(counts, weight, 0)
     each = optax.softmax_cross_entropy_with_integer_labels(outputs.astype(jnp.float32), labels)
     hits = _among_largest(outputs, labels, 1)
     sums = {

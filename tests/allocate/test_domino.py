@@ -10,13 +10,17 @@ import numpy as np
 import optax
 import pytest
 
-from domino_jax.allocate.domino import domino, fewest_votes, require_reachable, scheme_of
-from domino_jax.allocate.pace import domino_pace
+from domino_jax.allocate.domino import domino
+from domino_jax.allocate.paces import domino_pace
+from domino_jax.allocate.reach import fewest_votes, require_reachable
+from domino_jax.allocate.search import scheme_of
 from domino_jax.core import costs
 from domino_jax.core.scheme import NM
 from domino_jax.trace.layers import find_layers
 from domino_jax.train import loop, losses, mesh
-from domino_jax.train.masking import make_masks, survivor_decay, survivors
+from domino_jax.train.masking import make_masks
+from domino_jax.train.step import init_state, search_step
+from domino_jax.train.transforms import survivor_decay, survivors
 
 
 def dense_apply(params, x):
@@ -134,7 +138,7 @@ def test_the_floor_names_the_flatten_rule():
     layers = find_layers(apply, params, jnp.zeros((1, 4, 4, 3)), 4)
     # stem 216 weights, dense; flattened: 27 inputs a filter, 7 groups.
     with pytest.raises(ValueError, match=r"0\.8286 .*; 0\.2572 .*'flatten'"):
-        require_reachable(layers, 0.2, costs.count_weights)
+        require_reachable(layers, costs.budget_of(layers, 0.2))
 
 
 @pytest.mark.parametrize(
@@ -152,7 +156,7 @@ def test_the_floor_names_the_flatten_rule():
 )
 def test_fewest_votes(share, options, votes):
     params, layers = two_layers(**options)
-    assert fewest_votes(layers, share, costs.count_weights) == votes
+    assert fewest_votes(layers, costs.budget_of(layers, share)) == votes
     # Nothing is above the mean of equal weights: everything always agrees.
     params = jax.tree.map(jnp.ones_like, params)
     search = domino(layers, share)
@@ -165,7 +169,7 @@ def test_fewest_votes(share, options, votes):
 def test_fewest_votes_of_a_budget_out_of_reach():
     _, layers = two_layers()
     with pytest.raises(ValueError, match=r"budget 0\.2 is out of reach"):
-        fewest_votes(layers, 0.2, costs.count_weights)
+        fewest_votes(layers, costs.budget_of(layers, 0.2))
 
 
 def test_pace_is_zero_of_erk_when_reached():
@@ -213,9 +217,9 @@ def test_reference_search_number_for_number():
             )
         model = lambda p, stats, x, *, train, key: (apply(p, x), stats)  # noqa: E731
         run = loop.run_search(
-            loop.search_step(model, losses.cross_entropy(), tx, layers),
+            search_step(model, losses.cross_entropy(), tx, layers),
             search._replace(update=recorded),
-            loop.SearchRun(loop.init_state(params, {}, tx), state),
+            loop.SearchRun(init_state(params, {}, tx), state),
             golden.batches(arrays, meta),
             jax.random.key(0),
             vote_every=meta["check_every"],

@@ -5,7 +5,7 @@ import made
 import numpy as np
 import pytest
 
-from domino_jax.allocate.domino import SearchState
+from domino_jax.allocate.search import SearchState
 from domino_jax.allocate.stall import layer_norms, why_stuck
 from domino_jax.core.masks import Axes
 

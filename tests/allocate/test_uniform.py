@@ -4,7 +4,8 @@ import made
 import numpy as np
 import pytest
 
-from domino_jax.allocate.uniform import dense_scheme, uniform_scheme
+from domino_jax.allocate.dense import dense_scheme
+from domino_jax.allocate.uniform import uniform_scheme
 from domino_jax.core import costs
 from domino_jax.core.kernels import n_by_path
 from domino_jax.core.masks import Axes

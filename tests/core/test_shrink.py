@@ -11,8 +11,8 @@ from jax import lax
 from rich.console import Console
 
 import domino_jax as dj
-from domino_jax.allocate import pace
-from domino_jax.allocate.domino import fewest_votes
+from domino_jax.allocate import paces
+from domino_jax.allocate.reach import fewest_votes
 from domino_jax.allocate.uniform import uniform_scheme
 from domino_jax.core import costs, scheme
 from domino_jax.core.erk import erk
@@ -24,6 +24,7 @@ from domino_jax.pytorch.document import Network
 from domino_jax.pytorch.writer import export as write
 from domino_jax.run import experiment, report, settings
 from domino_jax.train import loop, losses
+from domino_jax.train.step import init_state, search_step
 
 F = jnp.float32
 SHRINK = (("", "shrink"),)
@@ -242,7 +243,7 @@ def test_uniform_takes_the_same_share():
 def test_search_and_training_with_mixed_m():
     params, layers = weights(), find()
     # Of 15,312 weights 6,124 may stay: 'halves' must come from 8:8 to 1:8.
-    assert fewest_votes(layers, 0.4, costs.count_weights) == 7
+    assert fewest_votes(layers, costs.budget_of(layers, 0.4)) == 7
     search = dj.domino(layers, 0.4)
     tx = optax.chain(
         dj.survivors(), dj.survivor_decay(layers, penalty=4.0, every=1), optax.sgd(0.05)
@@ -250,9 +251,9 @@ def test_search_and_training_with_mixed_m():
     model = dj.plain(apply, params)
     x = np.random.default_rng(1).normal(size=(4, 4, 4, 3)).astype(np.float32)
     batches = iter(lambda: {"inputs": x, "labels": np.arange(4, dtype=np.int32) % 3}, None)
-    state = loop.init_state(jax.tree.map(jnp.array, params), {}, tx)
+    state = init_state(jax.tree.map(jnp.array, params), {}, tx)
     run = loop.run_search(
-        loop.search_step(model.apply, losses.cross_entropy(), tx, layers),
+        search_step(model.apply, losses.cross_entropy(), tx, layers),
         search,
         loop.SearchRun(state, search.init(params)),
         batches,
@@ -275,7 +276,7 @@ def test_search_and_training_with_mixed_m():
 
 def test_paces_know_the_share_of_each_group_size():
     layers = find()
-    factors = pace.domino_pace(layers, 0.5, macs_weight=0.0, erk_weight=1.0)
+    factors = paces.domino_pace(layers, 0.5, macs_weight=0.0, erk_weight=1.0)
     wanted = erk(SHAPES, 0.5, ["stem", "each"])
     committed = {"halves": 4, "mix": 4, "eighths": 4, "pairs": 1, "head": 16}
     sparsity = {"halves": 0.5, "mix": 0.75, "eighths": 0.0, "pairs": 0.5, "head": 0.0}

@@ -52,3 +52,14 @@ def test_the_fingerprint_depends_on_every_number():
         held[part].flat[0] = 2 - held[part].flat[0]
         seen.add(from_arrays(tuple(held[:2]), tuple(held[2:]), classes=3).fingerprint)
     assert len(seen) == 5
+
+
+@pytest.mark.parametrize("ignored", [-100, 255])
+def test_a_label_that_does_not_count(ignored):
+    marked = np.where(np.arange(6) < 2, ignored, Y)
+    data = from_arrays((X, marked), (X, marked), classes=3, ignore_label=ignored)
+    assert data.ignore_label == ignored
+    assert sorted(data.train(0, 6)[0]["labels"]) == sorted(marked)
+    for other in (None, 7):
+        with pytest.raises(ValueError, match=r"labels are 0 to 2, got .*ignore_label"):
+            from_arrays((X, marked), (X, Y), classes=3, ignore_label=other)

@@ -74,10 +74,20 @@ def test_links_are_followed(root, tmp_path_factory):
     assert create(root).train_size == 7
 
 
-@pytest.mark.parametrize("name", ["val", "validation"])
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
 def test_other_names_of_the_test_folder(root, name):
     (root / "test").rename(root / name)
     assert create(root).test_size == 3
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_validation_beside_test_is_left_alone(root, name):
+    before = create(root).fingerprint
+    (root / name / "unknown").mkdir(parents=True)
+    (root / name / "unknown" / "1.png").write_bytes(b"")
+    made = create(root)
+    assert (made.test_size, made.fingerprint) == (3, before)
+    assert made.check(lambda done, of: None) == []
 
 
 def test_a_class_without_test_images_is_allowed(root):
@@ -114,12 +124,12 @@ def test_a_missing_folder(tmp_path):
 
 
 def test_missing_and_empty_parts(root):
-    (root / "val").mkdir()
-    with pytest.raises(ValueError, match=r"one of test/, val/ .* is wanted, got test/, val/"):
-        create(root)
-    (root / "val").rmdir()
     (root / "test").rename(root / "tests")
-    with pytest.raises(ValueError, match=r"one of test/, val/ .* is wanted, got none"):
+    with pytest.raises(ValueError, match=r"test/, or else one of val/, .* is wanted, got none"):
+        create(root)
+    for name in ("val", "valid"):
+        (root / name).mkdir()
+    with pytest.raises(ValueError, match=r"or else one of val/, .* is wanted, got val/, valid/"):
         create(root)
     (root / "test" / "ant").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"test: no images in the folders of its classes"):

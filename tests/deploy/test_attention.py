@@ -5,7 +5,7 @@ import torch
 import torch_export
 from torch import nn
 
-from domino_jax.deploy import attention, runtime
+from domino_jax.deploy import attention, packing, runtime, structure
 
 
 @pytest.fixture(autouse=True)
@@ -36,10 +36,11 @@ def test_attention_that_cannot_be_split_stays():
     model = nn.ModuleDict({"a": other, "b": nn.TransformerEncoderLayer(16, 4)})
     assert attention.split(model, ["a", "b.self_attn"]) == {}
     assert (
-        runtime.why_dense(model, "b.linear1") == "TransformerEncoderLayer reads its weights itself"
+        structure.why_dense(model, "b.linear1")
+        == "TransformerEncoderLayer reads its weights itself"
     )
-    assert runtime.why_dense(model, "a") == "is a MultiheadAttention"
-    assert runtime.why_dense(model, "a.out_proj") == "MultiheadAttention reads its weights itself"
+    assert structure.why_dense(model, "a") == "is a MultiheadAttention"
+    assert structure.why_dense(model, "a.out_proj") == "MultiheadAttention reads its weights itself"
 
 
 def test_packed_attention_is_loaded_and_restored(tmp_path, monkeypatch):
@@ -54,7 +55,7 @@ def test_packed_attention_is_loaded_and_restored(tmp_path, monkeypatch):
 
     source = Net()
     weight = source.attention.in_proj_weight.detach()
-    weight.copy_(runtime.pruned(weight, 2, 4))
+    weight.copy_(packing.pruned(weight, 2, 4))
     folder = torch_export.export(
         tmp_path / "x", source, {"fc": (2, 4), "attention.out_proj": (2, 4)}, (5, 64)
     )
@@ -65,8 +66,8 @@ def test_packed_attention_is_loaded_and_restored(tmp_path, monkeypatch):
         folder, "masks", lambda t: t.update({name: (weight != 0).to(torch.uint8)})
     )
     found = runtime.load(Net(), folder, "cpu", torch.float16, backends=[torch_export.ROUND_TRIP])
-    assert isinstance(found.attention.out_proj, runtime.SparseLinear)
-    assert isinstance(found.attention.in_proj, runtime.SparseLinear)
+    assert isinstance(found.attention.out_proj, packing.SparseLinear)
+    assert isinstance(found.attention.in_proj, packing.SparseLinear)
     assert (
         torch_export.logits_of(found, folder, torch.float16) - torch_export.stored_logits(folder)
     ).abs().max() < 5e-3

@@ -1,10 +1,5 @@
 """The byte language model in PyTorch: an export's logits, --check, ONNX, and what is refused."""
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -69,29 +64,6 @@ def test_logits_are_those_of_the_network_in_jax(folder):
     assert wanted.shape == (5, LENGTH, CLASSES)
     assert np.abs(found - wanted).max() <= 1e-4 * np.abs(wanted).max()
     np.testing.assert_allclose(start, found[:, :7], atol=1e-5)  # shorter ones, and none looks ahead
-
-
-def test_check_of_the_command_line(folder):
-    command = [sys.executable, "-m", "domino_jax.deploy.runtime", f"--check={folder}"]
-    command += ["--device=cpu", "--seconds=0.0001", "--batch=2"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "top-1 1.0000" in done.stdout
-    assert "| blocks.1.attention.value | " in done.stdout
-
-
-def test_the_files_run_alone(folder, tmp_path):
-    """As copied next to a deployment, without JAX and without the package."""
-    beside = Path(networks.__file__).parent
-    for name in ("networks", "language"):
-        (tmp_path / f"{name}.py").write_text((beside / f"{name}.py").read_text())
-    document = json.dumps(exported.read_document(folder))
-    code = (
-        "import json, sys, networks as t; m = t.of_export(json.loads(sys.stdin.read()));"
-        "assert len(m.blocks) == 2 and not {'jax', 'domino_jax'} & set(sys.modules)"
-    )
-    command = [sys.executable, "-c", code]
-    subprocess.run(command, cwd=tmp_path, input=document, text=True, check=True, timeout=120)
 
 
 def test_onnx(tmp_path):

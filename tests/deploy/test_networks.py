@@ -7,8 +7,6 @@ are `_digest(torchvision.models.get_model(name).state_dict())` of torchvision 0.
 """
 
 import hashlib
-import subprocess
-import sys
 import zlib
 from pathlib import Path
 
@@ -21,12 +19,12 @@ import torch_state
 
 from domino_jax import models
 from domino_jax.core import paths
-from domino_jax.deploy import networks
+from domino_jax.deploy import networks, torchvision_networks, vgg
+from domino_jax.deploy.resnet_forms import FORMS
 from domino_jax.models import byte_lm, convolutional, vit
 from domino_jax.pytorch.layouts import torch_name
 
 GOLDEN = Path(__file__).parents[1] / "data" / "resnet_torch.npz"
-SOURCE = Path(networks.__file__)
 DIGESTS = {
     "resnet18": "5191d63ec3989592",
     "resnet34": "f8de2a1812ef85e4",
@@ -137,7 +135,7 @@ def test_every_network_of_ours_is_here():
     assert set(networks.NAMES) == set(models.names())
 
 
-@pytest.mark.parametrize("name", [*networks.FORMS, *networks.VGGS])
+@pytest.mark.parametrize("name", [*FORMS, *vgg.DEPTHS])
 def test_every_network_defined_here_is_made(name):
     with torch.device("meta"):
         *_, last = networks.create(name, classes=3).modules()
@@ -150,7 +148,7 @@ def test_without_torchvision(name, error, monkeypatch):
     def absent(module):
         raise error
 
-    monkeypatch.setattr(networks, "import_module", absent)
+    monkeypatch.setattr(torchvision_networks, "import_module", absent)
     with pytest.raises(
         ValueError, match=rf"{name}.*: install one that fits this PyTorch$"
     ) as caught:
@@ -208,13 +206,6 @@ def test_wrong_options(name, options, message):
         networks.create(name, classes=2, **options)
 
 
-def test_the_file_alone_needs_neither_jax_nor_the_package(tmp_path):
-    (tmp_path / "networks.py").write_text(SOURCE.read_text())
-    code = "import sys, networks as t; t.create('resnet20', classes=2);"
-    code += "assert not {'jax', 'domino_jax'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=120)
-
-
 def _shapes_in_jax(name, monkeypatch):
     """Returns the shape that PyTorch gives each leaf of our network, by PyTorch's name."""
     for module in (convolutional, byte_lm, vit):
@@ -234,9 +225,11 @@ def _shapes_in_jax(name, monkeypatch):
 @pytest.mark.parametrize("name", networks.NAMES)
 def test_names_and_shapes_are_those_of_the_network_in_jax(name, monkeypatch):
     """Depths and widths are written down there and here."""
-    if name in (*networks.REGNETS, *networks.VITS, "googlenet"):
+    if name in (*torchvision_networks.REGNETS, *torchvision_networks.VITS, "googlenet"):
         pytest.importorskip("torchvision")
-    device = "cpu" if name in networks.REGNETS else "meta"  # widths are computed in tensors
+    device = (
+        "cpu" if name in torchvision_networks.REGNETS else "meta"
+    )  # widths are computed in tensors
     with torch.device(device):
         network = networks.create(name, classes=7, image=(32, 32), positions=8)
     state = network.state_dict().items()
@@ -246,10 +239,10 @@ def test_names_and_shapes_are_those_of_the_network_in_jax(name, monkeypatch):
 
 def test_tables_are_those_of_the_networks_in_jax():
     """What no shape shows: heads, and whether a shortcut pads."""
-    for name, theirs in networks.FORMS.items():
-        own = vars(models.factory(name).args[0]).copy()
-        bottleneck = own.pop("block") == "bottleneck"
-        assert {"bottleneck": bottleneck, **own} == vars(theirs), name
-    forms = {name: models.factory(name).args[0] for name in networks.VITS}
-    assert {name: (form.width, form.heads) for name, form in forms.items()} == networks.VITS
+    for name, form in FORMS.items():
+        assert models.factory(name).args[0] == form, name
+    forms = {name: models.factory(name).args[0] for name in torchvision_networks.VITS}
+    assert {
+        name: (form.width, form.heads) for name, form in forms.items()
+    } == torchvision_networks.VITS
     assert {form.depth for form in forms.values()} == {12}

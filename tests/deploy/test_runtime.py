@@ -1,8 +1,6 @@
 """Running an export in PyTorch, on a CPU: the kernels' place is taken by other matrices."""
 
 import logging
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -12,20 +10,12 @@ from torch.nn import functional
 from torch.sparse import SparseSemiStructuredTensorCUSPARSELT as CuSparseLt
 from torch.sparse import SparseSemiStructuredTensorCUTLASS as Cutlass
 
-from domino_jax.deploy import runtime, tune
+from domino_jax.deploy import check, kernels, packing, runtime, sparse24, structure
 
 
 @pytest.fixture(autouse=True)
 def _same_weights():
     torch.manual_seed(0)
-
-
-def test_without_pytorch_it_says_what_to_install():
-    command = [sys.executable, "-S", runtime.__file__, "--check", "exported"]  # -S: no packages
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (1, "")
-    (line,) = done.stderr.splitlines()
-    assert "pip install torch" in line
 
 
 @pytest.fixture
@@ -38,7 +28,7 @@ def folder(tmp_path):
 def test_matrix_of_a_convolution_has_the_inputs_innermost():
     weight = torch.arange(12.0).reshape(1, 3, 2, 2)  # O, C, h, w
     expected = [[0.0, 4.0, 8.0, 1.0, 5.0, 9.0, 2.0, 6.0, 10.0, 3.0, 7.0, 11.0]]
-    assert runtime.as_matrix(weight).tolist() == expected
+    assert packing.as_matrix(weight).tolist() == expected
 
 
 @pytest.mark.parametrize(
@@ -53,20 +43,20 @@ def test_matrix_of_a_convolution_has_the_inputs_innermost():
     ],
 )
 def test_patterns_by_hand(row, two_of_four, one_of_two):
-    assert runtime.follows(torch.tensor([row]), 2, 4) == two_of_four
-    assert runtime.follows(torch.tensor([row]), 1, 2) == one_of_two
+    assert packing.follows(torch.tensor([row]), 2, 4) == two_of_four
+    assert packing.follows(torch.tensor([row]), 1, 2) == one_of_two
 
 
 def test_pruning_by_hand():
     matrix = torch.tensor([[1.0, -3.0, 2.0, 0.5, 4.0, 5.0]])
-    assert runtime.pruned(matrix, 2, 4).tolist() == [[0, -3, 2, 0, 4, 5]]
-    assert runtime.pruned(matrix, 1, 2).tolist() == [[0, -3, 2, 0, 0, 5]]
+    assert packing.pruned(matrix, 2, 4).tolist() == [[0, -3, 2, 0, 4, 5]]
+    assert packing.pruned(matrix, 1, 2).tolist() == [[0, -3, 2, 0, 0, 5]]
 
 
 def test_multiples_are_pytorchs():
     for kernel, theirs in (("cutlass", Cutlass), ("cusparselt", CuSparseLt)):
-        for dtype, sizes in runtime.MULTIPLES[kernel].items():
-            constraint = theirs._DTYPE_SHAPE_CONSTRAINTS[dtype]
+        for dtype, sizes in sparse24.MULTIPLES[kernel].items():
+            constraint = theirs._DTYPE_SHAPE_CONSTRAINTS[getattr(torch, dtype)]
             assert sizes == (constraint.sparse_min_rows, constraint.sparse_min_cols)
     assert torch.float32 not in CuSparseLt._DTYPE_SHAPE_CONSTRAINTS
 
@@ -90,11 +80,11 @@ def test_convolution_is_a_product(backend, sizes, options):
     conv = torch_export.prune(nn.Conv2d(*sizes, **options)).to(dtype)
     inputs = torch.randn(2, sizes[0], 11, 9).to(dtype)
     for x in (inputs, inputs.contiguous(memory_format=torch.channels_last)):
-        found = runtime.SparseConv2d(conv, backend)(x)
+        found = packing.SparseConv2d(conv, backend)(x)
         torch.testing.assert_close(found.double(), conv.double()(x.double()), rtol=2e-3, atol=2e-3)
         conv.to(dtype)
     full = nn.Conv2d(*sizes, **options).to(dtype)
-    assert not torch.allclose(runtime.SparseConv2d(full, backend)(inputs), full(inputs), atol=1e-2)
+    assert not torch.allclose(packing.SparseConv2d(full, backend)(inputs), full(inputs), atol=1e-2)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +93,7 @@ def test_convolution_is_a_product(backend, sizes, options):
 )
 def test_packing_keeps_the_pattern_of_the_dtype(dtype, kept, group):
     linear = torch_export.prune(nn.Linear(100, 10), kept, group).to(dtype)
-    found = runtime.SparseLinear(linear, torch_export.ROUND_TRIP)
+    found = packing.SparseLinear(linear, torch_export.ROUND_TRIP)
     assert found.weight.shape == (32, 128)
     # PyTorch unpacks float32 by halves, where a bit pattern of a NaN loses its last bits.
     rounding = 1e-3 if dtype == torch.float32 else 0.0
@@ -124,14 +114,14 @@ def test_reasons():
         nn.Conv1d(8, 8, 3),
         torch_export.prune(nn.Linear(16, 16)),
     )
-    reasons = [runtime.why_dense(model, str(i)) for i in range(5)]
+    reasons = [structure.why_dense(model, str(i)) for i in range(5)]
     assert reasons[0] == "grouped convolution"
     assert reasons[1].startswith("padding 'same'")
     assert reasons[2].endswith("mode 'reflect'")
     assert reasons[3:] == ["is a Conv1d", ""]
-    assert runtime.why_not_packed(model, "4", {"n": 2, "m": 4}) == "2:4 is no 1:2 pattern"
-    assert runtime.why_not_packed(model.half(), "4", {"n": 2, "m": 4}) == ""
-    assert runtime.why_not_packed(model, "4", {"n": 4, "m": 4}) == "all weights kept"
+    assert structure.why_not_packed(model, "4", {"n": 2, "m": 4}) == "2:4 is no 1:2 pattern"
+    assert structure.why_not_packed(model.half(), "4", {"n": 2, "m": 4}) == ""
+    assert structure.why_not_packed(model, "4", {"n": 4, "m": 4}) == "all weights kept"
 
 
 def test_without_a_gpu_it_runs_dense_and_says_so(folder, caplog):
@@ -153,9 +143,9 @@ def test_no_kernel_for_a_dtype(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Card")
     cuda = torch.device("cuda")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-    assert "Card has no sparse tensor cores" in runtime.working_backends(cuda, torch.float16)[1]
+    assert "Card has no sparse tensor cores" in kernels.working_backends(cuda, torch.float16)[1]
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    assert runtime.working_backends(cuda, torch.float64) == (
+    assert kernels.working_backends(cuda, torch.float64) == (
         (),
         "no sparse kernel for torch.float64",
     )
@@ -163,14 +153,14 @@ def test_no_kernel_for_a_dtype(monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_kernels_are_tried_on_the_device(dtype):
-    assert runtime._fault(torch_export.PLAIN, torch_export.CPU, dtype) == ""
-    assert runtime._fault(torch_export.ROUND_TRIP, torch_export.CPU, dtype) == ""
+    assert kernels._fault(torch_export.PLAIN, torch_export.CPU, dtype) == ""
+    assert kernels._fault(torch_export.ROUND_TRIP, torch_export.CPU, dtype) == ""
     assert (
-        runtime._fault(torch_export.PLAIN._replace(pack=torch.zeros_like), torch_export.CPU, dtype)
+        kernels._fault(torch_export.PLAIN._replace(pack=torch.zeros_like), torch_export.CPU, dtype)
         == "wrong products"
     )
-    real = runtime._packer("cutlass")
-    assert "CUDA" in runtime._fault(torch_export.PLAIN._replace(pack=real), torch_export.CPU, dtype)
+    real = kernels._packer("cutlass")
+    assert "CUDA" in kernels._fault(torch_export.PLAIN._replace(pack=real), torch_export.CPU, dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -181,7 +171,7 @@ def test_linear_layers_and_1x1_convolutions_are_packed(folder, dtype):
     assert kinds[4] == "Conv2d"  # 3x3: only where it is known to be faster
     assert model[6].__class__ is nn.Linear  # 10 rows would become 16
     assert (model[1].running_var.dtype, model[0].weight.dtype) == (torch.float32, dtype)
-    tolerance = tune.TOLERANCE[str(dtype)[6:]]
+    tolerance = check.TOLERANCE[str(dtype)[6:]]
     wanted = torch_export.stored_logits(folder)
     assert (
         torch_export.logits_of(model, folder, dtype) - wanted
@@ -258,7 +248,7 @@ def cutlass(monkeypatch):
 
     monkeypatch.setattr(Cutlass, "_validate_device_dim_dtype_shape", lambda tensor: None)
     monkeypatch.setattr(Cutlass, "_mm", product)
-    return runtime.Backend("cutlass", 32, 64, runtime._packer("cutlass"))
+    return packing.Backend("cutlass", 32, 64, kernels._packer("cutlass"))
 
 
 @pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, torch.enable_grad])
@@ -266,10 +256,10 @@ def test_pytorchs_packed_tensor(folder, cutlass, mode):
     model = runtime.load(torch_export.small(), folder, "cpu", torch.float16, backends=[cutlass])
     dense = runtime.load(torch_export.small(), folder, "cpu", torch.float16, backends=[])
     for path in ("4", "6"):
-        runtime.replace(model, {path: cutlass})
+        structure.replace(model, {path: cutlass})
     assert isinstance(model[6].weight, Cutlass)
     assert isinstance(model[4].weight, Cutlass)
     inputs = torch.randn(2, 3, 8, 8).half()
     with mode():
         torch.testing.assert_close(model(inputs), dense(inputs), rtol=1e-2, atol=2e-3)
-    assert runtime._fault(cutlass, torch_export.CPU, torch.bfloat16) == ""
+    assert kernels._fault(cutlass, torch_export.CPU, torch.bfloat16) == ""

@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 
 from domino_jax import models
-from domino_jax.core.kernels import axes_by_path
 from domino_jax.core.layers import counted
 from domino_jax.core.paths import leaves_by_path
 from domino_jax.pytorch.layouts import tensors, to_torch
-from domino_jax.trace.kernels import find_kernels
 from domino_jax.trace.layers import find_layers
 
 CLASSES, LENGTH, WIDTH, DEPTH, HEADS = 19, 12, 32, 2, 4
@@ -97,7 +95,7 @@ def _torch_logits(model, tokens):
     torch = pytest.importorskip("torch")
     nn = torch.nn
     one = jax.ShapeDtypeStruct((1, LENGTH), jnp.int32)
-    axes = axes_by_path(find_kernels(_forward(model), model.params, one))
+    axes = find_layers(_forward(model), model.params, one, 2)
     arrays = to_torch(leaves_by_path(model.params), tensors(model.params, {}, axes))
     found = {name: torch.from_numpy(array) for name, array in arrays.items()}
     renamed = {"norm1": "norm1", "norm2": "norm2", "mlp.up": "linear1", "mlp.down": "linear2"}

@@ -11,12 +11,11 @@ import torch_state
 from flax import nnx
 
 from domino_jax import models
-from domino_jax.core.kernels import axes_by_path
 from domino_jax.core.paths import leaves_by_path, replace_leaves
 from domino_jax.models import googlenet
 from domino_jax.pytorch import folding
 from domino_jax.trace import norms
-from domino_jax.trace.kernels import find_kernels
+from domino_jax.trace.layers import find_layers
 
 DIGEST = "545eb1baab91f5d8"  # of torchvision 0.28.0, aux_logits=False
 EXAMPLE = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
@@ -99,23 +98,24 @@ def test_the_input_transform_is_two_normalizations():
 
 def test_folding_its_norms_keeps_the_logits(network):
     model, call = network
-    axes = axes_by_path(
-        find_kernels(
-            lambda p, x: model.apply(p, model.stats, x, train=False, key=None)[0],
-            model.params,
-            EXAMPLE,
-        )
+    layers = find_layers(
+        lambda p, x: model.apply(p, model.stats, x, train=False, key=None)[0],
+        model.params,
+        EXAMPLE,
+        2,
     )
-    epsilons = norms.epsilons(
-        lambda s, x: model.apply(model.params, s, x, train=False, key=None)[0], model.stats, EXAMPLE
-    )
+    roles = {layer.path: layer.roles for layer in layers if layer.roles}
+    evaluated = jax.make_jaxpr(
+        lambda s, x: model.apply(model.params, s, x, train=False, key=None)[0]
+    )(model.stats, EXAMPLE)
+    epsilons = norms.epsilons(evaluated, list(leaves_by_path(model.stats)))
     assert len(epsilons) == 57
     np.testing.assert_allclose(list(epsilons.values()), 1e-3, rtol=1e-6)
     params, stats = (
         {path: np.asarray(leaf) for path, leaf in leaves_by_path(tree).items()}
         for tree in model[1:]
     )
-    found = folding.fold(params, stats, axes, epsilons)
+    found = folding.fold(params, stats, roles, epsilons)
     folded = replace_leaves(model.params, found.params), replace_leaves(model.stats, found.stats)
     before = np.asarray(call(*model[1:], _images(), train=False, key=None)[0])
     after = np.asarray(call(*folded, _images(), train=False, key=None)[0])

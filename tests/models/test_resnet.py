@@ -111,7 +111,7 @@ def test_macs(name, size, classes, macs):
 
 
 def test_projection_instead_of_padding_costs_two_products():
-    form = resnet.Form("basic", (9, 9, 9), (16, 32, 64), "cifar", "projection")
+    form = resnet.Form(False, (9, 9, 9), (16, 32, 64), "cifar", "projection")
     products = _products(_shapes(form, 3, 100), 32)
     assert sum(count for _, count in products) == 125_491_456 + 2 * 131_072
 

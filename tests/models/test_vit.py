@@ -12,7 +12,7 @@ import safetensors.numpy
 from flax import nnx
 
 from domino_jax import models
-from domino_jax.core.kernels import axes_by_path, n_by_path
+from domino_jax.core.kernels import n_by_path
 from domino_jax.core.layers import grouped
 from domino_jax.core.masks import Axes
 from domino_jax.core.paths import leaves_by_path
@@ -22,7 +22,6 @@ from domino_jax.pytorch import exported, state_dict
 from domino_jax.pytorch.document import Network
 from domino_jax.pytorch.layouts import tensors, to_torch
 from domino_jax.pytorch.writer import export as write
-from domino_jax.trace.kernels import find_kernels
 from domino_jax.trace.layers import find_layers
 from domino_jax.train.masking import hard_mask
 
@@ -85,7 +84,7 @@ def test_layers_and_axes():
 
 def test_every_name_and_shape_of_torchvision():
     model, example = _abstract("vit_b16")
-    axes = axes_by_path(find_kernels(_forward(model), model.params, example))
+    axes = find_layers(_forward(model), model.params, example, 2)
     layout = tensors(model.params, model.stats, axes)
     assert {t.name: "x".join(map(str, t.shape)) for t in layout} == TORCHVISION
 
@@ -99,7 +98,7 @@ def pair():
     model = _tiny()
     sizes = {"size": SIZE, "patch": PATCH, "channels": CHANNELS, "classes": CLASSES}
     network = torch_vit.randomize(torch_vit.Vit(WIDTH, DEPTH, HEADS, **sizes))
-    return model, axes_by_path(find_kernels(_forward(model), model.params, _example())), network
+    return model, find_layers(_forward(model), model.params, _example(), 2), network
 
 
 def _arrays(network):
@@ -162,17 +161,39 @@ def test_files_with_the_names_of_the_published_checkpoints(tmp_path, pair, impor
 
 
 def test_a_checkpoint_of_another_image_size(tmp_path, pair):
-    model = _tiny(example=_example(32))
+    """Positions are interpolated as torchvision's own function does, and nothing else changes."""
+    from collections import OrderedDict  # noqa: PLC0415
+
+    from torchvision.models.vision_transformer import interpolate_embeddings  # noqa: PLC0415
+
     path = tmp_path / "w.safetensors"
     safetensors.numpy.save_file(_arrays(pair[2]), path)
-    message = (
-        r"'encoder\.pos_embedding' is \(1, 17, 192\) in the file, \(1, 65, 192\) in the network "
-        r"\(encoder/pos_embedding\); a table of positions"
-    )
-    with pytest.raises(ValueError, match=message):
-        state_dict.restore(path, model.params, model.stats, pair[1])
+    for size in (4, 8, 12, 20, 32):
+        model, told = _tiny(example=_example(size)), []
+        params, _ = state_dict.restore(path, model.params, model.stats, pair[1], say=told.append)
+        state = OrderedDict(pair[2].state_dict())
+        theirs = interpolate_embeddings(size, PATCH, state)["encoder.pos_embedding"].numpy()
+        assert theirs.shape == (1, (size // PATCH) ** 2 + 1, WIDTH)
+        own = params["encoder"]["pos_embedding"]
+        np.testing.assert_allclose(own, theirs, rtol=0, atol=1e-6)
+        assert told == [
+            f"{path}: the positions of 16 patches were interpolated to {(size // PATCH) ** 2}, for "
+            "images of another size"
+        ]
+        kernel = pair[2].heads.head.weight.detach().numpy().T
+        np.testing.assert_array_equal(params["heads"]["head"]["kernel"], kernel)
     with pytest.raises(ValueError, match="images of 16 patches are wanted, got 64"):
         jax.eval_shape(_forward(pair[0]), pair[0].params, _images(1, 32))
+
+
+def test_positions_of_images_that_are_not_square_are_refused(tmp_path, pair):
+    model = _tiny(example=jax.ShapeDtypeStruct((1, 16, 8, 3), jnp.float32))
+    path = tmp_path / "w.safetensors"
+    safetensors.numpy.save_file(_arrays(pair[2]), path)
+    message = r"w\.safetensors: 'encoder\.pos_embedding': .* between square images, .* got 9: give"
+    with pytest.raises(ValueError, match=message) as caught:
+        state_dict.restore(path, model.params, model.stats, pair[1])
+    assert "\n" not in str(caught.value)
 
 
 def _sparse(pair, imported, cycle):
@@ -217,21 +238,22 @@ def test_export_runs_in_pytorch_with_its_attention_split(folder, pair):
     import torch_export  # noqa: PLC0415
 
     from domino_jax.deploy import attention as torch_attention  # noqa: PLC0415
-    from domino_jax.deploy import runtime  # noqa: PLC0415
+    from domino_jax.deploy import folder as folders  # noqa: PLC0415
+    from domino_jax.deploy import packing, runtime  # noqa: PLC0415
 
     backends = [torch_export.ROUND_TRIP]
     stored = torch_export.stored_logits(folder)
-    whole = runtime.put(
-        copy.deepcopy(pair[2]), runtime.read_folder(folder), torch_export.CPU, torch.float32
+    whole = folders.put(
+        copy.deepcopy(pair[2]), folders.read_folder(folder), torch_export.CPU, torch.float32
     )
     apart = (torch_export.logits_of(whole, folder) - stored).abs().max()
     assert apart <= 1e-4 * stored.abs().max()
     model = runtime.load(copy.deepcopy(pair[2]), folder, "cpu", torch.float16, backends=backends)
     attention = model.encoder.layers["encoder_layer_0"].self_attention
     assert isinstance(attention, torch_attention.Attention)
-    assert isinstance(attention.in_proj, runtime.SparseLinear)
+    assert isinstance(attention.in_proj, packing.SparseLinear)
     levels = [entry["n"] for entry in exported.read_document(folder)["layers"].values()]
-    packed = [m for m in model.modules() if isinstance(m, runtime.SparseLinear)]
+    packed = [m for m in model.modules() if isinstance(m, packing.SparseLinear)]
     # The head has 10 rows, which no kernel takes without much padding.
     assert len(packed) == sum(n < 4 for n in levels[1:-1])
     apart = (torch_export.logits_of(model, folder, torch.float16) - stored).abs().max()

@@ -14,7 +14,7 @@ import pytest
 from flax import nnx
 
 from domino_jax import models
-from domino_jax.core.kernels import axes_by_path
+from domino_jax.core.layers import LayerSpec
 from domino_jax.core.masks import Axes
 from domino_jax.models import resnet
 from domino_jax.pytorch.layouts import (
@@ -25,12 +25,16 @@ from domino_jax.pytorch.layouts import (
     to_torch,
     torch_name,
 )
-from domino_jax.trace.kernels import find_kernels
+from domino_jax.trace.layers import find_layers
 
 TORCHVISION = json.loads(
     (Path(__file__).parents[1] / "data" / "torchvision_resnets.json").read_text(encoding="utf-8")
 )
 CONV, MATRIX = Axes((), (0, 1), (2,), (3,)), Axes((), (), (0,), (1,))
+
+
+def _layer(name, shape, roles, **parts):
+    return LayerSpec(name, shape, roles, 0, reason="by hand", **parts)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +60,9 @@ def test_layouts_by_hand():
     conv = np.arange(2 * 3 * 4 * 5, dtype=np.float32).reshape(2, 3, 4, 5)
     matrix = np.arange(6, dtype=np.float32).reshape(2, 3)
     params = {"conv": {"kernel": conv}, "fc": {"kernel": matrix, "bias": np.zeros(3)}}
-    layout = tensors(params, {}, {"conv/kernel": CONV, "fc/kernel": MATRIX})
+    layout = tensors(
+        params, {}, [_layer("conv/kernel", conv.shape, CONV), _layer("fc/kernel", (2, 3), MATRIX)]
+    )
     arrays = to_torch({"conv/kernel": conv, "fc/kernel": matrix}, layout)
     assert arrays["conv.weight"].shape == (5, 4, 2, 3)
     assert arrays["conv.weight"][4, 3, 1, 2] == conv[1, 2, 3, 4]
@@ -73,10 +79,8 @@ def _abstract(name):
     model = models.from_nnx(nnx.eval_shape(lambda: resnet.ResNet(form, 3, 1000)))
     stats = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), model.stats)
     inputs = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-    axes = axes_by_path(
-        find_kernels(
-            lambda p, x: model.apply(p, stats, x, train=False, key=None)[0], model.params, inputs
-        )
+    axes = find_layers(
+        lambda p, x: model.apply(p, stats, x, train=False, key=None)[0], model.params, inputs, 2
     )
     return model, tensors(model.params, model.stats, axes)
 
@@ -108,15 +112,47 @@ def test_rules_do_not_hide_the_window():
         return jax.lax.conv_general_dilated(x, params["kernel"], (1, 1), "SAME", None, None, dims)
 
     images = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
-    assert axes_by_path(find_kernels(apply, {"kernel": kernel}, images)) == {"kernel": CONV}
+    layers = find_layers(apply, {"kernel": kernel}, images, 4, (("kernel", "flatten"),))
+    (tensor,) = tensors({"kernel": kernel}, {}, layers)
+    assert (tensor.order, tensor.shape) == ((3, 2, 0, 1), (8, 3, 3, 3))
+
+
+def test_transposed_and_reversed_kernels_by_hand():
+    """PyTorch keeps a transposed kernel as (inputs, outputs, window), the window backwards."""
+    kernel = np.arange(2 * 3 * 4, dtype=np.float32).reshape(2, 3, 4)  # W, I, O
+    roles = Axes((), (0,), (1,), (2,))
+    for layer, there in (
+        (_layer("kernel", kernel.shape, roles), kernel.transpose(2, 1, 0)),
+        (_layer("kernel", kernel.shape, roles, flipped=(0,)), kernel[::-1].transpose(2, 1, 0)),
+        (
+            _layer("kernel", kernel.shape, roles, transposed=True),
+            kernel[::-1].transpose(1, 2, 0),
+        ),
+        (
+            _layer("kernel", kernel.shape, roles, transposed=True, flipped=(0,)),
+            kernel.transpose(1, 2, 0),
+        ),
+    ):
+        layout = tensors({"kernel": kernel}, {}, [layer])
+        arrays = to_torch({"kernel": kernel}, layout)
+        np.testing.assert_array_equal(arrays["weight"], there)
+        assert arrays["weight"].flags.c_contiguous
+        np.testing.assert_array_equal(from_torch(arrays, layout)["kernel"], kernel)
 
 
 def test_refusals():
     scale = np.ones(3)
     with pytest.raises(ValueError, match=r"a/scale and a/kernel are both named 'a\.weight'"):
-        tensors({"a": {"kernel": np.ones((2, 3)), "scale": scale}}, {}, {"a/kernel": MATRIX})
+        tensors(
+            {"a": {"kernel": np.ones((2, 3)), "scale": scale}},
+            {},
+            [_layer("a/kernel", (2, 3), MATRIX)],
+        )
     stacked = Axes((0,), (), (1,), (2,))
     with pytest.raises(ValueError, match="w: PyTorch has no layout for stacked kernels"):
-        tensors({"w": np.ones((2, 3, 4))}, {}, {"w": stacked})
-    (plain,) = plain_tensors({"w": np.ones((2, 3, 4))}, {}, {"w": stacked})
+        tensors({"w": np.ones((2, 3, 4))}, {}, [_layer("w#0", (3, 4), stacked)])
+    unclear = _layer("w", (2, 3), MATRIX, flipped=None)
+    with pytest.raises(ValueError, match="w: PyTorch has no layout for a kernel that is also read"):
+        tensors({"w": np.ones((2, 3))}, {}, [unclear])
+    (plain,) = plain_tensors({"w": np.ones((2, 3, 4))}, {}, [_layer("w#0", (3, 4), stacked)])
     assert (plain.name, plain.order, plain.axes) == ("w", (0, 1, 2), stacked)

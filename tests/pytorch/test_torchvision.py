@@ -10,11 +10,10 @@ import pytest
 import torch_state
 
 from domino_jax import models
-from domino_jax.core.kernels import axes_by_path
 from domino_jax.core.paths import leaves_by_path, replace_leaves
 from domino_jax.pytorch import state_dict
 from domino_jax.pytorch.layouts import from_torch, tensors, to_torch
-from domino_jax.trace.kernels import find_kernels
+from domino_jax.trace.layers import find_layers
 
 torch = pytest.importorskip("torch")
 torchvision = pytest.importorskip("torchvision")
@@ -28,12 +27,11 @@ NO_DROPOUT = {"dropout": 0.0}  # whose draws differ
 def _ours(name, size, **options):
     example = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     model = models.create(name, example=example, classes=CLASSES, seed=0, **options)
-    axes = axes_by_path(
-        find_kernels(
-            lambda p, x: model.apply(p, model.stats, x, train=False, key=None)[0],
-            model.params,
-            example,
-        )
+    axes = find_layers(
+        lambda p, x: model.apply(p, model.stats, x, train=False, key=None)[0],
+        model.params,
+        example,
+        2,
     )
     return model, axes
 

@@ -188,10 +188,11 @@ def test_parts_without_leaves(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("again", [False, True])
-def test_stopped_before_the_rename(
+def test_stopped_before_the_rename_it_ends_at_the_next_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: bool
 ) -> None:
     checkpoint.save(tmp_path, 1, {"a": 1})
+    step = 1 if again else 2
 
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -199,10 +200,12 @@ def test_stopped_before_the_rename(
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "_commit", stop)
         with pytest.raises(KeyboardInterrupt):
-            checkpoint.save(tmp_path, 1 if again else 2, {"a": 2})
+            checkpoint.save(tmp_path, step, {"a": 2})
     assert checkpoint.restore(tmp_path, {"a": 0}) == {"a": 1}
-    checkpoint.save(tmp_path, 3, {"a": 3})
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "3"]
+    checkpoint.tidy(tmp_path)
+    assert checkpoint.restore(tmp_path, {"a": 0}, step) == {"a": 2}
+    checkpoint.save(tmp_path, 3, {"a": 3}, keep=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{step}", "3"]
 
 
 def test_stopped_while_removing_an_old_step(
@@ -298,9 +301,10 @@ assert all((shard.data == value[shard.index]).all() for shard in restored["all"]
 def test_two_processes(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
+    folder = tmp_path / "exp[2]"  # which Orbax takes for a pattern
     children = [
         subprocess.Popen(
-            [sys.executable, "-c", TWO, str(tmp_path), address, str(i)],
+            [sys.executable, "-c", TWO, str(folder), address, str(i)],
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -313,5 +317,5 @@ def test_two_processes(tmp_path: Path) -> None:
             child.kill()
     assert [child.returncode for child in children] == [0, 0], "\n".join(errors)
     template = {"all": np.zeros(8, np.float32), "split": np.zeros(8, np.float32), "n": np.int64(0)}
-    assert checkpoint.restore(tmp_path, template)["split"][7] == 21
-    assert sorted(os.listdir(tmp_path)) == ["2", "3"]  # noqa: PTH208
+    assert checkpoint.restore(folder, template)["split"][7] == 21
+    assert sorted(os.listdir(folder)) == ["2", "3"]  # noqa: PTH208

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from domino_jax.run import checkpoint
+from domino_jax.run import checkpoint, manifest
 
 SMALL = {"a": {"x": np.ones((2, 3), np.float32), "y": np.ones(2, np.int32)}, "b": np.int64(1)}
 
@@ -167,7 +167,7 @@ def test_a_manifest_of_other_leaves(tmp_path: Path) -> None:
 def test_an_orbax_failure_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint.save(tmp_path, 0, {"a": np.ones(5)})
     (tmp_path / "0" / "manifest.ocdbt").unlink()
-    monkeypatch.setattr(checkpoint, "_require_whole", lambda *_: None)
+    monkeypatch.setattr(manifest, "require_whole", lambda *_: None)
     with pytest.raises(ValueError, match="0: Orbax cannot read the checkpoint: ") as caught:
         checkpoint.restore(tmp_path, {"a": np.ones(5)})
     assert "\n" not in str(caught.value)

@@ -1,12 +1,17 @@
 """What the command line takes besides settings: options of factories, and a call for help."""
 
+import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import scripts
-from absl import flags
+
+from domino_jax.core.errors import InputError, printable
+from domino_jax.run import overrides, signals
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,8 +40,58 @@ def test_options_of_factories_are_literals_or_text(override, value):
 def test_settings_keep_their_type():
     config = scripts.settings("data.workers=2", "model.name=64")
     assert (config.data.workers, config.model.name) == (2, "64")
-    with pytest.raises(flags.IllegalFlagValueError, match=r"search\.budget=low"):
+    assert type(scripts.settings("search.budget=0.5", "search.lr=1").search.lr) is float
+    with pytest.raises(InputError, match=r"search\.budget: expected a share .*, got 'low'"):
         scripts.settings("search.budget=low")
+
+
+@pytest.mark.parametrize(
+    ("words", "rest", "given"),
+    [
+        (["--config=a", "--config.seed=1"], ["--config=a"], [("seed", "1")]),
+        (["-config.seed", "1", "--anew"], ["--anew"], [("seed", "1")]),
+        (["--config.evaluate", "--anew"], ["--anew"], [("evaluate", "True")]),
+        (["--noconfig.evaluate"], [], [("evaluate", "False")]),
+        (["--config.model.wide", "--workdir=x"], ["--workdir=x"], [("model.wide", "True")]),
+        (["--config.init=a=b"], [], [("init", "a=b")]),
+        (["--config.init="], [], [("init", "")]),
+        (["--", "--config.seed=1"], ["--", "--config.seed=1"], []),
+        (["--config.seed=1", "--config.seed=2"], [], [("seed", "1"), ("seed", "2")]),
+        (["--config.search.rules", "()"], [], [("search.rules", "()")]),
+    ],
+)
+def test_settings_are_taken_out_of_a_command_line(words, rest, given):
+    assert overrides.split(words) == (rest, given)
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("search.candidates=(1,4)", (1, 4)),
+        ("search.candidates=[1,4]", (1, 4)),
+        ("search.candidates=1,4", (1, 4)),
+        ("search.candidates=4", (4,)),
+        ("search.candidates=None", None),
+        ("search.erk_weight=1", 1.0),
+        ("search.erk_weight=None", None),
+        ("search.penalty_doubles_at=()", ()),
+        ("search.shrink_m=T", True),
+        ("search.shrink_m=0", False),
+        ("search.m=0x10", 16),
+        ("search.objective=1", "1"),
+        ("init=None", "None"),
+    ],
+)
+def test_values_are_read_as_the_type_of_their_setting(override, value):
+    config = scripts.settings(override)
+    for part in override.partition("=")[0].split("."):
+        config = config[part]
+    assert config == value
+    assert type(config) is type(value)
+
+
+def test_the_last_of_two_values_counts():
+    assert scripts.settings("seed=1", "seed=2").seed == 2
 
 
 @pytest.mark.parametrize("word", ["--help", "-?", "--helpfull"])
@@ -45,3 +100,75 @@ def test_help_is_no_error(word):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "--workdir" in done.stdout
+    assert "  search.budget=0.2\n" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 100
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import runpy; sys.argv = ['search.py', '--help']; runpy.run_path('search.py')",
+        "from domino_jax.settings import defaults; defaults()",
+        "from domino_jax.run import command_line, config_file, overrides, settings_page",
+    ],
+)
+def test_help_and_configs_import_no_jax(code):
+    check = f"import sys\n{code}\nprint(*sys.modules)"
+    output = subprocess.check_output([sys.executable, "-c", check], text=True, cwd=ROOT)
+    loaded = {name.partition(".")[0] for name in output.split()}
+    assert "domino_jax" in loaded
+    assert loaded & {"jax", "jaxlib", "numpy", "flax", "optax", "orbax", "rich"} == set()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 75)])
+def test_a_signal_during_the_start_leaves_no_traceback(number, code, tmp_path):
+    process = scripts.start("search", tmp_path / "run")
+    time.sleep(0.5)  # Python itself has started; JAX is being imported
+    process.send_signal(number)
+    ended, _, err = scripts.end(process)
+    assert ended == code, err
+    assert "Traceback" not in err
+
+
+def test_signals_are_caught_before_anything_else_is_imported():
+    check = "import sys; from domino_jax.run import signals; print(*sys.modules)"
+    output = subprocess.check_output([sys.executable, "-c", check], text=True, cwd=ROOT)
+    ours = {name for name in output.split() if name.startswith("domino_jax")}
+    assert ours == {"domino_jax", "domino_jax.run", "domino_jax.run.signals"}
+    assert "absl" not in output.split()
+    for script in ("search", "train"):
+        source = (ROOT / f"{script}.py").read_text()
+        start = source.index('if __name__ == "__main__":')
+        imports = re.findall(r"^(?:from|import) (\S+)", source[:start], re.MULTILINE)
+        assert imports == ["collections.abc", "pathlib", "typing", "domino_jax.run"]
+        assert source.index("catch_signals()") < source.index("import command_line")
+
+
+def test_both_signals_are_counted(monkeypatch):
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        stops = signals.catch_signals()
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+        assert stops == [signal.SIGTERM, signal.SIGINT]
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+        signals.end_at_once()
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\n  b\tc", "a b c"),
+        ("\x1b[31mred\x07", r"\x1b[31mred\x07"),
+        ("\udcff.json", r"\udcff.json"),
+        ("left\u202eright", r"left\u202eright"),
+        ("é … 日 :llama: [red]", "é … 日 :llama: [red]"),
+        ("x" * 3000, "x" * 2000 + "…"),
+    ],
+)
+def test_printable(text, shown):
+    assert printable(text) == shown

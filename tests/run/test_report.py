@@ -1,6 +1,7 @@
 """The numbers, the table and the picture of a scheme of a small network."""
 
 import json
+import warnings
 
 import made
 import matplotlib.image
@@ -170,3 +171,36 @@ def test_the_picture_grows_with_the_network(tmp_path):
     found = report.summary(layers, uniform.uniform(layers, 2), costs.count_weights, 0.5)
     report.plot(tmp_path / "report.png", found, CURVE, "deep", 0.5)
     assert matplotlib.image.imread(tmp_path / "report.png").shape[:2] == (900, 1776)
+
+
+STRANGE = [
+    "my:llama:",
+    "[red]",
+    "[/]",
+    "a$b^{c",
+    "$\\frac{",
+    "\x1b[31mred",
+    "x" * 300,
+    "a\nb",
+    "日本",
+]
+
+
+@pytest.mark.parametrize("name", STRANGE)
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_name_is_no_markup_anywhere(name, terminal, tmp_path, capsys, monkeypatch):
+    if terminal:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("COLUMNS", "400")
+    layers = (made.layer(name, (500, 10), DENSE, 5000, (1, 2, 4)),)
+    found = report.summary(layers, {name: NM(1, 4)}, costs.count_weights, 0.4)
+    report.print_table(found, f"{name}.json", 0.4, monitor.console())
+    out = capsys.readouterr().out
+    shown = monitor.escaped(name)
+    assert "\x1b[31m" not in out
+    assert shown[:60] in out
+    assert len([line for line in out.splitlines() if "500x10" in line]) == 1
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)  # a font without that script
+        report.plot(tmp_path / "report.png", found, CURVE, name, 0.4)
+    assert (tmp_path / "report.png").stat().st_size > 0

@@ -219,12 +219,16 @@ def test_a_directory_where_nothing_was_made_takes_other_settings(tmp_path):
     """As after a run that met a broken image: it is mended, and the data are others then."""
     for budget, data in (("0.5", "broken"), ("0.25", "mended")):
         config = scripts.settings(f"search.budget={budget}")
-        provenance.begin_search(tmp_path, config, data=data, anew=False)
+        with workdir.locked(tmp_path):
+            provenance.begin_search(tmp_path, config, data=data, anew=False)
         found = json.loads((tmp_path / "config.json").read_text())
         assert found["search"]["search.budget"] == float(budget)
         assert found["common"]["data.fingerprint"] == data
     checkpoint.save(tmp_path / "dense", 1, {"a": np.ones(2)})
-    with pytest.raises(ValueError, match="made with other settings"):
+    with (
+        workdir.locked(tmp_path),
+        pytest.raises(ValueError, match="made with other settings"),
+    ):
         provenance.begin_search(tmp_path, scripts.settings(), data="mended", anew=False)
 
 
@@ -290,7 +294,9 @@ def test_settings_that_are_no_json_are_refused_before_anything_runs(tmp_path):
     config = scripts.settings()
     with config.unlocked():
         config.model.activation = np.tanh
-    with pytest.raises(ValueError, match=r"^model\.activation: numbers, text, None .* got <ufunc"):
+    with pytest.raises(
+        ValueError, match=r"^model\.activation: expected numbers, text, .* got <ufunc"
+    ):
         require("search", tmp_path, config)
     assert list(tmp_path.iterdir()) == []
 
@@ -360,3 +366,40 @@ def test_directories_of_others_are_left_alone(tmp_path, name, text, error, anew)
     with pytest.raises(ValueError, match=error):
         scripts.search(tmp_path, anew=anew)
     assert contents(tmp_path) == {name: text.encode()}
+
+
+def test_the_same_start_named_from_another_folder_is_the_same(made, copy, tmp_path, monkeypatch):
+    start = shutil.copytree(made / "dense", tmp_path / "start")
+    folder = tmp_path / "run"
+    require("search", folder, scripts.settings(f"init={start}"))
+    checkpoint.save(folder / "search", 1, {"a": np.ones(2)})
+    monkeypatch.chdir(tmp_path)
+    require("search", folder, scripts.settings("init=start"))
+    moved = start.rename(tmp_path / "moved")
+    require("search", folder, scripts.settings(f"init={moved}"))
+    other = shutil.copytree(made / "train" / "sparse", tmp_path / "other")
+    with pytest.raises(ValueError, match=r"settings: init '.*moved' there, '.*other' here"):
+        require("search", folder, scripts.settings(f"init={other}"))
+    shutil.rmtree(moved)
+    other.rename(moved)
+    with pytest.raises(
+        ValueError, match=r"settings: the start .*moved \(init\) has changed since; choose"
+    ):
+        require("search", folder, scripts.settings(f"init={moved}"))
+
+
+def test_a_cost_table_that_changed_is_named(tmp_path):
+    table = tmp_path / "costs.json"
+    table.write_text('{"a": 1}')
+    config = scripts.settings(f"search.objective={table}")
+    folder = tmp_path / "run"
+    require("search", folder, config)
+    checkpoint.save(folder / "search", 1, {"a": np.ones(2)})
+    require("search", folder, config)
+    table.write_text('{"a": 2}')
+    changed = rf"the cost table {table} \(search\.objective\) has changed since; choose"
+    with pytest.raises(ValueError, match=changed):
+        require("search", folder, config)
+    table.write_text('{"a": 1}')
+    again = shutil.move(table, tmp_path / "again.json")
+    require("search", folder, scripts.settings(f"search.objective={again}"))

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +20,7 @@ import scripts
 from absl import app, flags, logging
 from wrong_input import CASES, OWN
 
-from domino_jax.run import checkpoint, command_line, experiment
+from domino_jax.run import checkpoint, command_line, experiment, signals
 from domino_jax.train.optim import learning_rate
 
 ROOT = Path(__file__).parents[2]
@@ -50,15 +49,12 @@ def run(script, *arguments):
     with contextlib.ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setattr(sys, "argv", [f"{script}.py", *map(str, arguments)])
-        patch.delitem(sys.modules, "config_config", raising=False)  # would be filled up, not new
         patch.setattr(app, "run", lambda run, flags_parser: run(flags_parser(sys.argv)))
         stack.enter_context(restored())
         stack.enter_context(contextlib.redirect_stdout(out))
         stack.enter_context(contextlib.redirect_stderr(err))
-        stack.enter_context(warnings.catch_warnings())
-        warnings.filterwarnings("ignore", "the load_module", DeprecationWarning)  # ml_collections
         with pytest.raises(SystemExit) as ended:
-            command_line.main(SCRIPTS[script].work)
+            command_line.main(SCRIPTS[script].work, signals.catch_signals())
     return Outcome(ended.value.code, out.getvalue(), err.getvalue().splitlines())
 
 
@@ -70,9 +66,6 @@ def restored():
     try:
         yield
     finally:
-        for name in list(flags.FLAGS):
-            if name.startswith("config."):  # made for the settings of a config
-                delattr(flags.FLAGS, name)
         for name in ("config", "workdir", "anew"):
             flags.FLAGS[name].unparse()
         logging.set_verbosity(verbosity)
@@ -109,7 +102,7 @@ def test_one_line_and_nothing_heavy(case, tmp_path, made):
     put = {Path(name) for name in case.files if name.startswith("run/")}
     assert (tmp_path / "run").exists() == bool(put)
     left = {path.name for path in (tmp_path / "run").glob("*")}
-    assert left <= {".lock", *(path.name for path in put)}
+    assert left <= {".lock", *(path.parts[1] for path in put)}
     assert sorted(made.rglob("*")) == before
 
 
@@ -195,6 +188,24 @@ def test_labels_of_a_batch(tmp_path):
     assert "from 0 to 1, got int32 from 0 to 2" in outcome.lines[0]
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("failing", "data set 'own:failing': KeyError: 'lost' ("),
+        ("unreadable", "data set 'own:unreadable': RuntimeError: no disk ("),
+        ("unfinished", "data set 'own:unfinished': ZeroDivisionError: division by zero ("),
+    ],
+)
+def test_a_data_set_that_fails_while_it_is_read(name, said, tmp_path):
+    arguments = f"--config={OWN}", f"--workdir={tmp_path}", f"--config.data.name=own:{name}"
+    outcome = run("search", *arguments)
+    if name == "unfinished":  # a search evaluates nothing
+        outcome = run("train", *arguments)
+    assert outcome.code == 1
+    assert outcome.lines[-1].startswith(said), outcome
+    assert re.search(r"own\.py, line \d+\); DOMINO_TRACEBACK=1 shows more$", outcome.lines[-1])
+
+
 def test_options_reach_the_factories(tmp_path):
     given = ("--config.model.features=16", "--config.data.labels=4", "--config.search.m=8")
     arguments = [
@@ -235,24 +246,36 @@ def test_traceback_on_request(tmp_path, monkeypatch):
     assert lines[-1].startswith("model 'own:with_bug': TypeError: unsupported operand")
 
 
-def test_errors_of_libraries_are_told_by_type(tmp_path, monkeypatch):
-    monkeypatch.setattr(experiment, "build", lambda *arguments: json.loads("{"))
-    (line,) = run("search", f"--config={OWN}", f"--workdir={tmp_path}").lines
-    assert line.startswith("JSONDecodeError: Expecting property name")
-    assert line.endswith("; DOMINO_TRACEBACK=1 shows more")
-
-
-def test_our_bugs_keep_their_traceback(tmp_path, monkeypatch):
-    monkeypatch.setattr(experiment, "build", lambda *arguments: None + 1)
-    with pytest.raises(TypeError, match="unsupported operand"):
-        run("search", f"--config={OWN}", f"--workdir={tmp_path}")
+@pytest.mark.parametrize(
+    ("fails", "said"),
+    [
+        (lambda *arguments: json.loads("{"), "JSONDecodeError: Expecting property name"),
+        (lambda *arguments: None + 1, "TypeError: unsupported operand type"),
+        (lambda *arguments: (_ for _ in ()).throw(KeyError), "KeyError;"),
+    ],
+    ids=["a library", "our own", "without words"],
+)
+def test_what_nobody_expected_is_said_to_be_a_fault(fails, said, tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment, "build", fails)
+    outcome = run("search", f"--config={OWN}", f"--workdir={tmp_path}")
+    (line,) = outcome.lines
+    assert (outcome.code, outcome.out) == (1, "")
+    assert line.startswith(f"unexpected {said}")
+    assert line.endswith("DOMINO_TRACEBACK=1 shows where")
+    monkeypatch.setenv("DOMINO_TRACEBACK", "1")
+    lines = run("search", f"--config={OWN}", f"--workdir={tmp_path}").lines
+    assert (lines[0], lines[-1]) == ("Traceback (most recent call last):", line)
 
 
 @pytest.mark.parametrize(
     ("script", "arguments", "words"),
     [
         ("search", "--wrkdir=runs", "nearest: --workdir"),
-        ("search", "--config.search.budget=1", "search.budget: a share above 0 and below 1"),
+        (
+            "search",
+            "--config.search.budget=1",
+            "search.budget: expected a share above 0 and below 1",
+        ),
         ("train", "", "run search.py first"),
         ("search", "--config.dense.lr=1e30", "the loss became"),  # a progress bar was there
     ],
@@ -270,4 +293,4 @@ def test_processes(script, arguments, words, tmp_path):
 def test_a_workdir_that_is_a_flag():
     outcome = run("search", f"--config={OWN}", "--workdir", "--workdir=x")
     assert outcome.code == 1
-    assert outcome.lines == ["--workdir: a folder is wanted, got '--workdir=x'"]
+    assert outcome.lines == ["--workdir: expected a folder, got '--workdir=x'"]

@@ -49,3 +49,13 @@ def test_recalibrate_changes_the_statistics_only():
     np.testing.assert_allclose(found["mean"], x[0] * (0.081 + 0.18 + 0.1), rtol=1e-6)
     assert np.asarray(weights).tolist() == [[1.0]] * 4
     assert np.asarray(old["mean"]).tolist() == [0] * 4
+
+
+def test_a_test_set_of_ignored_labels_alone_is_refused():
+    batch = {"inputs": jnp.ones((2, 3)), "labels": jnp.full(2, 255), "weight": jnp.ones(2)}
+    step = evaluation.eval_step(lambda params, stats, x, **_: (x, stats), 255)
+    with pytest.raises(ValueError, match="no label of the test set counts: all of them are ign"):
+        evaluation.evaluate(step, {}, {}, [batch])
+    some = {**batch, "labels": jnp.array([255, 0])}
+    found = evaluation.evaluate(step, {}, {}, [batch, some])
+    assert (found["accuracy"], found["loss"]) == (1, pytest.approx(np.log(3)))

@@ -159,3 +159,50 @@ def test_nan_is_never_right(classes):
         jnp.stack(rows), {"labels": jnp.array([0, 0, 0, classes - 1]), "weight": jnp.ones(4)}
     )
     assert float(found["correct"]) == 1
+
+
+@pytest.mark.parametrize("ignored", [-100, 255, 3, -1])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("shape", [(6,), (2, 3, 4)])
+def test_a_label_that_does_not_count(shape, smoothing, ignored):
+    """As PyTorch's `ignore_index`: the mean is over the others, whose gradients are as without."""
+    rng = np.random.default_rng(1)
+    outputs, labels = jnp.float32(rng.normal(size=(*shape, 5)) * 3), rng.integers(0, 3, shape)
+    left_out = rng.random(shape) < 0.4
+    marked = jnp.int32(np.where(left_out, ignored, labels))
+    loss = losses.cross_entropy(smoothing, ignored)
+    value, grads = jax.value_and_grad(loss)(outputs, {"labels": marked})
+    wanted = by_numpy(outputs, labels, smoothing)[~left_out].mean()
+    assert float(value) == pytest.approx(wanted, rel=1e-5)
+    assert np.all(np.asarray(grads)[left_out] == 0)
+    kept = {"labels": jnp.int32(labels[~left_out])}
+    alone = jax.grad(losses.cross_entropy(smoothing))(outputs[~left_out], kept)
+    np.testing.assert_allclose(np.asarray(grads)[~left_out], alone, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_only_ignored_labels_are_loss_0_and_gradient_0(smoothing):
+    loss = losses.cross_entropy(smoothing, -100)
+    value, grads = jax.value_and_grad(loss)(OUTPUTS, {"labels": jnp.full(3, -100)})
+    assert float(value) == 0
+    np.testing.assert_array_equal(grads, 0)
+
+
+def test_unsigned_labels_have_no_negative_one():
+    labels = jnp.array([0, 0, 1], jnp.uint8)
+    for ignored, wanted in ((-100, np.mean(QUARTERS)), (1, np.mean(QUARTERS[:2]))):
+        found = losses.cross_entropy(ignore_label=ignored)(OUTPUTS, {"labels": labels})
+        assert float(found) == pytest.approx(wanted)
+
+
+def test_totals_leave_the_ignored_label_out():
+    rng = np.random.default_rng(2)
+    outputs, labels = jnp.float32(rng.normal(size=(4, 6, 12))), rng.integers(0, 12, (4, 6))
+    left_out = rng.random((4, 6)) < 0.5
+    weight = jnp.array([1.0, 1.0, 1.0, 0.0])
+    marked = {"labels": jnp.int32(np.where(left_out, 255, labels)), "weight": weight}
+    found = losses.totals(outputs, marked, 255)
+    keep = ~left_out[:3]
+    rows = {"labels": jnp.int32(labels[:3][keep]), "weight": jnp.ones(keep.sum())}
+    for name, value in losses.totals(outputs[:3][keep], rows).items():
+        assert float(found[name]) == pytest.approx(float(value)), name

@@ -10,7 +10,9 @@ import pytest
 from domino_jax.core.kernels import n_by_path
 from domino_jax.core.scheme import NM
 from domino_jax.trace.layers import find_layers
-from domino_jax.train import loop, losses, masking
+from domino_jax.train import loop, losses, masking, transforms
+from domino_jax.train.step import init_state, trainer_step
+from domino_jax.train.trainer import through_trainer
 
 W = jnp.array([[1.0], [-4.0], [3.0], [2.0]])
 PARAMS = {"w": W, "b": jnp.array([0.5])}
@@ -169,7 +171,7 @@ def test_a_kernel_that_is_not_there_is_named():
 
 
 def test_survivors_decay_at_their_pace_on_every_third_step():
-    tx = masking.survivor_decay(layers(), lambda step: 0.5, every=3)
+    tx = transforms.survivor_decay(layers(), lambda step: 0.5, every=3)
     state, zero = tx.init(PARAMS), jax.tree.map(jnp.zeros_like, PARAMS)
     seen = []
     for _ in range(4):
@@ -177,7 +179,7 @@ def test_survivors_decay_at_their_pace_on_every_third_step():
         seen.append(listed(updates)["w"])
     assert seen == [[0, 4, -3, 0], [0] * 4, [0] * 4, [0, 4, -3, 0]]
     with pytest.raises(ValueError, match="every"):
-        masking.survivor_decay(layers(), 0.1, every=0)
+        transforms.survivor_decay(layers(), 0.1, every=0)
 
 
 def test_pace_of_a_stack_goes_by_slice():
@@ -188,7 +190,7 @@ def test_pace_of_a_stack_goes_by_slice():
         jnp.zeros((1, 4)),
         4,
     )
-    tx = masking.survivor_decay(stacked, 1.0, every=1)
+    tx = transforms.survivor_decay(stacked, 1.0, every=1)
     masks = {"w": jnp.ones((2, 4, 1), bool)}
     zero = jax.tree.map(jnp.zeros_like, params)
     updates, _ = tx.update(zero, tx.init(params), params, masks=masks, pace={"w": jnp.arange(2.0)})
@@ -196,7 +198,7 @@ def test_pace_of_a_stack_goes_by_slice():
 
 
 def test_sr_ste_decays_the_others():
-    tx = masking.sr_ste(0.5)
+    tx = transforms.sr_ste(0.5)
     ones = jax.tree.map(jnp.ones_like, PARAMS)
     updates, _ = tx.update(ones, tx.init(PARAMS), PARAMS, masks=MASK)
     assert listed(updates) == {"w": [1.5, 1, 1, 2], "b": [1]}
@@ -214,11 +216,11 @@ def loose_promotion():
 @pytest.mark.usefixtures("loose_promotion")
 def test_sr_ste_before_adam_and_beside_it():
     zero = jax.tree.map(jnp.zeros_like, PARAMS)
-    before = masking.sr_ste_adamw(1.0, 0.5, 0.0)
+    before = transforms.sr_ste_adamw(1.0, 0.5, 0.0)
     updates, _ = before.update(zero, before.init(PARAMS), PARAMS, masks=MASK)
     # Adam rescales the term to one learning rate.
     np.testing.assert_allclose(updates["w"][:, 0], [-1, 0, 0, -1], atol=1e-4)
-    beside = masking.sr_ste_adamw_decoupled(1.0, 0.5, 0.25)
+    beside = transforms.sr_ste_adamw_decoupled(1.0, 0.5, 0.25)
     updates, _ = beside.update(zero, beside.init(PARAMS), PARAMS, masks=MASK)
     np.testing.assert_allclose(updates["w"][:, 0], [-0.75, 1.0, -0.75, -1.5], atol=1e-4)
 
@@ -228,7 +230,7 @@ def test_without_masks_the_adamw_forms_are_adamw():
     grads = jax.tree.map(lambda w: 0.1 * w, PARAMS)
     plain = optax.adamw(0.1, weight_decay=0.25)
     expected, _ = plain.update(grads, plain.init(PARAMS), PARAMS)
-    for make in (masking.sr_ste_adamw, masking.sr_ste_adamw_decoupled):
+    for make in (transforms.sr_ste_adamw, transforms.sr_ste_adamw_decoupled):
         tx = make(0.1, 0.5, 0.25)
         updates, _ = tx.update(grads, tx.init(PARAMS), PARAMS, masks={})
         jax.tree.map(np.testing.assert_allclose, updates, expected)
@@ -237,7 +239,7 @@ def test_without_masks_the_adamw_forms_are_adamw():
 @pytest.mark.usefixtures("loose_promotion")
 @pytest.mark.parametrize("inner", [optax.adamw(0.1, weight_decay=0.5), optax.sgd(0.1, 0.9)])
 def test_fixed_masks_leave_the_rest_alone(inner):
-    tx = masking.fixed_masks(inner)
+    tx = transforms.fixed_masks(inner)
     params, state = PARAMS, tx.init(PARAMS)
     for _ in range(3):
         updates, state = tx.update(jax.tree.map(jnp.ones_like, params), state, params, masks=MASK)
@@ -258,7 +260,7 @@ def test_reference_sr_ste_number_for_number():
         scheme = dict(zip(paths, (NM(*nm) for nm in meta["scheme"].values()), strict=True))
         n = n_by_path(scheme, found)
         tx = optax.chain(
-            masking.sr_ste(meta["srste_decay"]),
+            transforms.sr_ste(meta["srste_decay"]),
             optax.add_decayed_weights(meta["weight_decay"]),
             optax.sgd(meta["lr"], meta["momentum"]),
         )
@@ -270,7 +272,7 @@ def test_reference_sr_ste_number_for_number():
         grads = jax.grad(lambda p: losses.cross_entropy()(net(p, first["inputs"]), first))(
             masking.apply_masks(params, masks)
         )
-        ste = masking.sr_ste(meta["srste_decay"])
+        ste = transforms.sr_ste(meta["srste_decay"])
         grads, _ = ste.update(grads, ste.init(params), params, masks=masks)
         for ours, theirs in zip(
             jax.tree.leaves(grads), jax.tree.leaves(golden.params_of(arrays, "grad0")), strict=True
@@ -278,8 +280,8 @@ def test_reference_sr_ste_number_for_number():
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9)
 
         state = loop.run_train(
-            loop.sparse_step(model, losses.cross_entropy(), tx, found),
-            loop.init_state(params, {}, tx),
+            trainer_step(model, losses.cross_entropy(), through_trainer(tx, found)),
+            init_state(params, {}, tx),
             n,
             batches,
             jax.random.key(0),

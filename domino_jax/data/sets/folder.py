@@ -1,15 +1,17 @@
 """Images of one's own: a folder with a folder of images for each class.
 
     data.dir/train/cat/1.jpg          any name, any depth below the class
-    data.dir/test/cat/7.png           or val/ or validation/ instead of test/
+    data.dir/test/cat/7.png           what is reported
 
-The classes are the folders of train/, sorted by name.
+The classes are the folders of train/, sorted by name. Where there is no test/, val/ (or valid/, or
+validation/) takes its place; beside test/ it is left alone: nothing of a run looks at it. What
+links count as is drawn in `data/tree.py`.
 """
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -17,22 +19,20 @@ import numpy as np
 
 from domino_jax.core.errors import InputError
 from domino_jax.data import Data, Spec
+from domino_jax.data.check import broken
 from domino_jax.data.encoded import Example, from_encoded, require_sizes
 from domino_jax.data.options import require_whole
+from domino_jax.data.tree import class_names, pictures
 
-_TESTS = ("test", "val", "validation")
-# Of photographs; Pillow also knows those of documents and films.
-_IMAGES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".jp2", ".png", ".gif", ".bmp", ".webp", ".avif"),
-    *(".tif", ".tiff", ".pcx", ".pbm", ".pgm", ".pnm", ".ppm"),
-)
+_TEST = "test"
+_VALIDATIONS = ("val", "valid", "validation")
 
 
 def create(*, data_dir: str = "", workers: int = 0, size: int = 224, short: int = 0) -> Data:
     """Opens a folder of class folders; images are read when they are asked for.
 
     Files whose extension is of no common image format, hidden ones and those in hidden folders are
-    passed over; links are followed.
+    passed over; links are followed, and each real file counts once.
 
     Args:
         data_dir: the folder.
@@ -59,29 +59,27 @@ def create(*, data_dir: str = "", workers: int = 0, size: int = 224, short: int 
             f"data set 'folder': set data.dir to a folder with train/ and test/ (or val/), each "
             f"with a folder of images for every class; got {data_dir!r}"
         )
-    names = _classes(root / "train")
+    names = class_names(root / "train")
     if len(names) < 2:
         held = ", ".join(names) or "none"
         raise InputError(f"{root / 'train'}: a folder for each of two or more classes, got {held}")
-    found = [root / name for name in _TESTS if (root / name).is_dir()]
-    if len(found) != 1:
-        held = ", ".join(f"{path.name}/" for path in found) or "none"
-        raise InputError(f"{root}: one of test/, val/ and validation/ is wanted, got {held}")
-    for name in _classes(found[0]):
+    tested = _tested(root)
+    for name in class_names(tested):
         if name not in names:
             held = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
-            raise InputError(f"{found[0] / name}: no such class in {root / 'train'}: {held}")
-    train, test = (_Files(*_files(part, names)) for part in (root / "train", found[0]))
+            raise InputError(f"{tested / name}: no such class in {root / 'train'}: {held}")
+    train, test = pictures([root / "train", tested], names)
     _require_all_trained(root / "train", names, train.labels)
+    paths = {"train": train.paths, "test": test.paths}
     return from_encoded(
-        train,
-        test,
+        _Files(*train),
+        _Files(*test),
         classes=len(names),
         size=size,
         short=short,
         workers=workers,
-        fingerprint=_fingerprint(names, {"train": train, "test": test}, root),
-    )
+        fingerprint=_fingerprint(names, paths, root),
+    )._replace(files=partial(_sizes, paths, root), check=partial(broken, _named(paths, root)))
 
 
 def spec(*, data_dir: str = "", workers: int = 0, size: int = 224, short: int = 0) -> Spec:
@@ -103,33 +101,24 @@ class _Files:
 
     def __getitem__(self, index: int) -> Example:
         path = self.paths[index]
-        return {"image": Path(path).read_bytes(), "label": self.labels[index], "name": path}
+        try:
+            image = Path(path).read_bytes()
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+        return {"image": image, "label": self.labels[index], "name": path}
 
 
-def _classes(folder: Path) -> list[str]:
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; it holds a folder of images for every class")
-    return sorted(
-        path.name for path in folder.iterdir() if path.is_dir() and _shown(Path(path.name))
-    )
-
-
-def _files(folder: Path, names: Sequence[str]) -> tuple[list[str], list[int]]:
-    """Lists the images of the classes, sorted by path, and their labels."""
-    paths, labels = [], []
-    for label, name in enumerate(names):
-        inside = (
-            Path(parent, file)
-            for parent, _, files in os.walk(folder / name, followlinks=True)
-            for file in files
+def _tested(root: Path) -> Path:
+    """Returns the folder that is reported: test/, or the only one for validation."""
+    if (root / _TEST).is_dir():
+        return root / _TEST
+    found = [root / name for name in _VALIDATIONS if (root / name).is_dir()]
+    if len(found) != 1:
+        held = ", ".join(f"{path.name}/" for path in found) or "none"
+        raise InputError(
+            f"{root}: test/, or else one of val/, valid/ and validation/ is wanted, got {held}"
         )
-        shown = (path for path in inside if _shown(path.relative_to(folder / name)))
-        images = sorted(p for p in shown if p.suffix.lower() in _IMAGES and p.is_file())
-        paths += [str(path) for path in images]
-        labels += [label] * len(images)
-    if not paths:
-        raise InputError(f"{folder}: no images in the folders of its classes")
-    return paths, labels
+    return found[0]
 
 
 def _require_all_trained(folder: Path, names: Sequence[str], labels: Sequence[int]) -> None:
@@ -139,19 +128,34 @@ def _require_all_trained(folder: Path, names: Sequence[str], labels: Sequence[in
         raise InputError(f"{folder / empty[0]}: a class without images; add some or remove it")
 
 
-def _fingerprint(names: Sequence[str], splits: Mapping[str, _Files], root: Path) -> str:
+def _named(paths: Mapping[str, Sequence[str]], root: Path) -> dict[str, str]:
+    """Returns name -> path; the names are those of train/ and test/, also where test/ is val/."""
+    return {
+        "/".join((split, *Path(path).relative_to(root).parts[1:])): path
+        for split, inside in paths.items()
+        for path in inside
+    }
+
+
+def _sizes(paths: Mapping[str, Sequence[str]], root: Path) -> dict[str, int]:
+    return {name: _size(path) for name, path in _named(paths, root).items()}
+
+
+def _size(path: str) -> int:
+    """Returns the bytes of a file; 0 for a link to nothing."""
+    try:
+        return Path(path).stat().st_size
+    except OSError:
+        return 0
+
+
+def _fingerprint(names: Sequence[str], paths: Mapping[str, Sequence[str]], root: Path) -> str:
     """Returns 16 hexadecimal digits that depend on classes, names and sizes of files."""
     digest = hashlib.sha256("\0".join(names).encode(errors="surrogateescape"))
-    for split, files in splits.items():
+    for split, inside in paths.items():
         digest.update(f"\n{split}".encode())
-        for path in files.paths:
+        for path in inside:
             # The test folder may be renamed.
-            inside = "/".join(Path(path).relative_to(root).parts[1:])
-            told = f"\n{inside} {Path(path).stat().st_size}"
-            digest.update(told.encode(errors="surrogateescape"))
+            name = "/".join(Path(path).relative_to(root).parts[1:])
+            digest.update(f"\n{name} {_size(path)}".encode(errors="surrogateescape"))
     return digest.hexdigest()[:16]
-
-
-def _shown(path: Path) -> bool:
-    """Says whether neither a relative path nor a folder on the way is hidden."""
-    return not any(part.startswith(".") for part in path.parts)

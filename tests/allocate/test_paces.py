@@ -1,14 +1,13 @@
 """The penalty factors of small networks, computed by hand from the README's formulas."""
 
-from types import SimpleNamespace
-
 import made
 import pytest
 
-from domino_jax.allocate.pace import PACES, constant_pace, domino_pace
+from domino_jax.allocate.paces import PACES, constant_pace, domino_pace, pace_rule
 from domino_jax.core import costs
+from domino_jax.core.errors import InputError
 from domino_jax.core.masks import Axes
-from domino_jax.run import search, settings
+from domino_jax.run import settings
 
 DENSE = Axes((), (), (0,), (1,))  # IO
 
@@ -132,24 +131,50 @@ def test_constant():
     assert constant_pace({"a": 4, "b": 1}) == {"a": 1.0, "b": 1.0}
 
 
-@pytest.mark.parametrize("name", PACES)
-def test_every_name_is_a_setting_and_makes_its_rule(name, monkeypatch):
-    weights = {"cost": costs.count_macs, "macs_weight": 0.3, "erk_weight": 0.7}
-    found = PACES[name]([A, B, C], 0.5, **weights)({"a": 4, "b": 4, "c": 1})
-    assert found.keys() == {"a", "b", "c"}
+SIZES = costs.table_cost({"a": 3, "b": 2, "c": 1}, [A, B, C])
+
+
+@pytest.mark.parametrize(
+    ("cost", "counted", "weights"),
+    [
+        (costs.count_weights, costs.count_macs, (0.5, 0.5)),
+        (costs.count_macs, costs.count_macs, (0.8, 0.2)),
+        (SIZES, SIZES, (0.8, 0.2)),
+    ],
+)
+def test_a_rule_by_name_has_the_weights_of_its_budget(cost, counted, weights):
+    layers, n = (A, B, C), {"a": 4, "b": 4, "c": 1}
+    budget = costs.budget_of(layers, 0.5, cost)
+    keys = ("macs_weight", "erk_weight")
+    by_default = domino_pace(layers, 0.5, cost=counted, **dict(zip(keys, weights, strict=True)))
+    assert pace_rule("domino", layers, budget)(n) == by_default(n)
+    given = {"macs_weight": 0.3, "erk_weight": 0.7}
+    expected = domino_pace(layers, 0.5, cost=counted, **given)(n)
+    assert pace_rule("domino", layers, budget, **given)(n) == expected != by_default(n)
+    assert pace_rule("constant", layers, budget)(n) == constant_pace(n)
+
+
+def test_a_pace_of_ones_own():
+    budget = costs.budget_of((A, B), 0.5)
+    assert pace_rule("own_parts:slowly", (A, B), budget)({"a": 1, "b": 1}) == {
+        "a": 0.25,
+        "b": 0.25,
+    }
+    with pytest.raises(InputError, match=r"pace 'own_parts:broken': expected a function"):
+        pace_rule("own_parts:broken", (A, B), budget)
+    with pytest.raises(InputError, match=r"unknown pace 'cosine'; nearest: .*'package.module:"):
+        pace_rule("cosine", (A, B), budget)
+
+
+@pytest.mark.parametrize("name", [*PACES, "own_parts:slowly"])
+def test_every_name_is_a_setting(name):
     config = settings.defaults()
-    config.search.update(pace=name, budget=0.5, macs_weight=0.3, erk_weight=0.7)
+    config.search.pace = name
     settings.check(config)
-    exp = SimpleNamespace(config=config, layers=(A, B, C))
-    assert search._pace(exp)({"a": 4, "b": 4, "c": 1}) == found
-    calls = []
-    monkeypatch.setitem(PACES, name, lambda *given, **options: calls.append((given, options)))
-    search._pace(exp)
-    assert calls == [(((A, B, C), 0.5), weights)]
 
 
 def test_other_names_are_refused():
     config = settings.defaults()
     config.search.pace = "cosine"
-    with pytest.raises(ValueError, match=r"search.pace: one of 'domino', 'constant' is wanted"):
+    with pytest.raises(InputError, match=r"search.pace: one of 'domino', 'constant', or 'package"):
         settings.check(config)

@@ -1,0 +1,65 @@
+"""What an allocator may ask for."""
+
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import jax
+
+from domino_jax.allocate.search import Search
+from domino_jax.core.costs import Budget
+from domino_jax.core.errors import InputError
+from domino_jax.core.layers import LayerSpec
+from domino_jax.core.scheme import Scheme
+
+Batch = Mapping[str, jax.Array]
+
+
+class Weights(NamedTuple):
+    """Those of the dense network.
+
+    Attributes:
+        params: parameter pytree.
+        stats: batch statistics, {} if there are none.
+    """
+
+    params: Any
+    stats: Any
+
+
+def _nothing_here(*_: Any) -> Any:
+    raise InputError(
+        "this allocator needs weights, a loss or batches: expected a Problem with them, got one of "
+        "layers and a budget alone"
+    )
+
+
+class Problem(NamedTuple):
+    """A network and its budget; what costs time is a function, and only its call spends it.
+
+    An allocator that asks for no weights leaves the dense network untrained. Weights and batches
+    lie on the devices of the run.
+
+    Attributes:
+        layers: of the network, in the order of their first use.
+        budget: what the scheme may cost; whether the candidates allow it, `reach` says.
+        options: settings of the search by name, plain values; each allocator reads its own.
+        weights: () -> the dense network, trained if it is not.
+        loss: (params, stats, batch) -> mean loss of a batch at the running statistics.
+        training_loss: (params, stats, batch) -> the same at the batch's own statistics.
+        batches: (first, count) -> batches first .. first + count - 1 of a fixed order of the
+            training data; the same ones at every call.
+        should_stop: asked between pieces of long work.
+    """
+
+    layers: tuple[LayerSpec, ...]
+    budget: Budget
+    options: Mapping[str, Any] = MappingProxyType({})
+    weights: Callable[[], Weights] = _nothing_here
+    loss: Callable[[Any, Any, Batch], jax.Array] = _nothing_here
+    training_loss: Callable[[Any, Any, Batch], jax.Array] = _nothing_here
+    batches: Callable[[int, int], Iterable[Batch]] = _nothing_here
+    should_stop: Callable[[], bool] = lambda: False
+
+
+Allocator = Callable[[Problem], Scheme | Search]

@@ -1,0 +1,52 @@
+"""The allocators by name: a problem in; a scheme, or the search that finds one, out.
+
+One of your own is 'package.module:function', a function that takes a `Problem`; and an entry here
+makes it ours. A module is imported when its allocator is asked for.
+"""
+
+from collections.abc import Mapping
+
+from domino_jax.allocate.problem import Allocator, Problem
+from domino_jax.allocate.search import Search
+from domino_jax.core.errors import InputError
+from domino_jax.core.factories import find_factory
+from domino_jax.core.kernels import n_by_path
+from domino_jax.core.scheme import Scheme
+
+ALLOCATORS: Mapping[str, str] = {
+    "domino": "domino_jax.allocate.domino:allocate",
+    "uniform": "domino_jax.allocate.uniform:allocate",
+    "erk": "domino_jax.allocate.erk:allocate",
+    "dense": "domino_jax.allocate.dense:allocate",
+}
+
+
+def allocator(name: str) -> Allocator:
+    """Finds an allocator; nothing is allocated.
+
+    Raises:
+        InputError: the name is unknown, or the function cannot be imported.
+    """
+    return find_factory(name, ALLOCATORS, what="allocator")
+
+
+def allocate(name: str, problem: Problem) -> Scheme | Search:
+    """Returns the scheme that an allocator gives a problem, or its search.
+
+    Raises:
+        InputError: as `allocator`; what the allocator refuses; or what it returns is neither a
+            search nor a scheme of these layers.
+    """
+    answer = allocator(name)(problem)
+    if isinstance(answer, Search):
+        return answer
+    if not isinstance(answer, Mapping):
+        raise InputError(
+            f"allocator {name!r}: expected a scheme {{layer: NM}} or a Search, got a "
+            f"{type(answer).__name__}"
+        )
+    try:
+        n_by_path(answer, problem.layers)
+    except InputError as error:
+        raise InputError(f"allocator {name!r}: {error}") from None
+    return answer

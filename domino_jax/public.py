@@ -1,0 +1,83 @@
+"""The public names of the package; `domino_jax/__init__.py` hands them out."""
+
+from domino_jax.allocate.domino import domino
+from domino_jax.allocate.erk import erk_scheme
+from domino_jax.allocate.paces import constant_pace, domino_pace
+from domino_jax.allocate.problem import Problem
+from domino_jax.allocate.search import Search, SearchState, scheme_of
+from domino_jax.allocate.table import ALLOCATORS, allocator
+from domino_jax.allocate.uniform import uniform, uniform_scheme
+from domino_jax.core.costs import (
+    Budget,
+    budget_of,
+    count_macs,
+    count_weights,
+    table_cost,
+    total_cost,
+)
+from domino_jax.core.errors import InputError
+from domino_jax.core.kernels import n_by_path
+from domino_jax.core.layers import Groups, LayerSpec
+from domino_jax.core.masks import Axes, top_n
+from domino_jax.core.rules import flattened
+from domino_jax.core.scheme import NM, Scheme
+from domino_jax.core.scheme import load as load_scheme
+from domino_jax.core.scheme import save as save_scheme
+from domino_jax.models import Model, plain
+from domino_jax.trace.activations import activation_macs
+from domino_jax.trace.layers import find_layers
+from domino_jax.train.masking import apply_masks, hard_mask, make_masks, straight_through
+from domino_jax.train.transforms import (
+    fixed_masks,
+    sr_ste,
+    sr_ste_adamw,
+    sr_ste_adamw_decoupled,
+    survivor_decay,
+    survivors,
+)
+
+__all__ = [
+    "ALLOCATORS",
+    "NM",
+    "Axes",
+    "Budget",
+    "Groups",
+    "InputError",
+    "LayerSpec",
+    "Model",
+    "Problem",
+    "Scheme",
+    "Search",
+    "SearchState",
+    "activation_macs",
+    "allocator",
+    "apply_masks",
+    "budget_of",
+    "constant_pace",
+    "count_macs",
+    "count_weights",
+    "domino",
+    "domino_pace",
+    "erk_scheme",
+    "find_layers",
+    "fixed_masks",
+    "flattened",
+    "hard_mask",
+    "load_scheme",
+    "make_masks",
+    "n_by_path",
+    "plain",
+    "save_scheme",
+    "scheme_of",
+    "sr_ste",
+    "sr_ste_adamw",
+    "sr_ste_adamw_decoupled",
+    "straight_through",
+    "survivor_decay",
+    "survivors",
+    "table_cost",
+    "top_n",
+    "total_cost",
+    "uniform",
+    "uniform_scheme",
+]

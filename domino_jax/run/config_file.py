@@ -1,0 +1,84 @@
+"""Loads a config file; whatever it does wrong is one line with the file and the line."""
+
+import difflib
+import sys
+import traceback
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from domino_jax.core.errors import InputError
+from domino_jax.run.settings import START
+
+_MODULE = "config_config"
+
+
+def load(name: str) -> ConfigDict:
+    """Calls `get_config` of a config file.
+
+    Args:
+        name: the file; what follows a colon is the argument of its `get_config`.
+
+    Returns:
+        Its config, locked; not checked.
+
+    Raises:
+        InputError: there is no such file, it fails, or it gives no config.
+    """
+    path, colon, argument = name.partition(":")
+    file = Path(path)
+    if not file.is_file():
+        raise InputError(_no_file(file))
+    config = _call(file, (argument,) if colon else ())
+    if not isinstance(config, ConfigDict):
+        kind = "nothing" if config is None else type(config).__name__
+        raise InputError(
+            f"config file {file}: expected a ConfigDict from get_config(), as {START} makes it, "
+            f"got {kind}"
+        )
+    return config.lock()
+
+
+def _call(file: Path, arguments: tuple[str, ...]) -> Any:
+    spec = spec_from_loader(_MODULE, loader := SourceFileLoader(_MODULE, str(file)))
+    if spec is None:
+        raise InputError(f"config file {file}: expected a Python file")
+    sys.modules[_MODULE] = module = module_from_spec(spec)
+    try:
+        loader.exec_module(module)
+        if not callable(getattr(module, "get_config", None)):
+            raise InputError("it has no function get_config()")
+        return module.get_config(*arguments)
+    except Exception as error:  # whatever the file does
+        raise InputError(f"config file {file}{_line(error, file)}: {_said(error)}") from error
+
+
+def _line(error: Exception, file: Path) -> str:
+    """Returns ', line 3': the last line of the file that was at work; '' if none was."""
+    if isinstance(error, SyntaxError) and error.filename == str(file):
+        return f", line {error.lineno}" if error.lineno else ""
+    lines = [
+        number
+        for frame, number in traceback.walk_tb(error.__traceback__)
+        if frame.f_globals.get("__name__") == _MODULE
+    ]
+    return f", line {lines[-1]}" if lines else ""
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, SyntaxError):
+        return error.msg
+    if isinstance(error, InputError):
+        return str(error)
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+
+
+def _no_file(file: Path) -> str:
+    folders = dict.fromkeys([file if file.is_dir() else file.parent, Path("configs")])
+    there = {path.stem: str(path) for folder in folders for path in sorted(folder.glob("*.py"))}
+    near = difflib.get_close_matches(file.stem, there, cutoff=0.4) or sorted(there)[:5]
+    fault = "is a folder" if file.is_dir() else "does not exist"
+    return f"config file '{file}' {fault}; nearest: {', '.join(there[n] for n in near) or 'none'}"

@@ -1,0 +1,126 @@
+"""Files of the data that cannot be read: found before a run, which goes on once they are mended.
+
+    data_files.json    {"fingerprint": …, "files": {name: bytes}, "broken": [name, …]}
+
+A work directory tells its data by their fingerprint, and refuses others. Of data in files of their
+own it also notes the size of each, and which could not be read when a run asked for them. Data that
+differ from those in noted files alone, which now can be read or are gone, are the same data mended:
+the run goes on, and says which. Any other difference is other data.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from domino_jax.core.errors import InputError
+from domino_jax.data import Broken, Data
+from domino_jax.run import monitor, workdir
+from domino_jax.run.provenance import DATA, RECORD
+
+FILES = "data_files.json"
+_NAMED = 3  # files in one message
+
+
+def require_readable(folder: Path, data: Data) -> None:
+    """Refuses data of which a file cannot be read; shows how far the check is.
+
+    Args:
+        folder: the work directory, which notes them.
+        data: the data set.
+
+    Raises:
+        InputError: the first such file, why, and how many there are.
+    """
+    found = _broken(data)
+    if found:
+        _note(folder, found)
+        raise InputError(_told(found))
+
+
+@contextmanager
+def noting(folder: Path, data: Data) -> Iterator[None]:
+    """Looks for files that broke during a run when wrong data end it.
+
+    Raises:
+        InputError: as `require_readable`, or what was raised.
+    """
+    try:
+        yield
+    except InputError as error:
+        if found := _broken(data):
+            _note(folder, found)
+            raise InputError(_told(found)) from error
+        raise
+
+
+def settled(folder: Path, data: Data) -> Data:
+    """Gives mended data the fingerprint of those that a work directory was made with.
+
+    Returns:
+        The data, with another fingerprint if they differ from the recorded ones in files that were
+        noted as broken, and in nothing else.
+    """
+    noted = workdir.read_json(folder / FILES)
+    if not noted or noted["fingerprint"] in (data.fingerprint, ""):
+        return data
+    changed = _changes(noted["files"], data.files())
+    if not changed or not changed.keys() <= set(noted["broken"]):
+        return data
+    monitor.say(f"the data were mended, the run goes on: {_listed(list(changed.values()))}")
+    return data._replace(fingerprint=noted["fingerprint"])
+
+
+def record(folder: Path, data: Data) -> None:
+    """Notes the files of the data that a work directory is made with, or will be.
+
+    Args:
+        folder: the work directory.
+        data: as `settled` returns them.
+    """
+    files = data.files()
+    made_with = workdir.read_json(folder / RECORD).get("common", {}).get(DATA)
+    if not files or made_with not in (None, data.fingerprint) or jax.process_index() > 0:
+        return
+    if workdir.read_json(folder / FILES).get("fingerprint") != data.fingerprint:
+        workdir.update_json(
+            folder / FILES, fingerprint=data.fingerprint, files=dict(files), broken=[]
+        )
+
+
+def _broken(data: Data) -> list[Broken]:
+    files = data.files()
+    if not files:
+        return []
+    with monitor.progress("checking the files of the data", len(files), 0, unit="files") as show:
+        return data.check(lambda done, _: show(done, ""))
+
+
+def _note(folder: Path, found: Sequence[Broken]) -> None:
+    noted = workdir.read_json(folder / FILES)
+    if noted and jax.process_index() == 0:
+        names = sorted({*noted["broken"], *(broken.name for broken in found)})
+        workdir.update_json(folder / FILES, broken=names)
+
+
+def _told(found: Sequence[Broken]) -> str:
+    first, *others = found
+    more = f"; so are {_listed([broken.name for broken in others])}" if others else ""
+    return f"{first.path}: {first.why}: replace or remove it, then start again{more}"
+
+
+def _changes(there: Mapping[str, int], here: Mapping[str, int]) -> dict[str, str]:
+    """Returns name -> what changed, of files that are gone, new or of another size."""
+    changes = {name: f"{name} is gone" for name in there if name not in here}
+    for name, size in here.items():
+        if there.get(name) != size:
+            before: Any = there.get(name, "no")
+            changes[name] = f"{name} has {size} bytes, had {before}"
+    return changes
+
+
+def _listed(texts: Sequence[str]) -> str:
+    others = len(texts) - _NAMED
+    return ", ".join(texts[:_NAMED]) + (f" and {others} more" if others > 0 else "")

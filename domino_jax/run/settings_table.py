@@ -1,0 +1,247 @@
+"""Every setting of the two scripts, once: its default, what it may be, and what it means.
+
+The defaults, the checks, `--help` and docs/settings.md are made of this table.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from domino_jax.run import kinds
+
+STARTS = ("dense", "random")
+
+
+class Setting(NamedTuple):
+    """One setting.
+
+    Attributes:
+        default: the paper's value; a tuple where lists are taken too.
+        allows: says whether a value may be; it may raise TypeError or OverflowError for no.
+        expected: the words for it.
+        meaning: one or two sentences.
+        values: their type, where the default is None.
+    """
+
+    default: Any
+    allows: Callable[[Any], bool]
+    expected: Callable[[], str]
+    meaning: str
+    values: type | None = None
+
+
+def _methods() -> Iterable[str]:
+    from domino_jax.allocate.table import ALLOCATORS  # noqa: PLC0415 (JAX, not for --help)
+
+    return ALLOCATORS
+
+
+def _paces() -> Iterable[str]:
+    from domino_jax.allocate.paces import PACES  # noqa: PLC0415 (as above)
+
+    return PACES
+
+
+def _trainers() -> Iterable[str]:
+    from domino_jax.train.trainers import TRAINERS  # noqa: PLC0415 (as above)
+
+    return TRAINERS
+
+
+def _dense_optimizers() -> Iterable[str]:
+    from domino_jax.train.optim import DENSE_OPTIMIZERS  # noqa: PLC0415 (as above)
+
+    return DENSE_OPTIMIZERS
+
+
+def _optimizers() -> Iterable[str]:
+    from domino_jax.train.optim import OPTIMIZERS  # noqa: PLC0415 (as above)
+
+    return OPTIMIZERS
+
+
+def _schedules() -> Iterable[str]:
+    from domino_jax.train.optim import SCHEDULES  # noqa: PLC0415 (as above)
+
+    return SCHEDULES
+
+
+def _training(lr: float, weight_decay: float, epochs: Setting) -> dict[str, Setting]:
+    """Returns what the two trainings have in common; they differ in three defaults."""
+    return {
+        "schedule": Setting(
+            "cosine", *kinds.one_of(_schedules), "How the learning rate falls after the warm-up."
+        ),
+        "warmup_epochs": Setting(
+            5.0,
+            *kinds.number(0, kinds.MOST_EPOCHS),
+            "Epochs in which the learning rate rises from 0; at most `epochs`.",
+        ),
+        "lr": Setting(lr, *kinds.above(0), "Learning rate after the warm-up."),
+        "momentum": Setting(0.9, *kinds.below(1), "Of SGD; the other optimizers do not use it."),
+        "weight_decay": Setting(weight_decay, *kinds.number(0), "Added to the gradient by SGD."),
+        "label_smoothing": Setting(
+            0.0, *kinds.below(1), "Share of each label that is spread over all classes."
+        ),
+        "epochs": epochs,
+        "batch": Setting(256, *kinds.whole(1), "Examples of one step, on all devices together."),
+    }
+
+
+_ALL = {
+    "seed": Setting(
+        0,
+        *kinds.whole(0, kinds.LARGEST_SEED),
+        "Of fresh weights, of the order of the data and of all else that is drawn.",
+    ),
+    "init": Setting(
+        "",
+        *kinds.text(),
+        "The dense network: a checkpoint, a .pth or a .safetensors file; '' trains it.",
+    ),
+    "init_head": Setting(
+        True, *kinds.flag(), "False leaves the last layer of a PyTorch file out: other classes."
+    ),
+    "scheme": Setting(
+        "",
+        *kinds.text(),
+        "For train.py: a scheme.json, or a text of the paper (.txt); '' is the work directory's.",
+    ),
+    "log_every": Setting(50, *kinds.whole(1), "Steps from one report to the next."),
+    "checkpoint_every": Setting(1000, *kinds.whole(1), "Steps from one checkpoint to the next."),
+    "evaluate": Setting(
+        False, *kinds.flag(), "train.py evaluates what the work directory holds, and no more."
+    ),
+    "dry_run": Setting(
+        False,
+        *kinds.flag(),
+        "One step of each phase on zeros of the data's shapes; writes nothing.",
+    ),
+}
+_MODEL = {
+    "name": Setting(
+        "resnet50",
+        *kinds.name(),
+        "A network that we have, or 'package.module:factory'. Further keys of `model` are options "
+        "of that factory.",
+    )
+}
+_DATA = {
+    "name": Setting(
+        "imagenet2012",
+        *kinds.name(),
+        "A data set that we have, or 'package.module:factory'. Further keys of `data` are options "
+        "of that factory.",
+    ),
+    "dir": Setting("", *kinds.text(), "Folder of the data; '' is that of TensorFlow Datasets."),
+    "workers": Setting(
+        0, *kinds.whole(0, kinds.MOST_WORKERS), "Processes that read the data; 0 takes threads."
+    ),
+}
+_DENSE = {
+    "optimizer": Setting("sgd", *kinds.one_of(_dense_optimizers), "Of the dense training."),
+    **_training(
+        lr=0.1,
+        weight_decay=1e-4,
+        epochs=Setting(
+            90.0, *kinds.above(0, kinds.MOST_EPOCHS), "Passes over the training set; may be 0.5."
+        ),
+    ),
+}
+_SEARCH = {
+    "method": Setting(
+        "domino",
+        *kinds.one_of_or_own(_methods),
+        "How the N of each layer is found: 'domino' searches; 'uniform' takes the largest N that "
+        "fits everywhere, 'erk' the densities of Erdős-Rényi-kernel graphs; 'dense' keeps all; or "
+        "'package.module:function'.",
+    ),
+    "m": Setting(16, *kinds.whole(2, kinds.LARGEST_M), "Weights in one group: the M of N:M."),
+    "candidates": Setting(
+        None,
+        *kinds.none_or(kinds.rising()),
+        "The N that a layer may have, the last of them M; None: powers of two up to M.",
+        tuple,
+    ),
+    "objective": Setting(
+        "params",
+        *kinds.name(),
+        "What the budget counts: 'params', 'macs' or a JSON file {path: {n: cost}}.",
+    ),
+    "budget": Setting(0.2, *kinds.share(), "Share of the dense cost that is kept."),
+    "vote_ratio": Setting(
+        0.75,
+        *kinds.above(0, 1),
+        "Share of a layer's groups that must agree before it gives up one more weight of M.",
+    ),
+    "vote_every": Setting(100, *kinds.whole(1), "Steps from one vote to the next."),
+    "penalty": Setting(0.1, *kinds.number(0), "Strength of the decay of surviving weights."),
+    "penalty_every": Setting(5, *kinds.whole(1), "Steps from one decay to the next."),
+    "penalty_doubles_at": Setting(
+        (30_000, 10_000),
+        *kinds.pair_of_steps(),
+        "The step at which the penalty doubles first, and every how many again; () is never.",
+    ),
+    "pace": Setting(
+        "domino",
+        *kinds.one_of_or_own(_paces),
+        "Rule for the layers' shares of the penalty, or 'package.module:maker'.",
+    ),
+    "erk_weight": Setting(
+        None,
+        *kinds.none_or(kinds.number(0)),
+        "Of ERK in the pace; None: 0.5 for params, 0.2 otherwise.",
+        float,
+    ),
+    "macs_weight": Setting(
+        None,
+        *kinds.none_or(kinds.number(0)),
+        "Of the cost in the pace; None: 0.5 for params, 0.8 otherwise.",
+        float,
+    ),
+    "lr": Setting(0.01, *kinds.above(0), "Learning rate of the search, constant."),
+    "batch": Setting(64, *kinds.whole(1), "Examples of one step, on all devices together."),
+    "max_steps": Setting(100_000, *kinds.whole(1), "The search gives up after so many steps."),
+    "patience": Setting(200, *kinds.whole(1), "It gives up after so many votes without change."),
+    "shrink_m": Setting(
+        False,
+        *kinds.flag(),
+        "Where M does not divide a layer's inputs: their common divisor instead of dense.",
+    ),
+    "rules": Setting(
+        (),
+        *kinds.pairs(),
+        "Exceptions ((regex, value), …) by a layer's path; the first match wins. A value is "
+        "'dense', 'flatten', 'shrink', an M or a tuple of candidates.",
+    ),
+}
+_TRAIN = {
+    "method": Setting(
+        "sr_ste", *kinds.one_of_or_own(_trainers), "How the sparse network is trained."
+    ),
+    "optimizer": Setting(
+        "sgd",
+        *kinds.one_of(_optimizers),
+        "Of the sparse training: 'adamw' has the SR-STE term before Adam, 'adamw_decoupled' "
+        "beside it.",
+    ),
+    "sr_ste": Setting(5e-4, *kinds.number(0), "Lambda: the decay of masked weights by SR-STE."),
+    **_training(
+        lr=0.01,
+        weight_decay=5e-5,
+        epochs=Setting(
+            120.0,
+            *kinds.number(0, kinds.MOST_EPOCHS),
+            "Passes over the training set; may be 0.5; with 0 the masked network is all.",
+        ),
+    ),
+    "start": Setting(
+        "dense", *kinds.one_of(lambda: STARTS), "The weights that the sparse training starts from."
+    ),
+}
+GROUPS = {"model": _MODEL, "data": _DATA, "dense": _DENSE, "search": _SEARCH, "train": _TRAIN}
+# Every setting by its key, such as 'search.budget'.
+SETTINGS = _ALL | {
+    f"{group}.{key}": setting
+    for group, members in GROUPS.items()
+    for key, setting in members.items()
+}

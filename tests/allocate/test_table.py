@@ -1,0 +1,95 @@
+"""Allocators by name: ours, and those of someone else."""
+
+import made
+import pytest
+import scripts
+
+from domino_jax.allocate import table
+from domino_jax.allocate.problem import Problem
+from domino_jax.allocate.search import Search
+from domino_jax.core import costs
+from domino_jax.core.errors import InputError
+from domino_jax.core.masks import Axes
+from domino_jax.core.scheme import NM, load
+from domino_jax.run import rehearsal, settings
+
+DENSE = Axes((), (), (0,), (1,))  # IO
+A = made.layer("a", (8, 8), DENSE, 64, (1, 2, 4))
+B = made.layer("b", (4, 4), DENSE, 16, (1, 2, 4))
+LAYERS = (A, B)
+
+
+def problem(share=0.5, **options):
+    return Problem(LAYERS, costs.budget_of(LAYERS, share), options)
+
+
+@pytest.mark.parametrize("name", table.ALLOCATORS)
+def test_every_name_gives_a_scheme_or_a_search_that_needs_no_weights(name):
+    answer = table.allocate(name, problem())
+    assert isinstance(answer, Search) or list(answer) == ["a", "b"]
+    config = settings.defaults()
+    config.search.method = name
+    settings.check(config)
+
+
+def test_ours():
+    assert table.allocate("uniform", problem()) == {"a": NM(2, 4), "b": NM(2, 4)}
+    assert table.allocate("erk", problem(0.7)) == {"a": NM(2, 4), "b": NM(4, 4)}
+    assert table.allocate("dense", problem(0.01)) == {"a": NM(4, 4), "b": NM(4, 4)}
+    assert table.allocate("domino", problem(0.25)).fewest_votes == 3
+    for name in ("uniform", "erk", "domino"):
+        with pytest.raises(InputError, match=r"budget 0\.01 is out of reach"):
+            table.allocate(name, problem(0.01))
+    with pytest.raises(InputError, match="vote_ratio"):
+        table.allocate("domino", problem(vote_ratio=2.0))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("greedy", "unknown allocator 'greedy'; nearest: .*'package.module:"),
+        ("own_parts:absent", "unknown factory of own_parts 'absent'"),
+        ("nowhere:absent", "cannot import nowhere"),
+        ("own_parts:nothing", "'own_parts:nothing': expected a scheme .* got a NoneType"),
+        ("own_parts:of_one_layer", "'own_parts:of_one_layer': .* it lacks 'b'"),
+    ],
+)
+def test_what_is_no_allocator_is_refused(name, said):
+    with pytest.raises(InputError, match=said):
+        table.allocate(name, problem())
+
+
+def test_an_allocator_of_ones_own_runs(tmp_path, capsys):
+    """What search.py does with it, from dense training to the picture."""
+    scripts.search(tmp_path, "search.method=own_parts:by_loss", "dense.epochs=1")
+    scheme = load(tmp_path / "scheme.json")
+    assert sorted(nm.n for nm in scheme.values()) == [1, 1, 4]
+    assert (tmp_path / "dense" / "15").is_dir()
+    assert not (tmp_path / "search").exists()
+    assert (tmp_path / "report.png").is_file()
+    assert str(next(nm for nm in scheme.values() if nm.n == 4)) in capsys.readouterr().out
+    scripts.search(tmp_path, "search.method=own_parts:by_loss", "dense.epochs=1")
+    assert load(tmp_path / "scheme.json") == scheme
+
+
+def test_a_search_of_ones_own_runs(tmp_path):
+    scripts.search(tmp_path, "search.method=own_parts:patient", "dense.epochs=1")
+    assert (tmp_path / "search" / "votes.jsonl").is_file()
+    assert scripts.results(tmp_path)["search"]["totals"]["cost"]["share"] <= 0.5
+
+
+@pytest.mark.parametrize("name", ["uniform", "erk", "dense", "own_parts:halves"])
+def test_no_dense_network_is_trained_where_nobody_asks_for_it(name, tmp_path):
+    scripts.search(tmp_path, f"search.method={name}")
+    assert load(tmp_path / "scheme.json")
+    assert not (tmp_path / "dense").exists()
+
+
+def test_a_rehearsal_trains_no_dense_network(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, searches in (("by_loss", False), ("patient", True), ("halves", False)):
+        rehearsal.rehearse(scripts.settings(f"search.method=own_parts:{name}"))
+        printed = capsys.readouterr().out
+        assert ("search" in printed) == searches, name
+        assert ("keeps 50.00% of the weights" in printed) == (name == "halves")
+    assert list(tmp_path.iterdir()) == []

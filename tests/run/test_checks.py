@@ -1,0 +1,31 @@
+"""The labels that a run takes."""
+
+import numpy as np
+import pytest
+
+from domino_jax.data.arrays import from_arrays
+from domino_jax.run.checks import require_labels
+
+X, Y = np.zeros((3, 2), np.float32), np.arange(3)
+
+
+def _batch(*labels):
+    return {"inputs": X, "labels": np.array(labels)}
+
+
+@pytest.mark.parametrize("ignored", [-100, -1, 3, 255])
+def test_exactly_the_ignored_label_is_taken(ignored):
+    data = from_arrays((X, Y), (X, Y), classes=3, ignore_label=ignored)
+    require_labels(_batch(0, ignored, 2), data, "test batch 0")
+    require_labels(_batch(ignored, ignored, ignored), data, "test batch 0")
+    for other in (-2, 256):
+        message = rf"test batch 1 of the data: .* 0 to 2, or {ignored}, which does not count, got"
+        with pytest.raises(ValueError, match=message):
+            require_labels(_batch(0, other, 2), data, "test batch 1")
+
+
+@pytest.mark.parametrize("labels", [(0, -100), (0, 3), (0.0, 1.0)])
+def test_without_one_all_labels_are_classes(labels):
+    data = from_arrays((X, Y), (X, Y), classes=3)
+    with pytest.raises(ValueError, match=r"training batch 3 of the data: labels .* 0 to 2, got"):
+        require_labels(_batch(*labels), data, "training batch 3")

@@ -1,0 +1,119 @@
+"""Every public name is what it says: each one is called, on a network of two matrices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import test_imports
+
+import domino_jax as dj
+
+PARAMS = {"a": jnp.arange(1.0, 65).reshape(8, 8), "b": jnp.ones((8, 4))}
+X = jnp.ones((2, 8))
+AXES = dj.Axes((), (), (0,), (1,))
+
+
+def apply(params, x):
+    return x @ params["a"] @ params["b"]
+
+
+LAYERS = dj.find_layers(apply, PARAMS, X, 4)
+SCHEME = {"a": dj.NM(2, 4), "b": dj.NM(1, 4)}
+N = dj.n_by_path(SCHEME, LAYERS)
+MASKS = dj.make_masks(PARAMS, LAYERS, N)
+SEARCH = dj.domino(LAYERS, 0.5)
+PROBLEM = dj.Problem(LAYERS, dj.budget_of(LAYERS, 0.5))
+
+
+def updated(transform, **extra):
+    """Returns what a transform makes of gradients of one."""
+    ones = jax.tree.map(jnp.ones_like, PARAMS)
+    return transform.update(ones, transform.init(PARAMS), PARAMS, masks=MASKS, **extra)[0]
+
+
+def adapted(transform):
+    """Returns what an Adam makes of them; optax mixes types in its bias correction."""
+    with jax.numpy_dtype_promotion("standard"):
+        return bool(np.isfinite(updated(transform)["a"]).all())
+
+
+def saved(folder):
+    dj.save_scheme(folder / "scheme.json", SCHEME)
+    return dj.load_scheme(folder / "scheme.json")
+
+
+def kept(params):
+    return {path: int(jnp.count_nonzero(leaf)) for path, leaf in params.items()}
+
+
+# Name -> whether what it does is right; `folder` is empty.
+CALLS = {
+    "NM": lambda folder: str(dj.NM(2, 4)) == "2:4",
+    "Axes": lambda folder: AXES.order == (0, 1),
+    "ALLOCATORS": lambda folder: "domino" in dj.ALLOCATORS,
+    "Budget": lambda folder: isinstance(PROBLEM.budget, dj.Budget),
+    "Problem": lambda folder: PROBLEM.layers == LAYERS,
+    "allocator": lambda folder: dj.allocator("erk")(PROBLEM) == dj.erk_scheme(LAYERS, 0.5),
+    "budget_of": lambda folder: PROBLEM.budget.allowed == 48,
+    "Groups": lambda folder: dj.Groups(AXES, (1, 2, 4)).m == 4,
+    "InputError": lambda folder: issubclass(dj.InputError, ValueError),
+    "LayerSpec": lambda folder: isinstance(LAYERS[0], dj.LayerSpec) and LAYERS[0].m == 4,
+    "Model": lambda folder: isinstance(dj.plain(apply, PARAMS), dj.Model),
+    "Scheme": lambda folder: isinstance(SCHEME, dict) and dj.Scheme is not None,
+    "Search": lambda folder: isinstance(SEARCH, dj.Search),
+    "SearchState": lambda folder: isinstance(SEARCH.init(PARAMS), dj.SearchState),
+    "activation_macs": lambda folder: dj.activation_macs(apply, PARAMS, X) == 0,
+    "apply_masks": lambda folder: kept(dj.apply_masks(PARAMS, MASKS)) == {"a": 32, "b": 8},
+    "constant_pace": lambda folder: dj.constant_pace({"a": 4}) == {"a": 1.0},
+    "count_macs": lambda folder: dj.count_macs(LAYERS[0], 1) == 16,
+    "count_weights": lambda folder: dj.count_weights(LAYERS[0], 1) == 16,
+    "domino": lambda folder: bool(SEARCH.init(PARAMS).done) is False,
+    "domino_pace": lambda folder: set(dj.domino_pace(LAYERS, 0.5)({"a": 4, "b": 4})) == {"a", "b"},
+    "erk_scheme": lambda folder: set(dj.erk_scheme(LAYERS, 0.5)) == {"a", "b"},
+    "find_layers": lambda folder: [layer.name for layer in LAYERS] == ["a", "b"],
+    "fixed_masks": lambda folder: kept(updated(dj.fixed_masks(optax.sgd(1.0)))) == kept(MASKS),
+    "flattened": lambda folder: dj.flattened(LAYERS, 4) == LAYERS,
+    "hard_mask": lambda folder: kept(dj.hard_mask(PARAMS, LAYERS, N)) == {"a": 32, "b": 8},
+    "load_scheme": lambda folder: saved(folder) == SCHEME,
+    "make_masks": lambda folder: kept(MASKS) == {"a": 32, "b": 8},
+    "n_by_path": lambda folder: {path: int(n) for path, n in N.items()} == {"a": 2, "b": 1},
+    "plain": lambda folder: dj.plain(apply, PARAMS).stats == {},
+    "save_scheme": lambda folder: list(saved(folder)) == ["a", "b"],
+    "scheme_of": lambda folder: dj.scheme_of(LAYERS, SEARCH.init(PARAMS)) == dj.uniform(LAYERS, 4),
+    "sr_ste": lambda folder: float(updated(dj.sr_ste(1.0))["b"][3, 0]) == 2.0,
+    "sr_ste_adamw": lambda folder: adapted(dj.sr_ste_adamw(0.1, 1e-3, 0.0)),
+    "sr_ste_adamw_decoupled": lambda folder: adapted(dj.sr_ste_adamw_decoupled(0.1, 1e-3, 0.0)),
+    "straight_through": lambda folder: (
+        float(jax.grad(lambda p: dj.straight_through(p, LAYERS, N)["b"].sum())(PARAMS)["b"].min())
+        == 1.0
+    ),
+    "survivor_decay": lambda folder: (
+        float(
+            updated(
+                dj.survivor_decay(LAYERS, 1.0), pace={"a": jnp.float32(1), "b": jnp.float32(2)}
+            )["b"][0, 0]
+        )
+        == 3.0
+    ),
+    "survivors": lambda folder: kept(updated(dj.survivors())) == kept(MASKS),
+    "table_cost": lambda folder: dj.table_cost({"a": 2.0, "b": 1.0}, LAYERS)(LAYERS[0], 2) == 1,
+    "top_n": lambda folder: int(dj.top_n(PARAMS["a"], 1, 4, AXES).sum()) == 16,
+    "total_cost": lambda folder: dj.total_cost(LAYERS, dj.count_weights, SCHEME) == 40,
+    "uniform": lambda folder: dj.uniform(LAYERS, 2) == {"a": dj.NM(2, 4), "b": dj.NM(2, 4)},
+    "uniform_scheme": lambda folder: dj.uniform_scheme(LAYERS, 0.5) == dj.uniform(LAYERS, 2),
+}
+
+
+@pytest.mark.parametrize("name", dj.__all__)
+def test_a_public_name_does_what_it_says(name, tmp_path):
+    assert CALLS[name](tmp_path)
+
+
+def test_every_call_is_of_a_public_name():
+    assert set(CALLS) == set(dj.__all__)
+
+
+def test_no_public_name_is_that_of_a_room():
+    """Importing the room would put the module in the name's place."""
+    assert not set(dj.__all__) & set(test_imports.ROOMS)
