@@ -11,7 +11,10 @@ import optax
 
 from domino_jax import find_layers, models, n_by_path
 from domino_jax.allocate.uniform import uniform
-from domino_jax.train import loop, losses, masking
+from domino_jax.train import losses
+from domino_jax.train.step import TrainState, dense_step, init_state, search_step, trainer_step
+from domino_jax.train.trainer import through_trainer
+from domino_jax.train.transforms import sr_ste, survivor_decay, survivors
 
 CLASSES = 1000
 
@@ -29,7 +32,7 @@ class Bench:
     """
 
     make: Callable[[], Any]
-    state: Callable[[], loop.TrainState]
+    state: Callable[[], TrainState]
     control: Any
     batch: Any
     key: jax.Array
@@ -59,19 +62,17 @@ def steps(name: str, m: int, size: int, batch: int) -> tuple[dict[str, Bench], i
     apply, loss = model.apply, losses.cross_entropy()
     plain = optax.sgd(0.01)
     decayed = optax.chain(optax.add_decayed_weights(5e-5), optax.sgd(0.01, 0.9))
-    shrinking = optax.chain(
-        masking.survivors(), masking.survivor_decay(layers, 0.1, every=5), plain
-    )
-    sr_ste = optax.chain(masking.sr_ste(5e-4), decayed)
+    shrinking = optax.chain(survivors(), survivor_decay(layers, 0.1, every=5), plain)
+    ste = optax.chain(sr_ste(5e-4), decayed)
     made: dict[str, tuple[Callable[[], Any], Any, Any]] = {
-        "dense for search": (lambda: loop.dense_step(apply, loss, plain), plain, None),
+        "dense for search": (lambda: dense_step(apply, loss, plain), plain, None),
         "search": (
-            lambda: loop.search_step(apply, loss, shrinking, layers),
+            lambda: search_step(apply, loss, shrinking, layers),
             shrinking,
             {"n": n, "pace": pace},
         ),
-        "dense for SR-STE": (lambda: loop.dense_step(apply, loss, decayed), decayed, None),
-        "SR-STE": (lambda: loop.sparse_step(apply, loss, sr_ste, layers), sr_ste, n),
+        "dense for SR-STE": (lambda: dense_step(apply, loss, decayed), decayed, None),
+        "SR-STE": (lambda: trainer_step(apply, loss, through_trainer(ste, layers)), ste, n),
     }
     rng = np.random.default_rng(0)
     data = {
@@ -79,8 +80,8 @@ def steps(name: str, m: int, size: int, batch: int) -> tuple[dict[str, Bench], i
         "labels": jnp.asarray(rng.integers(0, CLASSES, batch), jnp.int32),
     }
 
-    def state_of(tx: Any) -> Callable[[], loop.TrainState]:
-        return lambda: loop.init_state(
+    def state_of(tx: Any) -> Callable[[], TrainState]:
+        return lambda: init_state(
             jax.tree.map(jnp.array, model.params), jax.tree.map(jnp.array, model.stats), tx
         )
 

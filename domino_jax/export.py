@@ -1,13 +1,14 @@
 """A finished run for PyTorch: python -m domino_jax.export --workdir=runs/digits --out=digits_pt.
 
 Reads the sparse weights, the scheme and the settings of a work directory, and writes a folder that
-`domino_jax/deploy/runtime.py` runs; `domino_jax.pytorch.exported` describes it.
+`domino_jax.deploy.runtime` runs; `domino_jax.pytorch.exported` describes it.
 """
 
 import argparse
 import importlib
+import os
 import sys
-from collections import Counter
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,26 +19,34 @@ from ml_collections import ConfigDict
 
 from domino_jax import data, models
 from domino_jax.core import scheme
-from domino_jax.core.errors import InputError
+from domino_jax.core.errors import TRACEBACK, InputError, escaped, fault, printable
+from domino_jax.core.kernels import n_by_path
+from domino_jax.core.layers import LayerSpec
 from domino_jax.core.paths import require_known
 from domino_jax.core.scheme import Scheme
 from domino_jax.deploy import sparse24
 from domino_jax.pytorch import writer
 from domino_jax.pytorch.document import Network
 from domino_jax.run import checkpoint, experiment, settings
-from domino_jax.run.provenance import DATA
-from domino_jax.run.workdir import read_json
+from domino_jax.run.provenance import DATA, read_record
 
 FORMATS = ("folder", "onnx")
 SAMPLES = 64
 
 
-def network_of(workdir: Path, *, data_dir: str | None = None) -> Network:
+def _silent(line: str) -> None:
+    del line
+
+
+def network_of(
+    workdir: Path, *, data_dir: str | None = None, say: Callable[[str], None] = _silent
+) -> Network:
     """Reads the finished run of a work directory.
 
     Args:
         workdir: where search.py and train.py wrote.
         data_dir: folder of the data sets, instead of the run's.
+        say: takes a line about what of the run is not in the export.
 
     Raises:
         InputError: a part of it is missing or does not fit.
@@ -52,9 +61,9 @@ def network_of(workdir: Path, *, data_dir: str | None = None) -> Network:
     if data_dir is not None:
         flat["data.dir"] = data_dir
     known = ":" not in flat.get("model.name", "")
-    if known:
-        flat.pop("model.dtype", None)  # the logits are those of float32
-    config = _config(flat, found)
+    if known and (dtype := flat.pop("model.dtype", None)) not in (None, "float32"):
+        say(f"model.dtype={dtype} is left out: the stored logits are those of float32")
+    config = _config(flat)
     settings.check(config)
     held = data.create(
         config.data.name, data_dir=config.data.dir, **experiment.data_options(config)
@@ -69,7 +78,7 @@ def network_of(workdir: Path, *, data_dir: str | None = None) -> Network:
         name=config.model.name,
         options=options,
         model=model._replace(params=saved["params"], stats=saved["stats"]),
-        layers=experiment.layers_of(model, held.example, config.search),
+        layers=_layers(model, held.example, config.search, found),
         scheme=found,
         inputs=np.asarray(batch["inputs"])[np.asarray(batch["weight"]) > 0],
         known=known,
@@ -80,8 +89,11 @@ def _record(workdir: Path) -> tuple[dict[str, Any], Scheme | None]:
     """Reads settings (key -> value) and, where the run has recorded it, the scheme it trained."""
     path = workdir / "scheme.json"
     document = scheme.load_document(path) if path.exists() else {}
-    flat = dict(settings.flat(document.get("config", {})))
-    record = read_json(workdir / "config.json")
+    config = document.get("config", {})
+    if not isinstance(config, Mapping):
+        raise InputError(f"{path}: 'config': expected an object, got {config!r}")
+    flat = dict(settings.flat(config))
+    record = read_record(workdir)
     for part in ("common", "search", "train"):
         flat |= record.get(part, {})
     flat.pop(DATA, None)
@@ -92,14 +104,15 @@ def _record(workdir: Path) -> tuple[dict[str, Any], Scheme | None]:
         )
     if not isinstance(trained, Mapping):
         return flat, None
-    return flat, {name: scheme.NM.parse(nm) for name, nm in trained.items()}
+    try:
+        return flat, {name: scheme.NM.parse(nm) for name, nm in trained.items()}
+    except (InputError, TypeError, AttributeError) as error:
+        raise InputError(f"{workdir / 'config.json'}: 'scheme': {error}") from None
 
 
-def _config(flat: Mapping[str, Any], found: Scheme) -> ConfigDict:
+def _config(flat: Mapping[str, Any]) -> ConfigDict:
     """Builds the settings of the run, as far as the network, its layers and its data need them."""
     config = settings.defaults().unlock()
-    sizes = Counter(nm.m for nm in found.values())
-    config.search.m = sizes.most_common(1)[0][0] if sizes else config.search.m
     for key, value in flat.items():
         group, _, name = key.rpartition(".")
         if group in ("model", "data"):
@@ -110,14 +123,43 @@ def _config(flat: Mapping[str, Any], found: Scheme) -> ConfigDict:
     return config
 
 
+def _layers(
+    model: models.Model, example: Any, search: ConfigDict, found: Scheme
+) -> tuple[LayerSpec, ...]:
+    """Finds the layers of the run, in groups of the M that its scheme says of each.
+
+    A run of train.py alone records no M: of those in the scheme, the one under which all others
+    follow from the rules is the run's.
+
+    Raises:
+        InputError: no M gives the groups of the scheme.
+    """
+    sizes = sorted({nm.m for nm in found.values()}, reverse=True)
+    faults: list[str] = []
+    for m in dict.fromkeys((search.m, *(size for size in sizes if size > 1))):
+        tried = search.copy_and_resolve_references()
+        tried.m, tried.candidates = m, search.candidates if m == search.m else None
+        try:
+            layers = experiment.layers_of(model, example, tried)
+            n_by_path(found, layers)
+        except InputError as error:
+            faults.append(str(error))
+        else:
+            return layers
+    raise InputError(faults[0])
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code: 0, or 1 after one line on stderr."""
     given, rest = _parser().parse_known_args(arguments)
     try:
         _require_flags(given, rest)
         _run(given)
-    except (ValueError, OSError) as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
+    except Exception as error:  # of any type
+        if os.environ.get(TRACEBACK):
+            traceback.print_exc()
+        ours = isinstance(error, InputError | OSError)
+        print(printable(str(error) if ours else fault(error)), file=sys.stderr)
         return 1
     return 0
 
@@ -136,7 +178,8 @@ def _run(given: argparse.Namespace) -> None:
     logging.set_verbosity(logging.WARNING)  # Orbax reports what it reads at INFO
     out = Path(given.out)
     writer.require_free(out)
-    network = network_of(Path(given.workdir), data_dir=given.data_dir)
+    said: list[str] = []
+    network = network_of(Path(given.workdir), data_dir=given.data_dir, say=said.append)
     document = writer.export(
         network,
         out,
@@ -146,7 +189,7 @@ def _run(given: argparse.Namespace) -> None:
         backend=given.backend,
         names=_function(given.names) if given.names else None,
     )
-    _print(document, out)
+    _print(document, out, said)
 
 
 def _function(name: str) -> Callable[[str], str]:
@@ -163,20 +206,21 @@ def _function(name: str) -> Callable[[str], str]:
     return found
 
 
-def _print(document: Mapping[str, Any], out: Path) -> None:
+def _print(document: Mapping[str, Any], out: Path, said: Sequence[str]) -> None:
+    print(*said, sep="\n", end="\n" if said else "")
     layers = document["layers"]
     runs = sum(entry["sparse24"] for entry in layers.values())
-    print(f"{out}: {len(layers)} layers, {runs} can run sparse ({document['dtype']})")
+    print(f"{escaped(str(out))}: {len(layers)} layers, {runs} can run sparse ({document['dtype']})")
     for name, entry in layers.items():
         if not entry["sparse24"]:
             why = "all weights kept" if entry["why"] == "dense" else entry["why"]
-            print(f"  {name} runs dense: {entry.get('reason', why)}")
+            print(escaped(f"  {name} runs dense: {entry.get('reason', why)}"))
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Prints one line and exits, as the scripts do."""
-        print(" ".join(message.split()), file=sys.stderr)
+        print(printable(message), file=sys.stderr)
         sys.exit(1)
 
 

@@ -27,12 +27,12 @@ from domino_jax.core.scheme import save as save_scheme
 from domino_jax.models import Model, plain
 from domino_jax.trace.activations import activation_macs
 from domino_jax.trace.layers import find_layers
-from domino_jax.train.masking import (
+from domino_jax.train.masking import straight_through
+from domino_jax.train.transforms import (
     fixed_masks,
     sr_ste,
     sr_ste_adamw,
     sr_ste_adamw_decoupled,
-    straight_through,
     survivor_decay,
     survivors,
 )

@@ -219,6 +219,36 @@ def high_labels(*, data_dir, workers):
     return from_arrays((images, np.arange(8)), (images, np.arange(8)), classes=3)
 
 
+class Failing:
+    """Batches that fail, each in the same line."""
+
+    def __len__(self):
+        return 100
+
+    def __getitem__(self, step):
+        return {}["lost"]
+
+
+def failing(*, data_dir, workers):
+    return data(data_dir=data_dir, workers=workers)._replace(train=lambda *a, **k: Failing())
+
+
+def unfinished(*, data_dir, workers):
+    """Can be trained on, and fails in the evaluation after it."""
+
+    def evaluate(*arguments, **options):
+        yield 1 / 0
+
+    return data(data_dir=data_dir, workers=workers)._replace(evaluate=evaluate)
+
+
+def unreadable(*, data_dir, workers):
+    def train(*arguments, **options):
+        raise RuntimeError("no disk")
+
+    return data(data_dir=data_dir, workers=workers)._replace(train=train)
+
+
 def endless(*, data_dir, workers):
     return data(data_dir=data_dir, workers=workers)._replace(train_size=10**10)
 

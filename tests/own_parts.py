@@ -1,10 +1,14 @@
-"""Allocators and paces of someone else, as 'own_parts:name', and what can be wrong with such."""
+"""Allocators, paces and trainers of someone else, 'own_parts:name'; and what can be wrong."""
 
+import jax
 import jax.numpy as jnp
+import optax
 
 from domino_jax.allocate.domino import domino
 from domino_jax.core import costs
+from domino_jax.core.masked import apply_masks, make_masks
 from domino_jax.core.scheme import NM
+from domino_jax.train.trainer import Start, Trainer, keep_largest, update_by
 
 
 # An allocator of someone else, in ten lines: what has the largest loss alone is kept dense.
@@ -47,3 +51,24 @@ def slowly(layers, budget, *, cost, macs_weight, erk_weight):
 
 def broken(layers, budget, **options):
     return None
+
+
+# A trainer of someone else: the loss sees half of what the masks remove.
+def softly(training):
+    tx = optax.sgd(training.rate)
+
+    def forward(params, state, n):
+        masks = make_masks(jax.lax.stop_gradient(params), training.layers, n)
+        hard = apply_masks(params, masks)
+        return jax.tree.map(lambda all, kept: (all + kept) / 2, params, hard), masks
+
+    return Trainer(
+        init=lambda params, n: Start(params, n, tx.init(params)),
+        forward=forward,
+        update=update_by(tx),
+        finish=lambda params, state, n: keep_largest(params, training.layers, n),
+    )
+
+
+def unfinished(training):
+    return softly(training)._replace(finish=lambda params, state, n: params)

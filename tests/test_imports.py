@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "domino_jax"
 OURS = "domino_jax"
-COMMANDS = ("export", "public", "settings")  # modules of the package itself
+COMMANDS = ("compare", "export", "public", "settings")  # modules of the package itself
 
 
 class Room(NamedTuple):

@@ -111,8 +111,8 @@ CONFIGS = {
 }
 
 SETTINGS = {
-    "budget 0": Case("--config.search.budget=0", ("search.budget", "above 0 and below 1", "0.0")),
-    "budget 1": Case("--config.search.budget=1", ("search.budget", "above 0 and below 1", "1.0")),
+    "budget 0": Case("--config.search.budget=0", ("search.budget", "above 0 and below 1", "'0'")),
+    "budget 1": Case("--config.search.budget=1", ("search.budget", "above 0 and below 1", "'1'")),
     "budget beyond": Case("--config.search.budget=1.5", ("search.budget", "below 1", "1.5")),
     "budget of all": Case("--config.search.budget=100%", ("search.budget", "below 1", "'100%'")),
     "budget above dense": Case(
@@ -167,7 +167,7 @@ SETTINGS = {
         ("search.penalty_every: expected a whole number from 1 to 2147483647", "got 10000000000"),
     ),
     "epochs of too many steps": Case(
-        "--config.train.epochs=1000000000", ("train.epochs: expected a number above 0", "1e+06")
+        "--config.train.epochs=1000000000", ("train.epochs: expected a number from 0", "1e+06")
     ),
     "more steps than int32 counts": Case(
         "--config.dense.epochs=1e6 --config.dense.batch=2 --config.data.name=own:endless",
@@ -217,7 +217,7 @@ LOSSES = {
     "loss table that is not read": Case(
         "--config.search.table=t.json", ("search.table", "search.method", "'table'", "'domino'")
     ),
-    "loss table that is not there": Case(_TABLE, ("t.json", "cannot read the loss table")),
+    "loss table that is not there": Case(_TABLE, ("t.json", "expected a JSON file, got none")),
     "loss table of another network": Case(
         _TABLE,
         ("t.json", "of another network", "lacks 'stem/kernel'", "no 'fc'"),
@@ -328,6 +328,7 @@ PARTS = {
     "parameter that is text": Case(
         "--config.model.name=own:with_text", ("params 'k': ", "got '1'")
     ),
+    "markup in a name": Case("--config.model.name=[red]own:llama:[/]", ("'[red]own:llama:[/]'",)),
     "labels beyond the classes": Case("--config.data.name=own:high_labels", ("0 to 2", "0 to 7")),
     "labels that are no integers": Case("--config.data.name=own:float_labels", ("float64",)),
 }
@@ -339,7 +340,12 @@ def table(text, *wanted):
 
 
 TABLES = {
-    "missing file": table(None, "'params', 'macs'", "t.json", "No such file"),
+    "missing file": table(None, "expected 'params', 'macs'", "t.json", "No such file"),
+    "nested": table("[" * 100_000, "t.json", "nested too deeply"),
+    "folder": Case("--config.search.objective={tmp}", ("'params', 'macs'", "Is a directory")),
+    "name of 300 characters": Case(
+        f"--config.search.objective={'x' * 300}", ("'params', 'macs'", "File name too long")
+    ),
     "broken JSON": table('{"stem/kernel": 1', "t.json", "broken JSON", "line 1"),
     "no object": table("[1, 2]", "t.json", "{path: {n: cost}}"),
     "missing layer": table('{"stem/kernel": 1, "head/kernel": 1}', "hidden/kernel"),
@@ -396,6 +402,37 @@ WORKDIR = {
     ),
     "below a file": Case("--workdir={tmp}/f/run", ("workdir", "/f/run"), files={"f": ""}),
     "dense is a file": Case("", ("run/dense", "written"), files={"run/dense": ""}),
+    "results of another kind": Case(
+        "",
+        ("results.json: 'train': expected an object, got a list",),
+        files={"run/results.json": '{"train": [1]}'},
+    ),
+    "times that are no numbers": Case(
+        "",
+        ("timing.json: dense, 'seconds': expected a number, got 'long'",),
+        files={"run/timing.json": '{"dense": {"seconds": "long"}}'},
+    ),
+    "nested record": Case(
+        "", ("config.json: broken JSON: it is nested",), files={"run/config.json": "[" * 100_000}
+    ),
+    "record of another kind": Case(
+        "",
+        ("config.json: 'common': expected an object, got [1]",),
+        files={"run/config.json": '{"program": "domino_jax", "format": 1, "common": [1]}'},
+    ),
+    "noted files of another kind": Case(
+        "",
+        ("'files': expected a dict, got [1]",),
+        files={"run/data_files.json": '{"fingerprint": "a", "files": [1], "broken": []}'},
+    ),
+    "nested results": Case(
+        "",
+        ("results.json: broken JSON: it is nested",),
+        files={"run/results.json": '{"a":' * 100_000},
+    ),
+    "results are a folder": Case(
+        "", ("results.json: expected a JSON file", "directory"), files={"run/results.json/a": ""}
+    ),
     "broken results": Case("", ("results.json", "broken JSON"), files={"run/results.json": "{"}),
 }
 
@@ -417,9 +454,25 @@ SCHEMES = {
     ),
     "missing by name": Case("--config.scheme={tmp}/s.json", ("/s.json", "no scheme"), "train"),
     "folder": Case("--config.scheme={tmp}", ("Is a directory",), "train"),
-    "broken JSON": trained(("scheme.json", "not JSON", "line 1"), text='{"format": 1'),
+    "broken JSON": trained(("scheme.json", "broken JSON", "line 1"), text='{"format": 1'),
+    "nested": trained(("scheme.json", "nested too deeply"), text="[" * 100_000),
+    "nested text of the paper": Case(
+        "--config.scheme={tmp}/s.TXT",
+        ("s.TXT", "nested too deeply"),
+        "train",
+        {"s.TXT": "-" * 100_000 + "1"},
+    ),
+    "escape sequences": Case(
+        ["--config.scheme={tmp}/\x1b[31ms.json"], (r"/\x1b[31ms.json", "no scheme"), "train"
+    ),
+    "path of other bytes": Case(
+        ["--config.scheme={tmp}/\udcff.json"], (r"/\udcff.json", "no scheme"), "train"
+    ),
+    "name of 300 characters": Case(
+        f"--config.scheme={'x' * 300}", ("xxx", "File name too long"), "train"
+    ),
     "wrong shape": trained(("scheme.json", "'layers'"), layers=[1, 2]),
-    "other format": trained(("scheme.json", "format 2", "reads 1"), format=2),
+    "other format": trained(("scheme.json", "expected format 1", "got 2"), format=2),
     "n beyond m": trained(("scheme.json", "'stem/kernel'", "1 <= N <= M", "5:4"), n=5),
     "n of 0": trained(("scheme.json", "'stem/kernel'", "1 <= N <= M", "0:4"), n=0),
     "n that is no integer": trained(("scheme.json", "'stem/kernel'", "integers", "2.5"), n=2.5),

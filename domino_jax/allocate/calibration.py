@@ -9,7 +9,7 @@ import numpy as np
 
 from domino_jax.allocate.best_of import described, try_all
 from domino_jax.allocate.joint_loss import joint_loss
-from domino_jax.allocate.loss_table import LossTable, write_table
+from domino_jax.allocate.loss_table import LossTable, written
 from domino_jax.allocate.problem import Batch, Problem
 from domino_jax.allocate.reach import require_reachable
 from domino_jax.core.scheme import Scheme
@@ -55,14 +55,13 @@ def taken_scheme(problem: Problem, table: LossTable, method: str) -> Scheme:
 
 def keep_table(problem: Problem, table: LossTable, method: str) -> None:
     """Writes the table where the problem keeps what was found."""
-    if problem.folder is not None and jax.process_index() == 0:
-        write_table(
-            problem.folder / TABLE,
-            table,
-            method=method,
-            batches=problem.options["calibration_batches"],
-            statistics=problem.options["calibration_statistics"],
-        )
+    text = written(
+        table,
+        method=method,
+        batches=problem.options["calibration_batches"],
+        statistics=problem.options["calibration_statistics"],
+    )
+    problem.keep(TABLE, text)
 
 
 def fingerprint(params: Any) -> str:

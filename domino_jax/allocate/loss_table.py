@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from domino_jax.core.errors import InputError
-from domino_jax.core.files import write_text
+from domino_jax.core.files import read_json
 from domino_jax.core.layers import LayerSpec, grouped
 from domino_jax.core.scheme import Scheme, require_fits
 
@@ -58,11 +58,10 @@ def require_table(table: Mapping[str, Any], layers: Iterable[LayerSpec]) -> Loss
     return {layer.name: _row(layer, table[layer.name]) for layer in movable}
 
 
-def write_table(path: Path, table: LossTable, **extra: Any) -> None:
-    """Writes a table as JSON, whole or not at all.
+def written(table: LossTable, **extra: Any) -> str:
+    """Writes a table as the JSON text of a file.
 
     Args:
-        path: of the file.
         table: layer by layer.
         **extra: plain JSON values that say where the numbers come from.
     """
@@ -71,7 +70,7 @@ def write_table(path: Path, table: LossTable, **extra: Any) -> None:
     entries = [f'  "format": {FORMAT}']
     entries += [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in extra.items()]
     entries.append('  "layers": {\n' + rows + "\n  }")
-    write_text(path, "{\n" + ",\n".join(entries) + "\n}\n")
+    return "{\n" + ",\n".join(entries) + "\n}\n"
 
 
 def read_table(path: Path, layers: Iterable[LayerSpec]) -> LossTable:
@@ -81,14 +80,7 @@ def read_table(path: Path, layers: Iterable[LayerSpec]) -> LossTable:
         InputError: the file cannot be read or holds no table, or as `require_table`; one line, with
             the path.
     """
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the loss table: {error.strerror}") from None
-    except ValueError as error:
-        raise InputError(
-            f"{path}: expected a loss table in JSON, got other text ({error})"
-        ) from None
+    document = read_json(path)
     try:
         return require_table(_layers_of(document), layers)
     except InputError as error:

@@ -4,10 +4,9 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-from domino_jax.core.files import write_text
+from domino_jax.allocate.problem import Problem
 
 FILE = "measured.json"
 SECONDS = 5.0  # from write to write
@@ -17,23 +16,22 @@ Measured = Mapping[str, Mapping[int, float]]  # layer name -> {n: mean loss}; n 
 
 @contextmanager
 def kept(
-    folder: Path | None, key: Mapping[str, Any]
+    problem: Problem, key: Mapping[str, Any]
 ) -> Iterator[tuple[Measured, Callable[[Measured], None]]]:
     """Yields what was measured before, and keep(measured), which writes now and then.
 
     The last that was kept is written however the block ends.
 
     Args:
-        folder: of the file; None: nothing is read or written.
+        problem: which keeps and recalls the file.
         key: plain JSON values; what was measured with another key counts as nothing.
     """
-    path = folder / FILE if folder is not None else None
     latest: Measured = {}
     written = time.monotonic()
 
     def write() -> None:
-        if path is not None and latest:
-            write_text(path, json.dumps({**key, "losses": latest}) + "\n")
+        if latest:
+            problem.keep(FILE, json.dumps({**key, "losses": latest}) + "\n")
 
     def keep(measured: Measured) -> None:
         nonlocal latest, written
@@ -43,17 +41,17 @@ def kept(
             write()
 
     try:
-        yield _read(path, key), keep
+        yield _read(problem.recall(FILE), key), keep
     finally:
         write()
 
 
-def _read(path: Path | None, key: Mapping[str, Any]) -> Measured:
-    """Reads the losses; a file that is broken, or of another key, is measured anew."""
-    if path is None or not path.exists():
+def _read(text: str | None, key: Mapping[str, Any]) -> Measured:
+    """Reads the losses; what is broken, or of another key, is measured anew."""
+    if text is None:
         return {}
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(text)
         same = all(document[name] == value for name, value in key.items())
         losses = document["losses"]
         return {

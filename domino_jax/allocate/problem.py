@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -60,7 +59,8 @@ class Problem(NamedTuple):
         should_stop: asked between pieces of long work.
         progress: (title, pieces, done before) -> a context that gives show(pieces done, text);
             show raises where the run was asked to stop, so what is done is kept before.
-        folder: where what an allocator found may be kept; None: nowhere.
+        keep: (name of a file, text) -> None; what an allocator wants to find again.
+        recall: name of a file -> the text that was kept, None if there is none.
         say: takes a line of what was found, for a person.
     """
 
@@ -73,7 +73,8 @@ class Problem(NamedTuple):
     batches: Callable[[int, int], Iterable[Batch]] = _nothing_here
     should_stop: Callable[[], bool] = lambda: False
     progress: Progress = _no_progress
-    folder: Path | None = None
+    keep: Callable[[str, str], None] = lambda name, text: None
+    recall: Callable[[str], str | None] = lambda name: None
     say: Callable[[str], None] = lambda line: None
 
 

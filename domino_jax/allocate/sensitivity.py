@@ -38,7 +38,7 @@ def allocate(problem: Problem) -> Scheme:
     refuse_early(problem)
     params, _ = problem.weights()
     key = {"weights": fingerprint(params)} | {name: options[name] for name in KEY}
-    with kept(problem.folder, key) as (known, keep):
+    with kept(problem, key) as (known, keep):
         before = sum(n in known.get(name, ()) for name, tried in wanted.items() for n in tried)
         done = itertools.count(before + 1)
         with problem.progress("sensitivity", sum(map(len, wanted.values())), before) as show:

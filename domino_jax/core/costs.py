@@ -6,18 +6,17 @@ The denominator of every budget is all convolution and matrix-product layers fou
 dense included; biases, norms and tables that are only looked up are outside.
 """
 
-import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from numbers import Real
-from pathlib import Path
 from typing import Any
 
 from domino_jax.core.amounts import parse_amount
 from domino_jax.core.errors import InputError
+from domino_jax.core.files import read_json
 from domino_jax.core.layers import LayerSpec, counted, inputs_of
 from domino_jax.core.paths import require_known
 from domino_jax.core.scheme import Scheme
@@ -107,7 +106,7 @@ def require_share(what: str, value: float) -> None:
     """
     number = isinstance(value, Real) and not isinstance(value, bool)
     if not number or not 0 < value <= 1:
-        raise InputError(f"{what}: a share in (0, 1] is wanted, got {value!r}")
+        raise InputError(f"{what}: expected a share in (0, 1], got {value!r}")
 
 
 def table_cost(table: Mapping[str, Any], layers: Iterable[LayerSpec]) -> Cost:
@@ -143,16 +142,16 @@ def read_table(path: str, layers: Iterable[LayerSpec]) -> Cost:
         InputError: the file is missing or no such table.
     """
     try:
-        table = json.loads(Path(path).read_text())
-    except OSError as error:
+        table = read_json(path)
+    except InputError as error:
         raise InputError(
-            f"objective: 'params', 'macs' or the path of a JSON cost table; got {path!r} "
-            f"({error.strerror})"
+            f"objective: expected 'params', 'macs' or the path of a JSON cost table; {error}"
         ) from None
-    except ValueError as error:
-        raise InputError(f"cost table {path}: broken JSON ({error})") from None
     if not isinstance(table, dict):
-        raise InputError(f"cost table {path}: an object {{path: {{n: cost}}}} is wanted")
+        raise InputError(
+            f"cost table {path}: expected an object {{path: {{n: cost}}}}, got a "
+            f"{type(table).__name__}"
+        )
     return table_cost(table, layers)
 
 
@@ -209,7 +208,7 @@ def _entry(layer: LayerSpec, given: Any) -> dict[int | None, Fraction]:
 
 def _count(layer: LayerSpec, n: Any) -> int:
     if not re.fullmatch(r"[0-9]+", str(n)):
-        raise InputError(f"cost table: {layer.name}: {{n: cost}} is wanted, got n = {n!r}")
+        raise InputError(f"cost table: {layer.name}: expected {{n: cost}}, got n = {n!r}")
     return int(n)
 
 
@@ -217,7 +216,7 @@ def _number(layer: LayerSpec, value: Any) -> Fraction:
     is_number = isinstance(value, Real) and not isinstance(value, bool)
     if not is_number or not math.isfinite(value) or value < 0:
         raise InputError(
-            f"cost table: {layer.name}: a cost is a finite number of 0 or more, got {value!r}"
+            f"cost table: {layer.name}: expected a finite number of 0 or more, got {value!r}"
         )
     return as_fraction(value)
 

@@ -11,12 +11,26 @@ class InputError(ValueError):
     """
 
 
-def printable(text: str) -> str:
-    """Writes text in one line that a terminal takes for nothing but text.
+def escaped(text: str) -> str:
+    """Writes text so that a terminal takes it for nothing but text.
 
-    Space of any kind becomes one blank. Control characters, escape sequences and what is no
-    Unicode text (a path of other bytes) are shown escaped; very long text is cut.
+    Control characters, escape sequences and what is no Unicode text (a path of other bytes) are
+    shown by their number.
     """
-    line = " ".join(text.split())
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
-    return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}…"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def printable(text: str) -> str:
+    """Writes text as `escaped` does, in one line; very long text is cut."""
+    line = escaped(" ".join(text.split()))
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
+
+
+def fault(error: BaseException) -> str:
+    """Says in one line what nobody expected: an error of this program or of a library."""
+    text = next(iter(str(error).splitlines()), "").rstrip(".")
+    said = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return (
+        f"unexpected {said}; this is a fault of the program or of a library, not of the input: "
+        f"{TRACEBACK}=1 shows where"
+    )

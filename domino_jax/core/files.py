@@ -1,9 +1,16 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and the one reader of JSON."""
 
+import hashlib
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from domino_jax.core.errors import InputError
+
+Pairs = list[tuple[str, Any]]
 
 
 @contextmanager
@@ -27,3 +34,46 @@ def write_text(path: Path, text: str) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
+
+
+def read_json(
+    path: str | os.PathLike[str], *, of_pairs: Callable[[Pairs], dict[str, Any]] = dict
+) -> Any:
+    """Reads a JSON file: UTF-8, with or without a byte order mark.
+
+    Args:
+        path: of the file.
+        of_pairs: makes an object of its keys and values; may raise an InputError.
+
+    Raises:
+        InputError: one line with the path; it cannot be read, is a folder, is broken, or is nested
+            too deeply.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{path}: expected a JSON file, got none: {error.strerror}") from None
+    except ValueError:  # not UTF-8, or a path that no file can have
+        raise InputError(f"{path}: expected a JSON file of UTF-8 text") from None
+    try:
+        return json.loads(text, object_pairs_hook=of_pairs)
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise InputError(f"{path}: broken JSON: {error.msg} at {where}") from None
+    except RecursionError:
+        raise InputError(f"{path}: broken JSON: it is nested too deeply") from None
+    except ValueError as error:  # a number of too many digits, or what `of_pairs` refuses
+        raise InputError(f"{path}: {error}") from None
+
+
+def digest_of(path: Path) -> str:
+    """Returns 16 hexadecimal digits that depend on what a file, or all files of a folder, hold."""
+    digest = hashlib.sha256()
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    for file in files:
+        name = "" if file == path else file.relative_to(path).as_posix()
+        digest.update(f"{name}\0{file.stat().st_size}\0".encode(errors="surrogateescape"))
+        with file.open("rb") as content:
+            for block in iter(lambda: content.read(1 << 20), b""):
+                digest.update(block)
+    return digest.hexdigest()[:16]

@@ -5,13 +5,15 @@ Letters: S slices along the stack axes of a kernel.
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from domino_jax.core.errors import InputError
 from domino_jax.core.layers import LayerSpec, axis_sizes, counted, grouped
 from domino_jax.core.masks import Axes
+from domino_jax.core.paths import leaves_by_path, require_known
 from domino_jax.core.published import Signature
 from domino_jax.core.scheme import NM, Scheme, require_fits
 
@@ -32,14 +34,57 @@ class Kernel(NamedTuple):
 
 def kernels(layers: Iterable[LayerSpec]) -> dict[str, Kernel]:
     """Gathers the parameters that hold grouped layers, in the order of first use."""
-    layers = tuple(layers)
+    slices: dict[str, list[LayerSpec]] = {}
+    first: dict[str, LayerSpec] = {}
+    for layer in counted(layers):
+        slices.setdefault(layer.path, []).append(layer)
+        if layer.groups is not None:
+            first.setdefault(layer.path, layer)
     by_path: dict[str, Kernel] = {}
-    for layer in layers:
-        if layer.groups is not None and layer.path not in by_path:
-            slices = [other for other in counted(layers) if other.path == layer.path]
-            slices.sort(key=lambda each: each.index or 0)
-            by_path[layer.path] = Kernel(layer.groups.along, layer.m, tuple(slices))
+    for path, layer in first.items():
+        ordered = sorted(slices[path], key=lambda each: each.index or 0)
+        by_path[path] = Kernel(layer.groups.along, layer.m, tuple(ordered))  # type: ignore[union-attr]
     return by_path
+
+
+def kernel_weights(params: Any, layers: Iterable[LayerSpec]) -> dict[str, Any]:
+    """Picks the grouped kernels out of the parameters, by path.
+
+    Whatever else a pytree holds (functions, strings, the rest of an Equinox module) stays behind,
+    so what comes out may go into `jit`.
+
+    Raises:
+        InputError: a kernel is missing, is no floating array, or has another shape than its layers.
+    """
+    by_path, grouped_kernels = leaves_by_path(params), kernels(layers)
+    require_known(grouped_kernels, list(by_path), what="parameter")
+    for path, kernel in grouped_kernels.items():
+        _require_kernel(path, by_path[path], kernel)
+    return {path: by_path[path] for path in grouped_kernels}
+
+
+def _require_kernel(path: str, weights: Any, kernel: Kernel) -> None:
+    shape, dtype = (getattr(weights, name, None) for name in ("shape", "dtype"))
+    if shape is None or dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        what = type(weights).__name__ if dtype is None else f"dtype {dtype}"
+        raise InputError(
+            f"{path}: expected an array of floats, got {what}; pass the parameters that "
+            "find_layers was given (of a module of Equinox what eqx.partition takes out of it)"
+        )
+    stack = kernel.axes.stack
+    own = tuple(size for axis, size in enumerate(shape) if axis not in stack)
+    slices = math.prod(shape[axis] for axis in stack if axis < len(shape))
+    if len(shape) != len(kernel.axes.order) or own != kernel.slices[0].shape:
+        raise InputError(
+            f"{path}: expected the shape of its layer, {kernel.slices[0].shape}"
+            + (f" behind the stack axes {stack}" if stack else "")
+            + f", got {tuple(shape)}"
+        )
+    if slices != len(kernel.slices):
+        raise InputError(
+            f"{path}: expected {len(kernel.slices)} slices along its stack axes {stack}, "
+            f"got {slices} in the shape {tuple(shape)}"
+        )
 
 
 def axes_by_path(layers: Iterable[LayerSpec]) -> dict[str, Axes]:

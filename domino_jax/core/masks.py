@@ -61,10 +61,36 @@ def top_n(w: jax.Array, n: jax.typing.ArrayLike, m: int, axes: Axes) -> jax.Arra
     Returns:
         bool, the shape of w.
     """
-    grouped = _groups(_magnitude(w), m, axes)
-    rank = _rank(grouped)
-    keep = rank < _per_slice(n, w.shape, axes).astype(rank.dtype)
-    return _ungroup(_through_bits(keep) if m <= _SHORT else keep, w.shape, axes)
+    return _best(_groups(_bits(_magnitude(w)), m, axes), n, w.shape, m, axes)
+
+
+def top_scores(scores: jax.Array, n: jax.typing.ArrayLike, m: int, axes: Axes) -> jax.Array:
+    """Marks the n largest scores of each group of m, negative ones too; ties go to the lower index.
+
+    Args:
+        scores: one for each weight of a kernel, any floating dtype; a NaN counts as the largest.
+        n: as for `top_n`.
+        m: group size, static.
+        axes: the parts the kernel's axes play.
+
+    Returns:
+        bool, the shape of scores.
+    """
+    # The bits of negative floats rise as the floats fall; turned round, all rise together.
+    bits = _bits(jnp.where(jnp.isnan(scores), jnp.full_like(scores, jnp.inf), scores))
+    lowest, largest = np.iinfo(bits.dtype).min, np.iinfo(bits.dtype).max
+    keys = jnp.where(bits < 0, bits ^ largest, bits)
+    # Padding ranks below -inf; one above the lowest integer, of which `_rank` takes one away.
+    return _best(_groups(keys, m, axes, lowest + 1), n, scores.shape, m, axes)
+
+
+def _best(
+    keys: jax.Array, n: jax.typing.ArrayLike, shape: tuple[int, ...], m: int, axes: Axes
+) -> jax.Array:
+    """Marks the n largest keys of each group: [S, W, G, M, O] to the kernel's own shape."""
+    rank = _rank(keys)
+    keep = rank < _per_slice(n, shape, axes).astype(rank.dtype)
+    return _ungroup(_through_bits(keep) if m <= _SHORT else keep, shape, axes)
 
 
 def thresholds(w: jax.Array, m: int, axes: Axes) -> jax.Array:
@@ -74,9 +100,35 @@ def thresholds(w: jax.Array, m: int, axes: Axes) -> jax.Array:
         [S, W, G, O], the dtype of w but at least float32.
     """
     grouped = _groups(_magnitude(w), m, axes)
-    smallest = _rank(grouped) >= m - m // 2
+    # Of an odd M the middle one is not among the smaller half; padding is, as the smallest of all.
+    smallest = _rank(_bits(grouped)) >= m - m // 2
     wide = grouped.astype(_wide(w.dtype))
     return jnp.sum(jnp.where(smallest, wide, jnp.zeros_like(wide)), axis=3) / (m // 2)
+
+
+def thresholds_among(w: jax.Array, n: jax.typing.ArrayLike, m: int, axes: Axes) -> jax.Array:
+    """Returns for each group the mean of the floor(n/2) smallest of its n largest magnitudes.
+
+    With n = m these are `thresholds`. A network that is n:m already has zeros for the rest, and
+    its smallest magnitudes say nothing.
+
+    Returns:
+        as `thresholds`; 0 where n is 1.
+    """
+    grouped = _groups(_magnitude(w), m, axes)
+    kept = _per_slice(n, w.shape, axes)
+    rank = _rank(_bits(grouped)).astype(jnp.int32)
+    smallest = (rank >= kept - kept // 2) & (rank < kept)
+    wide = grouped.astype(_wide(w.dtype))
+    total = jnp.sum(jnp.where(smallest, wide, jnp.zeros_like(wide)), axis=3)
+    return total / jnp.maximum(kept // 2, 1)[:, :, :, 0].astype(wide.dtype)
+
+
+def most_nonzeros(w: jax.Array, m: int, axes: Axes) -> jax.Array:
+    """Counts the nonzeros of the group that has the most of them: int32, [S] or []."""
+    nonzeros = jnp.sum(_groups(_magnitude(w), m, axes) != 0, axis=3, dtype=jnp.int32)
+    most = jnp.max(nonzeros, axis=(1, 2, 3))
+    return most if axes.stack else most.reshape(())
 
 
 def count_short(
@@ -95,6 +147,7 @@ def count_short(
         int32, [S]; [] if the kernel has no stack axes.
     """
     grouped = _groups(_magnitude(w), m, axes).astype(threshold.dtype)
+    # Padding is 0 and never above a threshold, which is 0 or more: a short last group is short.
     above = jnp.sum(grouped > threshold[:, :, :, None, :], axis=3, dtype=jnp.int32)
     short = above < _per_slice(n, w.shape, axes)[:, :, :, 0]
     counts = jnp.sum(short, axis=(1, 2, 3), dtype=jnp.int32)
@@ -116,7 +169,7 @@ def sums_by_rank(w: jax.Array, value: jax.Array, m: int, axes: Axes) -> jax.Arra
         [S, M], at least float32; rank 0, the largest magnitude, first.
     """
     grouped = _groups(value.astype(_wide(value.dtype)), m, axes)
-    rank = _rank(_groups(_magnitude(w), m, axes))
+    rank = _rank(_bits(_groups(_magnitude(w), m, axes)))
 
     def of_rank(index: jax.Array) -> jax.Array:
         chosen = rank == index.astype(rank.dtype)
@@ -127,6 +180,7 @@ def sums_by_rank(w: jax.Array, value: jax.Array, m: int, axes: Axes) -> jax.Arra
 
 def slice_norms(w: jax.Array, axes: Axes) -> jax.Array:
     """Returns the L2 norm of each stack slice, at least float32: [S], [] without stack axes."""
+    # Reduced where it lies, and only then brought to the order of the stack axes: no copy of w.
     others = tuple(a for a in range(w.ndim) if a not in axes.stack)
     squares = jnp.sum(jnp.square(w.astype(_wide(w.dtype))), axis=others)
     return jnp.sqrt(squares.transpose(np.argsort(np.argsort(axes.stack)).tolist())).reshape(
@@ -148,10 +202,15 @@ def spread(x: jax.Array, shape: tuple[int, ...], axes: Axes) -> jax.Array:
 
 def _magnitude(w: jax.Array) -> jax.Array:
     """Returns |w| with NaN as infinity, through the bits: denormals stay what they are."""
-    integer = f"int{8 * w.dtype.itemsize}"
-    infinity = np.array(np.inf, w.dtype).view(integer)
-    bits = jax.lax.bitcast_convert_type(w, integer) & np.iinfo(integer).max
+    # Without the sign bit the integers of NaN lie above that of infinity.
+    bits = _bits(w) & np.iinfo(f"int{8 * w.dtype.itemsize}").max
+    infinity = np.array(np.inf, w.dtype).view(bits.dtype)
     return jax.lax.bitcast_convert_type(jnp.minimum(bits, infinity), w.dtype)
+
+
+def _bits(x: jax.Array) -> jax.Array:
+    """Reads floats as integers of their size: floats of 0 and more are ordered as these are."""
+    return jax.lax.bitcast_convert_type(x, f"int{8 * x.dtype.itemsize}")
 
 
 def _wide(dtype: jax.typing.DTypeLike) -> np.dtype:
@@ -164,12 +223,19 @@ def _view(shape: tuple[int, ...], axes: Axes) -> tuple[int, int, int, int]:
     return s, w, i, o
 
 
-def _groups(x: jax.Array, m: int, axes: Axes) -> jax.Array:
-    """Brings a kernel to [S, W, G, M, O], zeros where the last group is short."""
+def _groups(x: jax.Array, m: int, axes: Axes, filler: int = 0) -> jax.Array:
+    """Brings a kernel to [S, W, G, M, O], the filler where the last group is short.
+
+    axes (1,) inputs, (0,) outputs, m = 4        view [S=1, W=1, I=6, O=2]
+    w [2, 6] = a b c d e f                       O=0: |a b c d| e f . .|
+               g h i j k l                       O=1: |g h i j| k l . .|
+    """
     s, w, i, o = _view(x.shape, axes)
+    # Outputs come last, though groups run along the inputs: XLA then compares whole rows of
+    # outputs at once, and for Flax kernels the transpose is none.
     view = x.transpose(axes.order).reshape(s, w, i, o)
     if i % m:
-        view = jnp.pad(view, ((0, 0), (0, 0), (0, -i % m), (0, 0)))
+        view = jnp.pad(view, ((0, 0), (0, 0), (0, -i % m), (0, 0)), constant_values=filler)
     return view.reshape(s, w, -(-i // m), m, o)
 
 
@@ -177,6 +243,7 @@ def _ungroup(x: jax.Array, shape: tuple[int, ...], axes: Axes) -> jax.Array:
     """Brings [S, W, G, M, O] back to the kernel's own shape; drops the padding."""
     s, w, i, o = _view(shape, axes)
     view = x.reshape(s, w, -1, o)[:, :, :i]
+    # The inverse of a permutation is what sorts it.
     ordered = view.reshape([shape[a] for a in axes.order])
     return ordered.transpose(np.argsort(axes.order).tolist())
 
@@ -188,27 +255,30 @@ def _per_slice(n: jax.typing.ArrayLike, shape: tuple[int, ...], axes: Axes) -> j
     return jnp.broadcast_to(n.reshape(-1), (slices,)).reshape(-1, 1, 1, 1, 1)
 
 
-def _rank(magnitude: jax.Array) -> jax.Array:
+def _rank(keys: jax.Array) -> jax.Array:
     """Counts for each weight of [S, W, G, M, O] the weights of its group that beat it.
 
-    Every weight meets every other, in one fused loop: no sort, no gather. Magnitudes are ordered
-    as their bits are, so a tie is broken by asking one less of the lower index.
+    Every weight meets every other, in one fused loop: no sort, no gather. Keys are integers, so a
+    tie is broken by asking one less of the lower index:
+
+        keys   3 7 7 1     the second 7 is beaten by the 7 on its left, for 7 > 7 - 1;
+        rank   2 0 1 3     the first is not by the 7 on its right, for 7 > 7 is false
 
     Returns:
-        integers, the shape of magnitude; int8 for long groups, whose ranks XLA keeps in memory.
+        integers, the shape of keys; int8 for long groups, whose ranks XLA keeps in memory.
     """
-    m = magnitude.shape[3]
-    keys = jax.lax.bitcast_convert_type(magnitude, f"int{8 * magnitude.dtype.itemsize}")
+    m = keys.shape[3]
     own_index = jax.lax.broadcasted_iota(jnp.int32, (1, 1, 1, m, 1), 3)
 
     def beats(other: jax.Array, index: jax.Array | int) -> jax.Array:
         return other > keys - (index < own_index).astype(keys.dtype)
 
     rank = jnp.zeros(keys.shape, jnp.int32 if m <= _SHORT else jnp.int8)
-    if m <= _SHORT:
+    if m <= _SHORT:  # unrolled: all ranks of a group stay in registers
         for index in range(m):
             rank += beats(keys[:, :, :, index : index + 1], index).astype(rank.dtype)
         return rank
+    # In parts: summed over all M at once, XLA would write the [.., M, M] comparisons to memory.
     for start in range(0, m, _AT_ONCE):
         others = keys[:, :, :, start : start + _AT_ONCE, None]
         indices = start + jnp.arange(others.shape[3], dtype=jnp.int32)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from domino_jax.core.errors import InputError
-from domino_jax.core.files import write_text
+from domino_jax.core.files import read_json, write_text
 
 FORMAT = 1
 _KEYS = ("format", "order", "layers")
@@ -122,18 +122,10 @@ def load_document(path: str | os.PathLike[str]) -> dict[str, Any]:
         InputError: the file cannot be read, is not JSON, has another format number, lacks an
             entry, has N outside 1..M, or `order` and `layers` disagree; one line, with the path.
     """
+    document = read_json(path, of_pairs=_once)
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        document = json.loads(text, object_pairs_hook=_once)
         _require_document(document)
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the scheme: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not a scheme: not UTF-8 text") from None
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        raise InputError(f"{path}: not JSON: {error.msg} at {where}") from None
-    except ValueError as error:
+    except InputError as error:
         raise InputError(f"{path}: {error}") from None
     return document
 
@@ -150,17 +142,19 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _require_document(document: Any) -> None:
     if not isinstance(document, dict):
-        raise InputError(f"a scheme file holds a JSON object, got a {type(document).__name__}")
+        raise InputError(f"expected a JSON object, got a {type(document).__name__}")
     missing = [key for key in _KEYS if key not in document]
     if missing:
         raise InputError(f"not a scheme: the entry {missing[0]!r} is missing")
     if document["format"] != FORMAT:
-        raise InputError(f"format {document['format']!r} is unknown; this program reads {FORMAT}")
+        raise InputError(
+            f"expected format {FORMAT}, which this program reads, got {document['format']!r}"
+        )
     order, layers = document["order"], document["layers"]
     if not isinstance(order, list) or not all(isinstance(name, str) for name in order):
-        raise InputError("'order' must be a list of layer names")
+        raise InputError("'order': expected a list of layer names")
     if not isinstance(layers, dict):
-        raise InputError("'layers' must be an object of layer name to N and M")
+        raise InputError("'layers': expected an object of layer name to N and M")
     for name, entry in layers.items():
         if not isinstance(entry, dict) or set(entry) != {"n", "m"}:
             raise InputError(f'layer {name!r}: expected {{"n": …, "m": …}}, got {entry!r}')

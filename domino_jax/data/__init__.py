@@ -8,12 +8,14 @@ One of your own is the first alone, and its name is 'package.module:factory'.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import jax
 
 from domino_jax.core.errors import InputError
 from domino_jax.core.factories import call_factory
+from domino_jax.data import own
 from domino_jax.data.pipeline import Batch, Batches, stream
 
 __all__ = [
@@ -113,11 +115,6 @@ class Broken(NamedTuple):
 Progress = Callable[[int, int], None]  # (files that are checked, of how many)
 
 
-def _none_broken(progress: Progress) -> list[Broken]:
-    del progress
-    return []
-
-
 class Data(NamedTuple):
     """One data set, ready to read."""
 
@@ -132,7 +129,7 @@ class Data(NamedTuple):
     ignore_label: int | None = None  # examples or positions with this label do not count
     # Of examples in files of their own: name -> bytes, and which of them cannot be read.
     files: Callable[[], Mapping[str, int]] = dict
-    check: Callable[[Progress], list[Broken]] = _none_broken
+    check: Callable[[Progress], list[Broken]] | None = None
 
 
 class Spec(NamedTuple):
@@ -171,7 +168,13 @@ def create(name: str, *, data_dir: str = "", workers: int = 0, **options: Any) -
     _require_workers(workers)
     arguments = {"data_dir": data_dir, "workers": workers, **options}
     known = {key: f"{entry.module}:{entry.create}" for key, entry in DATA_SETS.items()}
-    return call_factory(name, known, arguments, Data, what="data set")
+    data: Data = call_factory(name, known, arguments, Data, what="data set")
+    if name in known:
+        return data
+    return data._replace(
+        train=partial(own.train, name, data.train),
+        evaluate=partial(own.evaluate, name, data.evaluate),
+    )
 
 
 def spec(name: str, *, data_dir: str = "", workers: int = 0, **options: Any) -> Spec:

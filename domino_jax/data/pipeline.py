@@ -107,7 +107,7 @@ def train_batches(
         dataset = dataset.random_map(augment)
     # Sharded after shuffling: step k holds the same records for any number of processes.
     dataset = dataset[process_index::process_count].batch(rows, drop_remainder=True)
-    return dataset if finish is None else _Finished(dataset, finish)
+    return dataset if finish is None else Finished(dataset, finish)
 
 
 def evaluate_batches(
@@ -147,7 +147,7 @@ def evaluate_batches(
 
     dataset = grain.MapDataset.range(-(-size // batch) * batch).map(weighted)
     dataset = dataset[process_index::process_count].batch(rows, drop_remainder=True)
-    return stream(dataset if finish is None else _Finished(dataset, finish), workers=workers)
+    return stream(dataset if finish is None else Finished(dataset, finish), workers=workers)
 
 
 def stream(
@@ -180,7 +180,7 @@ def stream(
         if value < 0:
             raise InputError(f"{name} must be 0 or more, got {value}")
     # With workers `finish` is taken off the batches, which travel, and applied where they arrive.
-    finish = batches.finish if workers and isinstance(batches, _Finished) else None
+    finish = batches.finish if workers and isinstance(batches, Finished) else None
     batches = batches.raw if finish is not None else batches  # type: ignore[attr-defined]
     count = max(len(batches) - start, 0)
     if workers:
@@ -227,7 +227,7 @@ def require_trainable(size: int, seed: int, batch: int) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class _Finished:
+class Finished:
     """Batches that are finished in the main process, also where workers read them."""
 
     raw: Any

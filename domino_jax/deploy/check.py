@@ -23,11 +23,20 @@ def parity(model: nn.Module, held: Mapping[str, Tensor], dtype: torch.dtype) -> 
     """Compares with stored logits: largest difference over the largest logit, share of equal top-1.
 
     Raises:
-        ValueError: the logits have another shape.
+        ValueError: the model cannot take the inputs, or the logits have another shape.
     """
     device = next(p for p in model.parameters()).device
-    with torch.inference_mode():
-        logits = model(moved(held["inputs"], device, dtype)).cpu().double()
+    inputs = moved(held["inputs"], device, dtype)
+    try:
+        with torch.inference_mode():
+            logits = model(inputs).cpu().double()
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
+        cause = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"samples: the model cannot take inputs of shape {[*inputs.shape]}: {cause}"
+        ) from None
     wanted = held["logits"].double()
     if logits.shape != wanted.shape:
         raise ValueError(f"samples: logits of shape {[*wanted.shape]}, got {[*logits.shape]}")

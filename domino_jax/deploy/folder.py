@@ -49,6 +49,10 @@ def _require_layer(folder: Path, path: str, layer: Any, weights: Mapping[str, Te
     kinds = {"weight": str, "jax": str, "n": int, "m": int, "sparse24": bool}
     if not isinstance(layer, dict) or any(type(layer.get(k)) is not t for k, t in kinds.items()):
         raise ValueError(f"{folder / 'export.json'}: {path}: wants {', '.join(kinds)}")
+    if not 1 <= layer["n"] <= layer["m"]:
+        raise ValueError(
+            f"{folder / 'export.json'}: {path}: expected 1 <= n <= m, got {layer['n']}:{layer['m']}"
+        )
     if layer["weight"] not in weights or not f"{layer['weight']}.".startswith(f"{path}."):
         raise ValueError(f"{folder}: {path}: model.safetensors has no {layer['weight']} of it")
     if layer["sparse24"] and not follows(as_matrix(weights[layer["weight"]]), 2, 4):
@@ -60,7 +64,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: broken JSON ({error})") from None
     if not isinstance(found, dict):
         raise ValueError(f"{path}: an object is wanted")

@@ -7,7 +7,6 @@ samples.safetensors  'inputs' as PyTorch wants them (whole numbers are int32) an
 export.json          what the network is, and for each layer whether it can run sparse
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 
 from domino_jax.core import scheme
 from domino_jax.core.errors import InputError
+from domino_jax.core.files import read_json
 from domino_jax.core.masks import Axes
 from domino_jax.core.scheme import NM, Scheme
 from domino_jax.pytorch import semi_structured
@@ -58,12 +58,7 @@ def read_document(folder: Path) -> dict[str, Any]:
         InputError: one line; it is missing, broken, or of another format.
     """
     path = folder / DOCUMENT
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise InputError(f"{path}: broken JSON ({error})") from None
+    document = read_json(path)
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise InputError(f"{path}: not an export of format {FORMAT}")
     return document

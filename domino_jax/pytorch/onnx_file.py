@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from domino_jax.core.errors import InputError
-from domino_jax.pytorch import exported
+from domino_jax.pytorch import exported, onnx_gemm
 
 FILE = "model.onnx"
 TOLERANCE = 1e-3  # of the logits, relative to the largest
@@ -18,11 +18,12 @@ def write(folder: Path) -> None:
     """Writes model.onnx into an export and checks it on the CPU with onnxruntime.
 
     The graph is float32 whatever the dtype of the weights (TensorRT lowers it: trtexec --fp16);
-    the batch is a free dimension; batch norms stay operations of their own unless folded.
+    the batch is a free dimension; batch norms stay operations of their own unless folded. Whatever
+    export.json calls sparse is a Conv or a Gemm, which TensorRT's sparse kernels take.
 
     Raises:
-        InputError: one line; a package is missing, the logits differ from the stored ones, or the
-            file has other weights.
+        InputError: one line; a package is missing, the logits differ from the stored ones, the
+            file has other weights, or a sparse layer is neither Conv nor Gemm.
     """
     try:
         import onnx  # noqa: PLC0415
@@ -39,6 +40,11 @@ def write(folder: Path) -> None:
     path = folder / FILE
     inputs = samples["inputs"]
     _convert(torch, _torch_model(folder, document), torch.from_numpy(inputs[:2].copy()), path)
+    model = onnx.load(path)
+    onnx_gemm.as_gemms(onnx, model)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+    _require_products(model, document)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     (logits,) = session.run(None, {session.get_inputs()[0].name: inputs})
     apart = np.abs(logits - samples["logits"]).max() / max(np.abs(samples["logits"]).max(), 1e-30)
@@ -73,6 +79,16 @@ def _convert(torch: Any, model: Any, example: Any, path: Path) -> None:
             optimize=False,  # it would fold batch norms behind our back
             verbose=False,
         )
+
+
+def _require_products(model: Any, document: dict[str, Any]) -> None:
+    there = onnx_gemm.products(model)
+    for name, entry in document["layers"].items():
+        if entry["sparse24"] and entry["weight"] not in there:
+            raise InputError(
+                f"{FILE}: {name}: can run sparse in PyTorch, but is no Conv or Gemm there, which "
+                "alone run sparse in TensorRT"
+            )
 
 
 def _require_same_weights(onnx: Any, path: Path, folder: Path) -> None:

@@ -62,8 +62,13 @@ def restore(
     """
     path = Path(path)
     sets = torch_file.read(path)
-    layouts = _layouts(path, params, stats, layers, names)
-    taken = joining.choose(path, sets, layouts, fresh, say)
+    layouts, fault = _layouts(path, params, stats, layers, names)
+    try:
+        taken = joining.choose(path, sets, layouts, fresh, say)
+    except InputError:
+        if fault:
+            raise InputError(f"{path}: {fault}") from None
+        raise
     leaves = paths.leaves_by_path(params) | paths.leaves_by_path(stats)
     arrays = {name: torch_file.as_array(path, name, t) for name, t in taken.arrays.items()}
     for name, array in arrays.items():
@@ -82,16 +87,19 @@ def restore(
 
 def _layouts(
     path: Path, params: Any, stats: Any, layers: Sequence[LayerSpec], names: Names
-) -> list[tuple[Tensor, ...]]:
+) -> tuple[list[tuple[Tensor, ...]], str]:
     """Lists the layouts that a file can have: PyTorch's, and ours, as our exports may.
 
-    Raises:
-        InputError: PyTorch has no layout for the network, and the file is no export of ours.
+    Returns:
+        The layouts, and why PyTorch's is not among them, if it has none for this network.
     """
     plain = plain_tensors(params, stats, layers)
     if exported.names_beside(path) == "jax":
-        return [plain]
-    return [tensors(params, stats, layers, names), plain]
+        return [plain], ""
+    try:
+        return [tensors(params, stats, layers, names), plain], ""
+    except InputError as error:
+        return [plain], str(error)
 
 
 def head_of(layers: Sequence[LayerSpec]) -> str:

@@ -26,6 +26,8 @@ _SAFE_DTYPES = ("F16", "BF16", "F32", "F64", "BOOL", "U8", "I8", "I16", "I32", "
 # Settings that scripts keep beside the weights: setting their attributes runs nothing.
 _HARMLESS = (argparse.Namespace, types.SimpleNamespace)
 Sets = dict[str, dict[str, Any]]
+# What a header of wrong or of too deep JSON raises.
+_DAMAGED = (OSError, LookupError, TypeError, ValueError, AttributeError, RecursionError)
 
 
 def read(path: Path) -> Sets:
@@ -95,16 +97,16 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
             if name != "__metadata__" and entry["dtype"] not in _SAFE_DTYPES
         }
         arrays = load_file(path) if not odd else {}
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        # `safetensors.torch.save_model` writes tied tensors once, and here their other names.
+        aliases = dict(header.get("__metadata__", {}))
+    except (*_DAMAGED, SafetensorError) as error:
         raise InputError(f"{path}: not a safetensors file, or damaged: {_line(error)}") from None
     for name, dtype in odd.items():
         raise InputError(
             f"{path}: {name!r} is a {dtype} tensor; expected plain {', '.join(FLOATS)}: "
             "save it as tensor.float()"
         )
-    # `safetensors.torch.save_model` writes tied tensors once, and here what else they are called.
-    aliases = header.get("__metadata__", {}).items()
-    return arrays | {name: arrays[kept] for name, kept in aliases if kept in arrays}
+    return arrays | {name: arrays[kept] for name, kept in aliases.items() if kept in arrays}
 
 
 def _read_pickle(path: Path) -> Any:

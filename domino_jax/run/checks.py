@@ -20,7 +20,7 @@ from domino_jax.pytorch.state_dict import SUFFIXES
 from domino_jax.run import checkpoint
 from domino_jax.run.kinds import LARGEST_COUNT
 from domino_jax.run.provenance import PHASES
-from domino_jax.run.workdir import prepare, read_json
+from domino_jax.run.workdir import prepare, read_parts
 from domino_jax.train import loop, mesh
 
 
@@ -33,30 +33,42 @@ def require_usable(workdir: Path) -> None:
     for folder in PHASES:
         if (workdir / folder).exists():
             prepare(workdir / folder)
-    for file in ("results.json", "timing.json"):
-        read_json(workdir / file)
+    read_parts(workdir / "results.json")
+    for phase, times in read_parts(workdir / "timing.json").items():
+        for name, value in times.items():
+            if not isinstance(value, int | float):
+                where = f"{workdir / 'timing.json'}: {phase}, {name!r}"
+                raise InputError(f"{where}: expected a number, got {value!r}")
 
 
-def require_batches(config: ConfigDict, data: Data) -> None:
-    """Refuses batches that the devices cannot share, or that the data set cannot fill.
+def require_batches(config: ConfigDict) -> None:
+    """Refuses batches that the devices cannot share.
 
     Raises:
         InputError: the setting, and what is allowed.
     """
     for phase in PHASES:
-        batch = config[phase].batch
-        mesh.require_divides(batch, f"{phase}.batch")
-        if batch > data.train_size:
-            raise InputError(
-                f"{phase}.batch: expected at most the {data.train_size} training examples of "
-                f"{config.data.name!r}, got {batch}"
-            )
-        epochs = config[phase].get("epochs", 0)
-        if epochs * data.train_size / batch > LARGEST_COUNT:
-            raise InputError(
-                f"{phase}.epochs: expected at most {LARGEST_COUNT} steps of {batch} of the "
-                f"{data.train_size} training examples, got {epochs:g} epochs"
-            )
+        mesh.require_divides(config[phase].batch, f"{phase}.batch")
+
+
+def require_filled(config: ConfigDict, data: Data, phase: str) -> None:
+    """Refuses a phase that will run, and whose batch or number of steps the data set cannot give.
+
+    Raises:
+        InputError: the setting, and what is allowed.
+    """
+    batch = config[phase].batch
+    if batch > data.train_size:
+        raise InputError(
+            f"{phase}.batch: expected at most the {data.train_size} training examples of "
+            f"{config.data.name!r}, got {batch}"
+        )
+    epochs = config[phase].get("epochs", 0)
+    if epochs * data.train_size / batch > LARGEST_COUNT:
+        raise InputError(
+            f"{phase}.epochs: expected at most {LARGEST_COUNT} steps of {batch} of the "
+            f"{data.train_size} training examples, got {epochs:g} epochs"
+        )
 
 
 def require_outputs(name: str, model: Model, data: Data) -> None:
@@ -140,6 +152,18 @@ def require_votes(settings: ConfigDict, votes: int) -> None:
             f"search.max_steps: expected {needed} or more, since the budget needs {votes} votes, "
             f"one every {settings.vote_every} steps; got {settings.max_steps}"
         )
+
+
+def require_finite(place: str | Path, weights: Any) -> None:
+    """Refuses weights that came from a file and are not all finite.
+
+    Raises:
+        InputError: the file or folder, and the first tensor.
+    """
+    for path, leaf in leaves_by_path(weights).items():
+        array = np.asarray(leaf)
+        if jax.dtypes.issubdtype(array.dtype, np.inexact) and not np.isfinite(array).all():
+            raise InputError(f"{place}: expected finite numbers, got NaN or infinity in {path!r}")
 
 
 def require_labels(batch: Mapping[str, Any], data: Data, name: str) -> None:

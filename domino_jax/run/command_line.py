@@ -5,14 +5,14 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
-from domino_jax.core.errors import TRACEBACK, InputError, printable
+from domino_jax.core.errors import TRACEBACK, InputError, fault, printable
 from domino_jax.run import signals
 
 WRONG_INPUT = 1
@@ -45,7 +45,9 @@ flags.FLAGS[ANEW.name].parser = _BooleanParser()
 Work = Callable[[Any, Path, Callable[[], bool], bool], None]
 
 
-def main(work: Work, stops: list[int]) -> None:
+def main(
+    work: Work, stops: list[int], *, parent: str = "runs", more: Sequence[flags.FlagHolder] = ()
+) -> None:
     """Runs a script: parses the flags, calls work(config, workdir, should_stop, anew).
 
     Exits with 0 (done), 1 (wrong input, an unreachable goal or a fault: one line on stderr) or 75
@@ -55,6 +57,8 @@ def main(work: Work, stops: list[int]) -> None:
     Args:
         work: what the script does.
         stops: to which `signals.catch_signals` adds.
+        parent: folder of the work directories that are named by their config file.
+        more: further flags of the script, for its help.
     """
     config: list[Any] = []
 
@@ -62,7 +66,7 @@ def main(work: Work, stops: list[int]) -> None:
         if any(_HELP.fullmatch(word) for word in argv[1:]):
             from domino_jax.run.settings_page import help_text  # noqa: PLC0415 (only for --help)
 
-            print(help_text(sys.modules["__main__"].__doc__ or "", _flag_texts()), end="")
+            print(help_text(sys.modules["__main__"].__doc__ or "", _flag_texts(more)), end="")
             sys.exit(0)
         try:
             config.append(read_config(argv))
@@ -73,7 +77,7 @@ def main(work: Work, stops: list[int]) -> None:
     def run(argv: list[str]) -> None:
         del argv
         file = (CONFIG.value or "").partition(":")[0]
-        folder = Path(WORKDIR.value or f"runs/{Path(file).stem}")
+        folder = Path(WORKDIR.value or f"{parent}/{Path(file).stem}")
         sys.exit(_guarded(lambda: _work(work, config[0], folder, stops)))
 
     app.run(run, flags_parser=parse)
@@ -124,8 +128,9 @@ def _unknown_flag(name: str) -> str:
     return f"unknown flag --{name}; {known}; {USAGE}"
 
 
-def _flag_texts() -> dict[str, str]:
+def _flag_texts(more: Sequence[flags.FlagHolder]) -> dict[str, str]:
     holders = {"--config=FILE": CONFIG, "--workdir=FOLDER": WORKDIR, "--anew": ANEW}
+    holders |= {f"--{holder.name}={holder.default}": holder for holder in more}
     return {form: flags.FLAGS[holder.name].help or "" for form, holder in holders.items()}
 
 
@@ -170,27 +175,19 @@ def _guarded(work: Callable[[], None]) -> int:
     return 0
 
 
-def fault(error: Exception) -> str:
-    """Says in one line what nobody expected: an error of this program or of a library."""
-    text = next(iter(str(error).splitlines()), "").rstrip(".")
-    said = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return (
-        f"unexpected {said}; this is a fault of the program or of a library, not of the input: "
-        f"{TRACEBACK}=1 shows where"
-    )
-
-
 def _keep_compiled() -> None:
     """Keeps compiled programs on disk, unless JAX_COMPILATION_CACHE_DIR says where (or '')."""
     import jax  # noqa: PLC0415
 
     from domino_jax.run import compiled  # noqa: PLC0415
 
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(Path(COMPILED).expanduser()))
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if folder is None:
+        folder = str(Path(COMPILED).expanduser())
+        jax.config.update("jax_compilation_cache_dir", folder)
         # By default only what took a second is kept; the many small programs make half a start.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    compiled.discard_broken(jax.config.values["jax_compilation_cache_dir"])
+    compiled.discard_broken(folder)
 
 
 def _fail(message: str) -> NoReturn:

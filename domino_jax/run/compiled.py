@@ -14,11 +14,11 @@ from typing import Any
 _WARNING = re.compile(r"Error (?:read|writ)ing persistent compilation cache entry for '(.+?)': ")
 
 
-def discard_broken(folder: str | None) -> None:
+def discard_broken(folder: str) -> None:
     """From now on removes the entries of a program that JAX cannot read or write, without a word.
 
     Args:
-        folder: of the compiled programs; None or '' where they are not kept.
+        folder: of the compiled programs; '' where they are not kept.
     """
     if not folder:
         return

@@ -4,29 +4,37 @@ from typing import Any
 
 from domino_jax.core.errors import InputError
 from domino_jax.pytorch.state_dict import is_torch_file
-from domino_jax.run import checkpoint
+from domino_jax.run import checkpoint, checks
 from domino_jax.run.experiment import Experiment, torch_weights, weights_of
-from domino_jax.run.phases import planned_steps, rate_of, resume, running
+from domino_jax.run.phases import planned_steps, resume, running
 from domino_jax.run.steps import dense_parts
 from domino_jax.train import loop
+from domino_jax.train.mesh import replicate
+from domino_jax.train.step import first_state
 
 
-def train_dense(exp: Experiment) -> None:
-    """Trains the dense network in the work directory, unless `init` names one or it is done."""
-    phase = exp.phase("dense")
-    steps, rate = planned_steps(phase), rate_of(phase)
+def dense_network(exp: Experiment) -> tuple[Any, Any]:
+    """Returns the dense network's params and stats, on the devices; trains it first if need be.
+
+    Raises:
+        InputError: as `dense_weights`.
+    """
+    phase = exp.phases["dense"]
+    steps = planned_steps(phase)
     if exp.config.init or (checkpoint.latest(phase.folder) or 0) >= steps:
-        return
-    tx, step = dense_parts(exp)
-    state = resume(phase, loop.init_state(exp.model.params, exp.model.stats, tx))
+        return dense_weights(exp)
+    trainer, step = dense_parts(exp)
+    first = trainer.init(exp.model.params, None)
+    state = resume(phase, first_state(first.params, exp.model.stats, first.state))
     with running(
         phase,
         "dense training",
         start=int(state.step),
         steps=steps,
-        describe=lambda step, _: ("", {"learning_rate": float(rate(step - 1))}),
+        describe=lambda step, _: ("", {"learning_rate": float(phase.rate(step - 1))}),
     ) as (batches, hooks):
-        loop.run_train(step, state, None, batches, phase.key, steps=steps, hooks=hooks)
+        state = loop.run_train(step, state, None, batches, phase.key, steps=steps, hooks=hooks)
+    return state.params, state.stats
 
 
 def require_trained(exp: Experiment) -> None:
@@ -35,7 +43,7 @@ def require_trained(exp: Experiment) -> None:
     Raises:
         InputError: how far it is.
     """
-    steps, made = planned_steps(exp.phase("dense")), checkpoint.latest(exp.workdir / "dense") or 0
+    steps, made = planned_steps(exp.phases["dense"]), checkpoint.latest(exp.workdir / "dense") or 0
     if not exp.config.init and made < steps:
         raise InputError(
             f"{exp.workdir / 'dense'}: the dense network is not trained yet, step {made} of "
@@ -44,14 +52,17 @@ def require_trained(exp: Experiment) -> None:
 
 
 def dense_weights(exp: Experiment) -> tuple[Any, Any]:
-    """Returns the dense network's params and stats: of `init`, or of the work directory.
+    """Reads the dense network's params and stats, of `init` or of the work directory.
+
+    They come onto the devices.
 
     Raises:
         InputError: the checkpoint does not fit the network, or the training is not finished.
     """
     require_trained(exp)
     if is_torch_file(exp.config.init):
-        return torch_weights(exp.config, exp.model, exp.layers)
+        return replicate(exp.mesh, torch_weights(exp.config, exp.model, exp.layers))
     folder = exp.config.init or exp.workdir / "dense"
-    found = checkpoint.restore_parts(folder, weights_of(exp.model))
-    return found["params"], found["stats"]
+    saved = checkpoint.restore_parts(folder, weights_of(exp.model))
+    checks.require_finite(folder, saved)
+    return replicate(exp.mesh, (saved["params"], saved["stats"]))

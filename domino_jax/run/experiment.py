@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from domino_jax import __version__
@@ -20,13 +21,15 @@ from domino_jax.core.layers import LayerSpec
 from domino_jax.core.scheme import NM, Scheme
 from domino_jax.pytorch import state_dict
 from domino_jax.run import checks, monitor, repairs
-from domino_jax.run.phases import Phase
+from domino_jax.run.phases import Phase, make_phase, planned_steps
 from domino_jax.run.provenance import PHASES
 from domino_jax.run.settings import check
 from domino_jax.run.workdir import prepare
 from domino_jax.trace.layers import find_layers
 from domino_jax.train import evaluation, loop
 from domino_jax.train import mesh as devices
+from domino_jax.train.trainer import Trainer, Training
+from domino_jax.train.trainers import make_trainer
 
 OBJECTIVES: Mapping[str, costs.Cost] = {"params": costs.count_weights, "macs": costs.count_macs}
 
@@ -42,6 +45,9 @@ class Experiment:
         model: the network with fresh weights.
         layers: of the network, in the order of first use.
         budget: what the scheme may cost.
+        mesh: of all devices.
+        phases: by name: 'dense', 'search', 'train'.
+        trainer: of the sparse network.
         should_stop: asked before every step.
     """
 
@@ -51,12 +57,10 @@ class Experiment:
     model: _models.Model
     layers: tuple[LayerSpec, ...]
     budget: costs.Budget
+    mesh: Mesh
+    phases: Mapping[str, Phase]
+    trainer: Trainer
     should_stop: Callable[[], bool]
-
-    def phase(self, name: str) -> Phase:
-        """Returns one phase of this run: 'dense', 'search' or 'train'."""
-        number = PHASES.index(name)
-        return Phase(name, number, self.config, self.workdir, self.data, self.should_stop)
 
 
 def build(config: ConfigDict, workdir: Path, should_stop: Callable[[], bool]) -> Experiment:
@@ -96,7 +100,9 @@ def assemble(
     Raises:
         InputError: a setting is wrong.
     """
-    checks.require_batches(config, data)
+    checks.require_batches(config)
+    if not config.init:
+        checks.require_filled(config, data, "dense")
     model = _models.create(
         config.model.name,
         example=data.example,
@@ -114,7 +120,17 @@ def assemble(
     objective = config.search.objective
     cost = OBJECTIVES.get(objective) or costs.read_table(objective, layers)
     budget = _budget(config.search, layers, cost)
-    return Experiment(config, workdir, data, model, layers, budget, should_stop)
+    mesh = devices.make_mesh()
+    phases = {name: make_phase(name, config, workdir, data, mesh, should_stop) for name in PHASES}
+    trainer = _trainer(config.train, layers, phases["train"])
+    return Experiment(
+        config, workdir, data, model, layers, budget, mesh, phases, trainer, should_stop
+    )
+
+
+def _trainer(settings: ConfigDict, layers: tuple[LayerSpec, ...], phase: Phase) -> Trainer:
+    steps, options = planned_steps(phase), dict(settings.items())
+    return make_trainer(settings.method, Training(layers, steps, phase.rate, options))
 
 
 def _budget(search: ConfigDict, layers: tuple[LayerSpec, ...], cost: costs.Cost) -> costs.Budget:
@@ -135,7 +151,7 @@ def read_scheme(path: Path, layers: tuple[LayerSpec, ...]) -> Scheme:
     Raises:
         InputError: it cannot be read, or the text is of another network.
     """
-    if path.suffix == published.SUFFIX:
+    if path.suffix.lower() == published.SUFFIX:
         return published.load_published(path, signatures(layers))
     return scheme.load(path)
 
@@ -173,7 +189,11 @@ def torch_weights(
         InputError: the file is broken or of another network.
     """
     fresh = None if config.init_head else state_dict.head_of(layers)
-    return state_dict.restore(config.init, model.params, model.stats, layers, fresh=fresh, say=say)
+    weights = state_dict.restore(
+        config.init, model.params, model.stats, layers, fresh=fresh, say=say
+    )
+    checks.require_finite(config.init, weights)
+    return weights
 
 
 def weights_of(model: _models.Model) -> dict[str, Any]:
@@ -199,16 +219,21 @@ def _checked(exp: Experiment, test: Iterable[Any]) -> Iterator[Any]:
         yield batch
 
 
-def evaluate(exp: Experiment, params: Any, stats: Any) -> dict[str, float]:
-    """Evaluates params and stats on the test set; see `evaluation.evaluate`."""
-    mesh = devices.make_mesh()
-    part = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-    test = exp.data.evaluate(exp.config.dense.batch, **part)
-    batches = (devices.split_batch(mesh, batch) for batch in _checked(exp, test))
+def evaluator(exp: Experiment) -> Callable[[Any, Any], dict[str, float]]:
+    """Makes (params, stats) -> numbers on the test set, compiled once; see `evaluation.evaluate`.
+
+    The weights lie on the devices of the run.
+    """
     step = evaluation.eval_step(exp.model.apply, exp.data.ignore_label)
-    params, stats = devices.replicate(mesh, (params, stats))
-    with repairs.noting(exp.workdir, exp.data):
-        return evaluation.evaluate(step, params, stats, batches)
+    part = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+
+    def evaluate(params: Any, stats: Any) -> dict[str, float]:
+        test = exp.data.evaluate(exp.config.dense.batch, **part)
+        batches = (devices.split_batch(exp.mesh, batch) for batch in _checked(exp, test))
+        with repairs.noting(exp.workdir, exp.data):
+            return evaluation.evaluate(step, params, stats, batches)
+
+    return evaluate
 
 
 def versions() -> dict[str, str]:

@@ -6,21 +6,24 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from rich.table import Table
 
 from domino_jax.core import costs
 from domino_jax.core.errors import InputError
 from domino_jax.core.kernels import n_by_path
-from domino_jax.core.masked import apply_masks, make_masks
+from domino_jax.core.paths import leaves_by_path
 from domino_jax.core.scheme import Scheme
 from domino_jax.data import stream
-from domino_jax.run import checkpoint, monitor, provenance, workdir
-from domino_jax.run.dense import dense_weights, train_dense
-from domino_jax.run.experiment import Experiment, evaluate, read_scheme, until_stopped, weights_of
-from domino_jax.run.phases import planned_steps, rate_of, resume, running, train_batches
-from domino_jax.run.steps import train_parts
+from domino_jax.run import checkpoint, checks, monitor, provenance, repairs, workdir
+from domino_jax.run.dense import dense_network, dense_weights
+from domino_jax.run.experiment import Experiment, evaluator, read_scheme, until_stopped, weights_of
+from domino_jax.run.phases import planned_steps, resume, running, train_batches
+from domino_jax.run.steps import Parts, train_parts
 from domino_jax.train import evaluation, loop
 from domino_jax.train import mesh as devices
+from domino_jax.train.step import first_state
+from domino_jax.train.trainer import keep_largest
 
 # PyTorch-style running averages forget all but 0.9**100 of what they start from.
 RECALIBRATION_BATCHES = 100
@@ -48,21 +51,20 @@ def train_scheme(exp: Experiment, *, anew: bool = False) -> None:
         InputError: the scheme is missing or belongs to another network, or the work directory was
             made with other settings.
     """
-    found = _scheme(exp)
+    scheme = _scheme(exp)
     data = exp.data.fingerprint
-    provenance.require_train(exp.workdir, exp.config, found, data=data, anew=anew)
-    n = _levels(exp, found)
-    provenance.begin_train(exp.workdir, exp.config, found, data=data, anew=anew)
-    train_dense(exp)
-    dense = dense_weights(exp)
+    provenance.require_train(exp.workdir, exp.config, scheme, data=data, anew=anew)
+    n = _n_by_path(exp, scheme)
+    parts = train_parts(exp)
+    steps = 0 if parts.trainer.update is None else planned_steps(exp.phases["train"])
+    if steps:
+        checks.require_filled(exp.config, exp.data, "train")
+    provenance.begin_train(exp.workdir, exp.config, scheme, data=data, anew=anew)
+    dense = dense_network(exp)
     fresh = exp.model.params, exp.model.stats
-    state = _train(exp, *(fresh if exp.config.train.start == "random" else dense), n)
-    sparse = {"params": masked(exp, state.params, n), "stats": state.stats}
-    folder = exp.workdir / SPARSE
-    if checkpoint.latest(folder) != int(state.step):
-        workdir.require_held(exp.workdir)
-        checkpoint.save(folder, int(state.step), sparse)
-    _evaluate(exp, found, dense)
+    start = fresh if exp.config.train.start == "random" else dense
+    sparse = _train(exp, parts, *start, n, steps=steps)
+    _evaluate(exp, scheme, dense, sparse if steps else None)
 
 
 def evaluate_only(exp: Experiment) -> None:
@@ -72,12 +74,18 @@ def evaluate_only(exp: Experiment) -> None:
         InputError: the dense network is not trained, there is no scheme, or the work directory
             was made with other settings.
     """
-    found = _scheme(exp)
-    provenance.require_train(exp.workdir, exp.config, found, data=exp.data.fingerprint)
-    _levels(exp, found)
+    scheme = _scheme(exp)
+    provenance.require_train(exp.workdir, exp.config, scheme, data=exp.data.fingerprint)
+    _n_by_path(exp, scheme)
     dense = dense_weights(exp)
-    provenance.begin_evaluation(exp.workdir, exp.config, found, data=exp.data.fingerprint)
-    _evaluate(exp, found, dense)
+    provenance.begin_evaluation(exp.workdir, exp.config, scheme, data=exp.data.fingerprint)
+    folder = exp.workdir / SPARSE
+    sparse = None
+    if checkpoint.latest(folder):  # step 0 was not trained: it is the masked network
+        saved = checkpoint.restore_parts(folder, weights_of(exp.model))
+        checks.require_finite(folder, saved)
+        sparse = devices.replicate(exp.mesh, (saved["params"], saved["stats"]))
+    _evaluate(exp, scheme, dense, sparse)
 
 
 def _path(exp: Experiment) -> Path:
@@ -94,74 +102,90 @@ def _scheme(exp: Experiment) -> Scheme:
     return read_scheme(path, exp.layers)
 
 
-def _levels(exp: Experiment, found: Scheme) -> Any:
+def _n_by_path(exp: Experiment, scheme: Scheme) -> Any:
     try:
-        return n_by_path(found, exp.layers)
+        return n_by_path(scheme, exp.layers)
     except ValueError as error:
         raise InputError(f"{_path(exp)}: {error}") from None
 
 
-def _evaluate(exp: Experiment, found: Scheme, dense: tuple[Any, Any]) -> None:
-    n = _levels(exp, found)
-    results = _before(exp, *dense, n)
-    folder = exp.workdir / SPARSE
-    if checkpoint.latest(folder) is not None:
-        saved = checkpoint.restore_parts(folder, weights_of(exp.model))
-        results["tuned"] = evaluate(exp, saved["params"], saved["stats"])
-    _write(exp, found, results)
-
-
-def masked(exp: Experiment, params: Any, n: Any) -> Any:
-    """Returns the weights under the masks of a scheme."""
-    return jax.jit(lambda params: apply_masks(params, make_masks(params, exp.layers, n)))(params)
-
-
-def _before(exp: Experiment, params: Any, stats: Any, n: Any) -> dict[str, dict[str, float]]:
-    sparse = masked(exp, params, n)
-    found = {"dense": evaluate(exp, params, stats), "masked": evaluate(exp, sparse, stats)}
+def _evaluate(
+    exp: Experiment, scheme: Scheme, dense: tuple[Any, Any], tuned: tuple[Any, Any] | None
+) -> None:
+    """Evaluates and prints the dense, the masked and, where there is one, the trained network."""
+    evaluate = evaluator(exp)
+    params, stats = dense
+    masked = keep_largest(params, exp.layers, _n_by_path(exp, scheme))
+    results = {"dense": evaluate(params, stats), "masked": evaluate(masked, stats)}
     if jax.tree.leaves(stats):
-        found["recalibrated"] = evaluate(exp, sparse, _recalibrated(exp, sparse, stats))
-    return found
+        results["recalibrated"] = evaluate(masked, _recalibrated(exp, masked, stats))
+    if tuned:
+        results["tuned"] = evaluate(*tuned)
+    _write(exp, scheme, results)
 
 
 def _recalibrated(exp: Experiment, params: Any, stats: Any) -> Any:
     """Returns the batch statistics of the masked weights, from training batches."""
-    mesh, dataset = devices.make_mesh(), train_batches(exp.phase("train"))
-    weights, old = devices.replicate(mesh, (params, stats))
-    with closing(stream(dataset, workers=exp.data.workers)) as source:
+    dataset = train_batches(exp.phases["train"])
+    with (
+        repairs.noting(exp.workdir, exp.data),
+        closing(stream(dataset, workers=exp.data.workers)) as source,
+    ):
         some = until_stopped(exp, itertools.islice(source, RECALIBRATION_BATCHES))
-        batches = (devices.split_batch(mesh, batch) for batch in some)
-        return evaluation.recalibrate(exp.model.apply, weights, old, batches)
+        batches = (devices.split_batch(exp.mesh, batch) for batch in some)
+        return evaluation.recalibrate(exp.model.apply, params, stats, batches)
 
 
-def _train(exp: Experiment, params: Any, stats: Any, n: Any) -> loop.TrainState:
-    phase = exp.phase("train")
-    steps, rate = planned_steps(phase), rate_of(phase)
-    tx, step = train_parts(exp)
-    control = n
-    if phase.settings.method == "fixed":
-        control = jax.jit(lambda params: make_masks(params, exp.layers, n))(params)
-        params = apply_masks(params, control)
-    state = resume(phase, loop.init_state(params, stats, tx))
-    if int(state.step) >= steps:
-        return state
-    with running(
-        phase,
-        "fine-tuning",
-        start=int(state.step),
-        steps=steps,
-        describe=lambda step, _: ("", {"learning_rate": float(rate(step - 1))}),
-    ) as (batches, hooks):
-        return loop.run_train(step, state, control, batches, phase.key, steps=steps, hooks=hooks)
+def _train(
+    exp: Experiment, parts: Parts, params: Any, stats: Any, n: Any, *, steps: int
+) -> tuple[Any, Any]:
+    """Trains, saves the sparse weights, and returns them with their statistics.
+
+    Raises:
+        InputError: the trainer leaves more than n of M.
+    """
+    phase = exp.phases["train"]
+    trainer, step = parts
+    first = trainer.init(params, n)
+    state = resume(phase, first_state(first.params, stats, first.state))
+    if int(state.step) < steps:
+        with running(
+            phase,
+            "fine-tuning",
+            start=int(state.step),
+            steps=steps,
+            describe=lambda step, _: ("", {"learning_rate": float(phase.rate(step - 1))}),
+        ) as (batches, hooks):
+            state = loop.run_train(
+                step, state, first.target, batches, phase.key, steps=steps, hooks=hooks
+            )
+    sparse = trainer.finish(state.params, state.opt_state, first.target)
+    _require_sparse(exp, sparse, n)
+    folder = exp.workdir / SPARSE
+    if checkpoint.latest(folder) != int(state.step):
+        with workdir.writing(exp.workdir):
+            checkpoint.save(folder, int(state.step), {"params": sparse, "stats": state.stats})
+    return sparse, state.stats
 
 
-def _write(exp: Experiment, found: Scheme, results: dict[str, dict[str, float]]) -> None:
+def _require_sparse(exp: Experiment, params: Any, n: Any) -> None:
+    """Refuses weights of which a group has more than n: a trainer of one's own may leave some."""
+    largest = leaves_by_path(keep_largest(params, exp.layers, n))
+    for path, leaf in leaves_by_path(params).items():
+        if path in n and not np.array_equal(leaf, largest[path]):
+            raise InputError(
+                f"trainer {exp.config.train.method!r}: expected at most n of M weights in each "
+                f"group of {path} after its finish, got more"
+            )
+
+
+def _write(exp: Experiment, scheme: Scheme, results: dict[str, dict[str, float]]) -> None:
     shares = {
-        name: costs.kept_share(exp.layers, cost, found)
+        name: costs.kept_share(exp.layers, cost, scheme)
         for name, cost in (("weights", costs.count_weights), ("macs", costs.count_macs))
     }
-    workdir.require_held(exp.workdir)
-    workdir.update_json(exp.workdir / "results.json", train=results | {"shares": shares})
+    with workdir.writing(exp.workdir):
+        workdir.update_json(exp.workdir / "results.json", train=results | {"shares": shares})
     table = Table(show_edge=False, header_style="bold", pad_edge=False)
     table.add_column("", no_wrap=True)
     columns = [name for name in COLUMNS if name in results["dense"]]

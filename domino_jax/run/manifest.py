@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from domino_jax.core.errors import InputError
+from domino_jax.core.files import read_json
 from domino_jax.core.paths import leaves_by_path
 
 FILE = "leaves.json"
@@ -104,16 +105,16 @@ def read(folder: Path) -> Manifest:
         InputError: the folder is not a checkpoint of this program.
     """
     try:
-        document = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        document = read_json(folder / FILE)
         if document["format"] != _FORMAT:
-            raise InputError(f"format {document['format']!r} is unknown, expected {_FORMAT}")
+            raise InputError(f"{FILE}: expected format {_FORMAT}, got {document['format']!r}")
         specs = {
             path: Spec(dtype, tuple(shape)) for path, (dtype, shape) in document["leaves"].items()
         }
         return Manifest(specs, dict(document["files"]))
-    except OSError as error:
-        reason = f"{FILE}: {error.strerror}"
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except InputError as error:
+        reason = str(error)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         reason = f"{FILE}: {error}"
     raise InputError(f"{folder}: not a checkpoint of this program, or a damaged one ({reason})")
 

@@ -11,6 +11,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from domino_jax.core.errors import escaped
 
 # Wide enough for the longest row of a ResNet-152; pipes have no width of their own.
 PIPE_WIDTH = 140
@@ -18,14 +21,24 @@ PIPE_SECONDS = 5.0  # from line to line
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Makes a console that does not fold tables when its output goes to a file."""
-    probe = Console(stderr=stderr)
-    return probe if probe.is_terminal else Console(stderr=stderr, width=PIPE_WIDTH)
+    """Makes a console that does not fold tables when its output goes to a file.
+
+    Nothing is markup or an emoji in it: a name such as 'my:llama' or '[red]' is printed as it is.
+    """
+    probe = Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+    if probe.is_terminal:
+        return probe
+    return Console(stderr=stderr, width=PIPE_WIDTH, markup=False, emoji=False, highlight=False)
+
+
+def cell(text: str) -> Text:
+    """Makes text from outside part of a table or a line, whatever console prints it."""
+    return Text(escaped(text))
 
 
 def say(line: str) -> None:
     """Prints a line about the run on stderr: what it found, on stdout, is the same anywhere."""
-    print(line, file=sys.stderr, flush=True)
+    print(escaped(line), file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -53,12 +66,12 @@ Show = Callable[[int, str, str], None]  # (step, rate, text)
 @contextmanager
 def _bar(title: str, steps: int, start: int, out: Console) -> Iterator[Show]:
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[rate]}", markup=False),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[text]}"),
+        TextColumn("{task.fields[text]}", markup=False),
     )
     with Progress(*columns, console=out, refresh_per_second=4) as bar:
         task = bar.add_task(title, total=steps, completed=start, rate="", text="")

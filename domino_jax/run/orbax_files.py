@@ -21,7 +21,6 @@ from domino_jax.core.errors import InputError
 
 T = TypeVar("T")
 
-_PLAIN = re.compile(r"[\w./+=,@-]*", re.ASCII)
 _OPEN = Path("/proc/self/fd")
 _SYSTEM = re.compile(r"os_error_code='(\d+)'")
 
@@ -36,7 +35,7 @@ def write(folder: Path, leaves: Mapping[str, Any]) -> None:
     def save() -> None:
         import orbax.checkpoint as ocp  # noqa: PLC0415 (0.35 s, which `--help` need not pay)
 
-        with _checkpointer() as checkpointer, _literal(folder.parent) as parent:
+        with _checkpointer() as checkpointer, _opened(folder.parent) as parent:
             checkpointer.save(parent / folder.name, args=ocp.args.PyTreeSave(leaves))
 
     _in_one_line(f"{folder.parent}: step {folder.stem} cannot be saved", save)
@@ -69,7 +68,7 @@ def read_tree(folder: Path, wanted: Any) -> Any:
 
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
         args = ocp.args.PyTreeRestore(item=wanted, restore_args=as_numpy, partial_restore=True)
-        with _checkpointer() as checkpointer, _literal(folder) as place:
+        with _checkpointer() as checkpointer, _opened(folder) as place:
             return checkpointer.restore(place, args=args)
 
     return _in_one_line(f"{folder}: Orbax cannot read the checkpoint", restore)
@@ -83,7 +82,7 @@ def metadata(folder: Path) -> Any:
     """
 
     def read_metadata() -> Any:
-        with _checkpointer() as checkpointer, _literal(folder) as place:
+        with _checkpointer() as checkpointer, _opened(folder) as place:
             found = checkpointer.metadata(place).item_metadata
         if found is None:
             raise InputError("its list of arrays is missing or broken")
@@ -99,12 +98,13 @@ def _checkpointer() -> Any:
 
 
 @contextmanager
-def _literal(folder: Path) -> Iterator[Path]:
-    """Yields another path of an open folder, in which nothing looks like a pattern.
+def _opened(folder: Path) -> Iterator[Path]:
+    """Yields a path of an open folder in which nothing looks like a pattern.
 
-    Where a system has none, a save is refused as soon as it is read back.
+    It stays that of this folder, also when somebody moves it meanwhile: Orbax would make it anew.
+    Where a system has no such paths, a pattern is refused when the save is read back.
     """
-    if _PLAIN.fullmatch(str(folder)) or not _OPEN.is_dir():
+    if not _OPEN.is_dir():
         yield folder
         return
     number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -149,4 +149,5 @@ def _cause(error: BaseException) -> str:
         return error.strerror
     if found := _SYSTEM.search(str(error)):
         return os.strerror(int(found[1]))
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+    text = re.sub(rf"{_OPEN}/\d+/?", "", str(error))
+    return next(iter(text.splitlines()), "") or type(error).__name__

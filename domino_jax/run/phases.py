@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from domino_jax.data import Batches, Data, stream
 from domino_jax.run import checkpoint, checks, monitor, repairs, workdir
+from domino_jax.run.provenance import PHASES
 from domino_jax.train import loop, optim
 from domino_jax.train import mesh as devices
 from domino_jax.train.losses import Batch
@@ -30,6 +32,8 @@ class Phase:
         config: all settings.
         workdir: of the run.
         data: of the run.
+        mesh: of all devices.
+        rate: step -> learning rate; that of a search is constant.
         should_stop: asked before every step.
     """
 
@@ -38,6 +42,8 @@ class Phase:
     config: ConfigDict
     workdir: Path
     data: Data
+    mesh: Mesh
+    rate: Callable[[Any], Any]
     should_stop: Callable[[], bool]
 
     @property
@@ -56,19 +62,35 @@ class Phase:
         return jax.random.fold_in(jax.random.key(self.config.seed), self.number)
 
 
+def make_phase(
+    name: str,
+    config: ConfigDict,
+    workdir: Path,
+    data: Data,
+    mesh: Mesh,
+    should_stop: Callable[[], bool],
+) -> Phase:
+    """Makes a phase of a run."""
+    rate = _rate(config[name], data)
+    return Phase(name, PHASES.index(name), config, workdir, data, mesh, rate, should_stop)
+
+
 def planned_steps(phase: Phase) -> int:
     """Counts the steps of the epochs that are asked for; the last epoch is rounded."""
-    settings = phase.settings
-    return max(1, round(settings.epochs * phase.data.train_size / settings.batch))
+    return _steps(phase.settings, phase.data)
 
 
-def rate_of(phase: Phase) -> Callable[[Any], Any]:
-    """Makes the learning-rate schedule of a phase, in steps; that of a search is constant."""
-    settings = phase.settings
+def _steps(settings: ConfigDict, data: Data) -> int:
+    if settings.epochs == 0:
+        return 0
+    return max(1, round(settings.epochs * data.train_size / settings.batch))
+
+
+def _rate(settings: ConfigDict, data: Data) -> Callable[[Any], Any]:
     if "schedule" not in settings:
         return lambda step: settings.lr
-    warmup = round(settings.warmup_epochs * phase.data.train_size / settings.batch)
-    return optim.learning_rate(settings.schedule, settings.lr, planned_steps(phase), warmup)
+    warmup = round(settings.warmup_epochs * data.train_size / settings.batch)
+    return optim.learning_rate(settings.schedule, settings.lr, _steps(settings, data), warmup)
 
 
 def train_batches(phase: Phase) -> Batches:
@@ -83,7 +105,7 @@ def train_batches(phase: Phase) -> Batches:
 
 def resume(phase: Phase, state: Any) -> Any:
     """Returns the last saved state of the phase; the given one if there is none. On all devices."""
-    state = devices.replicate(devices.make_mesh(), state)
+    state = devices.replicate(phase.mesh, state)
     if checkpoint.latest(phase.folder) is None:
         return state
     return checkpoint.restore(phase.folder, state)
@@ -110,7 +132,6 @@ def running(
     Yields:
         The batches and the hooks for the loop; times are written with every checkpoint.
     """
-    mesh = devices.make_mesh()
     waited = [0.0]
     dataset = train_batches(phase)
 
@@ -120,28 +141,29 @@ def running(
             batch = next(source)
             waited[0] += time.perf_counter() - asked
             checks.require_labels(batch, phase.data, f"training batch {step}")
-            yield devices.split_batch(mesh, batch)
+            yield devices.split_batch(phase.mesh, batch)
 
     with (
         repairs.noting(phase.workdir, phase.data),
-        checks.explained(phase.folder, title, rate_of(phase), dataset),
+        checks.explained(phase.folder, title, phase.rate, dataset),
         monitor.progress(title, steps, start) as show,
         monitor.events(phase.folder, start) as write,
         closing(stream(dataset, start, workers=phase.data.workers)) as source,
     ):
 
         def log(step: int, loss: float, state: Any) -> None:
-            workdir.require_held(phase.workdir)
-            text, scalars = describe(step, state)
-            show(step, f"loss {loss:.4f}  {text}")
-            write(step, {"loss": loss, **scalars})
+            with workdir.writing(phase.workdir):
+                text, scalars = describe(step, state)
+                show(step, f"loss {loss:.4f}  {text}")
+                write(step, {"loss": loss, **scalars})
 
         add_times = _timer(phase, start, waited)
 
         def save(step: int, state: Any) -> None:
-            workdir.require_held(phase.workdir)
-            checkpoint.save(phase.folder, step, state)
-            add_times(step)
+            with workdir.writing(phase.workdir):
+                checkpoint.save(phase.folder, step, state)
+            with workdir.writing(phase.workdir):
+                add_times(step)
 
         yield (
             batches(source),

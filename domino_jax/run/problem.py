@@ -10,12 +10,14 @@ import jax
 
 from domino_jax.allocate.problem import Batch, Problem, Weights
 from domino_jax.core.errors import InputError
-from domino_jax.run import monitor
-from domino_jax.run.dense import dense_weights, train_dense
+from domino_jax.core.files import write_text
+from domino_jax.run import checks, monitor
+from domino_jax.run.dense import dense_network
 from domino_jax.run.experiment import Experiment
 from domino_jax.run.phases import train_batches
+from domino_jax.run.workdir import writing
 from domino_jax.train import loop, losses
-from domino_jax.train import mesh as devices
+from domino_jax.train.mesh import split_batch
 
 
 def problem_of(exp: Experiment, begin: Callable[[], None]) -> Problem:
@@ -25,19 +27,27 @@ def problem_of(exp: Experiment, begin: Callable[[], None]) -> Problem:
         exp: the run.
         begin: called before the dense network is trained or read, for the first time only.
     """
-    mesh = devices.make_mesh()
 
     @cache
     def weights() -> Weights:
         begin()
-        train_dense(exp)
-        return Weights(*devices.replicate(mesh, dense_weights(exp)))
+        return Weights(*dense_network(exp))
 
     def batches(first: int, count: int) -> Iterator[Batch]:
+        checks.require_filled(exp.config, exp.data, "search")
         _require_data(exp, first + count)
-        dataset = train_batches(exp.phase("search"))
+        dataset = train_batches(exp.phases["search"])
         numbers = range(first, first + count)
-        return (devices.split_batch(mesh, dataset[number]) for number in numbers)
+        return (split_batch(exp.mesh, dataset[number]) for number in numbers)
+
+    def keep(name: str, text: str) -> None:
+        if jax.process_index() == 0:
+            with writing(exp.workdir):
+                write_text(exp.workdir / name, text)
+
+    def recall(name: str) -> str | None:
+        path = exp.workdir / name
+        return path.read_text(encoding="utf-8", errors="replace") if path.exists() else None
 
     @contextmanager
     def progress(title: str, pieces: int, before: int) -> Iterator[Callable[[int, str], None]]:
@@ -63,7 +73,8 @@ def problem_of(exp: Experiment, begin: Callable[[], None]) -> Problem:
         batches=batches,
         should_stop=exp.should_stop,
         progress=progress,
-        folder=exp.workdir,
+        keep=keep,
+        recall=recall,
         say=lambda line: monitor.console().print(line, markup=False, highlight=False),
     )
 
@@ -89,7 +100,7 @@ def options_of(exp: Experiment) -> Mapping[str, Any]:
 
 
 def _loss(exp: Experiment, *, train: bool) -> Callable[[Any, Any, Batch], jax.Array]:
-    of_outputs = losses.cross_entropy()
+    of_outputs = losses.cross_entropy(ignore_label=exp.data.ignore_label)
 
     def loss(params: Any, stats: Any, batch: Batch) -> jax.Array:
         key = jax.random.key(exp.config.seed)  # the same noise at every call

@@ -18,8 +18,9 @@ from ml_collections import ConfigDict
 from domino_jax.allocate.calibration import TABLE
 from domino_jax.allocate.measured import FILE as MEASURED
 from domino_jax.core.errors import InputError
+from domino_jax.core.files import digest_of
 from domino_jax.core.scheme import Scheme
-from domino_jax.run import checkpoint, workdir
+from domino_jax.run import checkpoint, manifest, workdir
 from domino_jax.run.settings import defaults, flat
 
 RECORD = "config.json"
@@ -32,6 +33,9 @@ COMMON = ("seed", "init", "init_head", "model", "data", "dense")
 FREE = ("data.dir", "data.workers", "search.max_steps", "search.patience")
 DATA = "data.fingerprint"
 ABSENT = "(not set)"
+# Settings that name a file: the name may change while what it holds stays, but not the reverse.
+INPUTS = {"init": "start", "search.objective": "cost table"}
+CONTENT = ".content"
 
 Part = Mapping[str, Any]
 Parts = Mapping[str, Part]
@@ -103,11 +107,27 @@ def begin_evaluation(folder: Path, config: ConfigDict, found: Scheme, *, data: s
 
 
 def _common(config: ConfigDict, data: str) -> Part:
-    return {**_settings(config, COMMON), DATA: data}
+    return {**_settings(config, COMMON), **_content("init", config.init), DATA: data}
 
 
 def _of_search(config: ConfigDict, data: str) -> dict[str, Part]:
-    return {"common": _common(config, data), "search": _settings(config, ("search",))}
+    return {"common": _common(config, data), "search": _search(config)}
+
+
+def _search(config: ConfigDict) -> Part:
+    objective = _content("search.objective", config.search.objective)
+    return {**_settings(config, ("search",)), **objective}
+
+
+def _content(key: str, name: str) -> Part:
+    """Returns a digest of the file or the checkpoint that a setting names; {} if it names none."""
+    path = Path(name)
+    if not name or not path.exists():
+        return {}
+    step = checkpoint.latest(path) if path.is_dir() else None
+    if step is not None:  # the manifest has the sums of all its files
+        path = path / str(step) / manifest.FILE
+    return {f"{key}{CONTENT}": digest_of(path)}
 
 
 def _of_train(config: ConfigDict, found: Scheme, data: str) -> dict[str, Part]:
@@ -120,7 +140,7 @@ def _of_train(config: ConfigDict, found: Scheme, data: str) -> dict[str, Part]:
 
 
 def _searched(config: ConfigDict) -> dict[str, Part]:
-    return {} if config.scheme else {"search": _settings(config, ("search",))}
+    return {} if config.scheme else {"search": _search(config)}
 
 
 def _settings(config: ConfigDict, names: Iterable[str]) -> dict[str, Any]:
@@ -132,7 +152,7 @@ def _settings(config: ConfigDict, names: Iterable[str]) -> dict[str, Any]:
     except (TypeError, ValueError):
         faults = [key for key, value in given.items() if not _is_plain(value)]
         raise InputError(
-            f"{faults[0]}: numbers, text, None and tuples of these are wanted, "
+            f"{faults[0]}: expected numbers, text, None or tuples of these, "
             f"got {given[faults[0]]!r}"
         ) from None
 
@@ -145,9 +165,24 @@ def _is_plain(value: Any) -> bool:
     return True
 
 
+def read_record(folder: Path) -> dict[str, Any]:
+    """Reads how a work directory was made; {} if it does not say.
+
+    Raises:
+        InputError: the file is broken, or a part of it is no object.
+    """
+    document = workdir.read_json(folder / RECORD)
+    for name in ("common", "search", "train"):
+        if not isinstance(document.get(name, {}), dict):
+            raise InputError(
+                f"{folder / RECORD}: {name!r}: expected an object, got {document[name]!r}"
+            )
+    return document
+
+
 def _read(folder: Path, foreign: Iterable[str]) -> dict[str, Part]:
     """Reads the parts of a record; {} in a new directory. What a killed process left is tidied."""
-    document = workdir.read_json(folder / RECORD)
+    document = read_record(folder)
     if not document:
         found = [name for name in (*PHASES, *foreign) if (folder / name).exists()]
         if found:
@@ -202,7 +237,13 @@ def _differences(made: Part, part: Part) -> list[str]:
     """
     texts = []
     missing = _settings(defaults(), (*COMMON, "search", "train"))
+    same = _same_inputs(made, part)
     for key in dict.fromkeys([*made, *part]):
+        if key in same or key.endswith(CONTENT):
+            continue
+        if _has_changed(key, made, part):
+            texts.append(f"the {INPUTS[key]} {part[key]} ({key}) has changed since")
+            continue
         there, here = (values.get(key, missing.get(key, ABSENT)) for values in (made, part))
         if there == here or (key == DATA and {there, here} & {"", ABSENT}):
             continue
@@ -213,6 +254,18 @@ def _differences(made: Part, part: Part) -> list[str]:
         else:
             texts.append(f"{key} {there!r} there, {here!r} here")
     return texts
+
+
+def _same_inputs(made: Part, part: Part) -> list[str]:
+    """Lists the settings that name what holds the same as before, wherever it lies now."""
+    contents = {key: f"{key}{CONTENT}" for key in INPUTS}
+    return [key for key, at in contents.items() if at in part and made.get(at) == part[at]]
+
+
+def _has_changed(key: str, made: Part, part: Part) -> bool:
+    """Says whether a setting names what it named before, which holds something else now."""
+    there, here = made.get(f"{key}{CONTENT}"), part.get(f"{key}{CONTENT}")
+    return bool(there and here) and there != here and made.get(key) == part.get(key)
 
 
 def _require_outside(init: str, folder: Path, phases: Iterable[str]) -> None:

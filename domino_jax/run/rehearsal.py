@@ -5,7 +5,7 @@ one of a larger network is only lowered from abstract shapes, which executes not
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,8 @@ from domino_jax.allocate.problem import Problem
 from domino_jax.allocate.search import Search
 from domino_jax.allocate.table import allocate
 from domino_jax.core import costs
+from domino_jax.core.errors import escaped
 from domino_jax.core.kernels import n_by_path
-from domino_jax.core.masked import make_masks
 from domino_jax.core.scheme import Scheme
 from domino_jax.data.pipeline import evaluate_batches, train_batches
 from domino_jax.run import checks, monitor
@@ -32,8 +32,8 @@ from domino_jax.run.phases import planned_steps
 from domino_jax.run.problem import options_of
 from domino_jax.run.settings import check
 from domino_jax.run.steps import Parts, dense_parts, search_parts, train_parts
-from domino_jax.train import loop
 from domino_jax.train import mesh as devices
+from domino_jax.train.step import first_state
 
 LARGEST_STEP = 2e10  # multiply-adds of forward and backward pass: seconds on two cores
 PASSES = 3  # forward, and backward for inputs and for weights
@@ -53,20 +53,25 @@ def rehearse(config: ConfigDict) -> None:
     for title in ("phase", "steps", "batch", "MACs, both passes"):
         table.add_column(title, justify="left" if title == "phase" else "right", no_wrap=True)
     table.add_column("one step", no_wrap=True)
-    for name, parts, control in _phases(exp, searches=isinstance(answer, Search)):
-        phase = exp.phase(name)
+    for name, parts, target in _phases(exp, searches=isinstance(answer, Search)):
+        phase = exp.phases[name]
+        checks.require_filled(config, exp.data, name)
         steps = f"{planned_steps(phase):,}" if "epochs" in phase.settings else "-"
         work = PASSES * phase.settings.batch * int(costs.total_cost(exp.layers, costs.count_macs))
-        said = _try(exp, name, parts, control, executed=work <= LARGEST_STEP)
+        said = _try(exp, name, parts, target, executed=work <= LARGEST_STEP)
         table.add_row(name, steps, f"{phase.settings.batch:,}", f"{work:.2g}", said)
     out = monitor.console()
     out.print(table)
     weights = int(costs.total_cost(exp.layers, costs.count_weights))
     macs = int(costs.total_cost(exp.layers, costs.count_macs))
-    out.print(f"{config.model.name}: {weights:,} weights, {macs:,} MACs an example in its layers")
+    out.print(
+        f"{escaped(config.model.name)}: {weights:,} weights, {macs:,} MACs an example in its layers"
+    )
     if isinstance(answer, Mapping):
         kept = costs.kept_share(exp.layers, costs.count_weights, answer)
-        out.print(f"{config.scheme or config.search.method}: keeps {kept:.2%} of the weights")
+        out.print(
+            f"{escaped(config.scheme or config.search.method)}: keeps {kept:.2%} of the weights"
+        )
 
 
 def _zeros(spec: _data.Spec) -> _data.Data:
@@ -114,34 +119,29 @@ def _answer(exp: Experiment) -> Scheme | Search | None:
     return answer
 
 
-def _phases(
-    exp: Experiment, *, searches: bool
-) -> Iterator[tuple[str, Parts, Callable[[Any], Any]]]:
-    """Yields the phases that a run would have: name, optimizer and step, params -> control."""
+def _phases(exp: Experiment, *, searches: bool) -> Iterator[tuple[str, Parts, Any]]:
+    """Yields the phases that a run would have: name, trainer and step, what its target is of."""
     n = n_by_path(dense_scheme(exp.layers), exp.layers)
     if not exp.config.init:
-        yield "dense", dense_parts(exp), lambda params: None
+        yield "dense", dense_parts(exp), None
     if searches:
         pace = {path: jnp.ones(np.shape(level), float) for path, level in n.items()}
-        yield "search", search_parts(exp), lambda params: {"n": n, "pace": pace}
-    fixed = exp.config.train.method == "fixed"
-    yield (
-        "train",
-        train_parts(exp),
-        lambda params: make_masks(params, exp.layers, n) if fixed else n,
-    )
+        yield "search", search_parts(exp), {"n": n, "pace": pace}
+    parts = train_parts(exp)
+    if parts.trainer.update is not None and planned_steps(exp.phases["train"]):
+        yield "train", parts, n
 
 
 def _try(
     exp: Experiment,
     name: str,
     parts: Parts,
-    control_of: Callable[[Any], Any],
+    target: Any,
     *,
     executed: bool,
 ) -> str:
     """Makes one step, or lowers it; returns what came of it."""
-    tx, step = parts
+    trainer, step = parts
     began = time.perf_counter()
 
     def arguments(params: Any, stats: Any) -> tuple[Any, ...]:
@@ -149,15 +149,15 @@ def _try(
             key: jnp.zeros((exp.config[name].batch, *of.shape[1:]), of.dtype)
             for key, of in exp.data.train(0, 1)[0].items()
         }
-        state = loop.init_state(params, stats, tx)
-        return state, control_of(params), batch, jax.random.key(exp.config.seed)
+        first = trainer.init(params, target)
+        state = first_state(first.params, stats, first.state)
+        return state, first.target, batch, jax.random.key(exp.config.seed)
 
     model = exp.model
     if not executed:
         step.lower(*jax.eval_shape(arguments, model.params, model.stats))  # type: ignore[attr-defined]
         return f"lowered in {time.perf_counter() - began:.1f} s, not executed"
-    state, control, batch, key = arguments(model.params, model.stats)
-    mesh = devices.make_mesh()
-    state, control = devices.replicate(mesh, (state, control))
-    state, loss = step(state, control, devices.split_batch(mesh, batch), key)
+    state, placed, batch, key = arguments(model.params, model.stats)
+    state, placed = devices.replicate(exp.mesh, (state, placed))
+    state, loss = step(state, placed, devices.split_batch(exp.mesh, batch), key)
     return f"loss {float(loss):.4f}, {time.perf_counter() - began:.1f} s with its compilation"

@@ -5,14 +5,21 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from domino_jax.core import costs
 from domino_jax.core.costs import Budget, Cost, Number
+from domino_jax.core.errors import escaped
 from domino_jax.core.files import replacing
 from domino_jax.core.layers import LayerSpec
 from domino_jax.core.scheme import Scheme
+from domino_jax.run import monitor
+
+LONGEST_NAME = 72  # characters; the columns behind it need the rest of a line
+
+# How the reasons of biases and scales begin, which are added to or multiplied with activations.
+_OF_BIASES = ("goes into add", "goes into sub", "goes into mul", "goes into div", "only scales")
 
 
 def summary(
@@ -78,18 +85,32 @@ def print_table(report: Mapping[str, Any], objective: str, budget: float, consol
         ("dense because", "left"),
     ):
         table.add_column(title, justify=side, no_wrap=title != "dense because")  # type: ignore[arg-type]
-    for row in report["layers"]:
+    rows, folded = _folded(report["layers"])
+    for row in rows:
         table.add_row(
-            escape(row["name"]),
+            Text(_shortened(row["name"])),
             "x".join(map(str, row["shape"])),
             row["nm"] or "dense",
             f"{row['weights'][0]:,}" if row["counted"] else "-",
             f"{row['macs'][0]:,}" if row["counted"] else "-",
-            escape(row["reason"]),  # a rule's regex may look like markup
+            monitor.cell(row["reason"]),
         )
+    if folded:
+        table.add_row(f"{len(folded)} biases and scales", "", "dense", "-", "-", "in no product")
     console.print(table)
     console.print()
     console.print(_totals(report["totals"], objective, budget))
+
+
+def _folded(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Any], list[Any]]:
+    """Parts the rows into those that are printed and the biases and scales, if there are several.
+
+    Those of rank 2 and more (attention heads, Equinox' convolutions) would fill half the table.
+    """
+    folded = [row for row in rows if not row["counted"] and row["reason"].startswith(_OF_BIASES)]
+    if len(folded) < 2:
+        return list(rows), []
+    return [row for row in rows if row not in folded], folded
 
 
 def _totals(totals: Mapping[str, Any], objective: str, budget: float) -> Table:
@@ -104,7 +125,9 @@ def _totals(totals: Mapping[str, Any], objective: str, budget: float) -> Table:
         table.add_row(title, *_three(totals[key]), limit)
     if objective not in names.values():
         limit = f"{totals['cost']['budget']:,} ({budget:.2%})"
-        table.add_row(escape(f"cost by {Path(objective).name}"), *_three(totals["cost"]), limit)
+        table.add_row(
+            monitor.cell(f"cost by {Path(objective).name}"), *_three(totals["cost"]), limit
+        )
     if totals["activations"]:
         both = f"{totals['activations']:,}"
         table.add_row("MACs of activations", both, both, "", "not counted")
@@ -138,7 +161,7 @@ def plot(
     rows = [row for row in report["layers"] if row["counted"]]
     figure = Figure(figsize=(max(9.0, 2 + 0.32 * len(rows)), 7.5), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(title)
+    figure.suptitle(_shortened(title), parse_math=False)
     if curve:
         top, bottom = figure.subplots(2, 1, height_ratios=(1, 1.5))
         _costs(top, curve, budget)
@@ -178,7 +201,14 @@ def _bars(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
             fontsize=7,
             rotation=90 if len(rows) > 12 else 0,
         )
-    axes.set_xticks(list(places), [row["name"].removesuffix("/kernel") for row in rows])
+    names = [_shortened(row["name"].removesuffix("/kernel")) for row in rows]
+    axes.set_xticks(list(places), names, parse_math=False)  # a name may have a '$'
     axes.tick_params(axis="x", labelrotation=90, labelsize=8)
     axes.set(ylabel="% of the weights kept", ylim=(0, 118), xlim=(-0.7, len(rows) - 0.3))
     axes.set_title("N of M kept in each layer (gray: kept dense)", fontsize=10)
+
+
+def _shortened(text: str) -> str:
+    """Returns text for a table or a picture; of a long one the end, which says more."""
+    shown = escaped(text)
+    return shown if len(shown) <= LONGEST_NAME else f"…{shown[-LONGEST_NAME:]}"

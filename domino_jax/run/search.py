@@ -3,9 +3,6 @@
 from functools import cache
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from domino_jax.allocate.finish import finished, magnitude_table
 from domino_jax.allocate.problem import Problem
 from domino_jax.allocate.search import Search, by_layer, scheme_of
@@ -21,6 +18,7 @@ from domino_jax.run.problem import problem_of
 from domino_jax.run.steps import search_parts
 from domino_jax.trace.activations import activation_macs
 from domino_jax.train import loop
+from domino_jax.train.step import first_state
 
 
 def find_scheme(exp: Experiment, *, anew: bool = False) -> None:
@@ -40,12 +38,16 @@ def find_scheme(exp: Experiment, *, anew: bool = False) -> None:
     problem = problem_of(exp, begin)
     answer = allocate(exp.config.search.method, problem)
     if isinstance(answer, Search):
+        checks.require_filled(exp.config, exp.data, "search")
         checks.require_votes(exp.config.search, answer.fewest_votes)
         scheme, steps = _searched(exp, answer, problem)
     else:
         scheme, steps = answer, 0
     begin()
-    _write(exp, scheme, steps=steps)
+    with workdir.writing(exp.workdir):
+        if isinstance(answer, Search):
+            _end_curve(exp, scheme, steps)
+        _write(exp, scheme, steps=steps)
 
 
 def _searched(exp: Experiment, search: Search, problem: Problem) -> tuple[Scheme, int]:
@@ -62,9 +64,7 @@ def _searched(exp: Experiment, search: Search, problem: Problem) -> tuple[Scheme
         if after is None:
             return None
         _say_finish(exp, before, after)
-        steps = int(run.train.step)
-        _end_curve(exp, after, steps)
-        return after, steps
+        return after, int(run.train.step)
 
     try:
         found = end(_search(exp, search, params, stats))
@@ -74,7 +74,7 @@ def _searched(exp: Experiment, search: Search, problem: Problem) -> tuple[Scheme
             raise
         monitor.say(f"that search stood still near its budget: {stuck}")
     if found is None:
-        raise InputError(f"search.method: expected a search that meets its budget, got {search}")
+        raise InputError("search.method: expected a search that ends within its budget, got none")
     return found
 
 
@@ -90,21 +90,22 @@ def _say_finish(exp: Experiment, before: Scheme, after: Scheme) -> None:
 
 def _last(exp: Experiment, search: Search, params: Any, stats: Any) -> loop.SearchRun:
     """Returns the last saved state of the search, or that before its first step."""
-    start = loop.init_state(params, stats, search_parts(exp)[0])
-    return resume(exp.phase("search"), loop.SearchRun(start, search.init(_on_device(params))))
+    trainer, _ = search_parts(exp)
+    state = first_state(params, stats, trainer.init(params, None).state)
+    return resume(exp.phases["search"], loop.SearchRun(state, search.init(params)))
 
 
 def _search(exp: Experiment, search: Search, params: Any, stats: Any) -> loop.SearchRun:
-    phase, settings = exp.phase("search"), exp.config.search
+    phase, settings = exp.phases["search"], exp.config.search
     norms = layer_norms(exp.layers)
-    start_norms = norms(_on_device(params))
+    start_norms = norms(params)
     _, step = search_parts(exp)
     run = _last(exp, search, params, stats)
     start = int(run.train.step)
+    phase.folder.mkdir(exist_ok=True)
     if run.search.done:
         return run
     curve = phase.folder / workdir.CURVE
-    phase.folder.mkdir(exist_ok=True)
     workdir.resume_curve(curve, start)
 
     def share(run: loop.SearchRun) -> float:
@@ -141,16 +142,11 @@ def _search(exp: Experiment, search: Search, params: Any, stats: Any) -> loop.Se
 
 def _end_curve(exp: Experiment, scheme: Scheme, steps: int) -> None:
     """Makes the scheme's cost the last point, also where the run was killed after writing it."""
-    workdir.require_held(exp.workdir)
     curve = exp.workdir / "search" / workdir.CURVE
     workdir.resume_curve(curve, steps - 1)
     workdir.append_point(
         curve, {"step": steps, "share": costs.kept_share(exp.layers, exp.budget.cost, scheme)}
     )
-
-
-def _on_device(params: Any) -> Any:
-    return jax.tree.map(jnp.asarray, params)
 
 
 def _write(exp: Experiment, scheme: Scheme, *, steps: int) -> None:
@@ -161,7 +157,6 @@ def _write(exp: Experiment, scheme: Scheme, *, steps: int) -> None:
         exp.budget,
         activations=activation_macs(forward_of(exp.model), exp.model.params, exp.data.example),
     )
-    workdir.require_held(exp.workdir)
     save(
         exp.workdir / "scheme.json",
         scheme,

@@ -133,7 +133,6 @@ def _check_together(values: Mapping[str, Any]) -> None:
 
     _require_final_candidate(values)
     _require_pace(values)
-    _require_term(values)
     _require_reader(values)
     for phase in ("dense", "train"):
         _require_short_warmup(values, phase)
@@ -157,17 +156,6 @@ def _require_pace(values: Mapping[str, Any]) -> None:
         )
 
 
-def _require_term(values: Mapping[str, Any]) -> None:
-    from domino_jax.train.optim import DENSE_OPTIMIZERS  # noqa: PLC0415 (JAX, as above)
-
-    method, optimizer = values["train.method"], values["train.optimizer"]
-    if method != "sr_ste" and optimizer not in DENSE_OPTIMIZERS:
-        raise InputError(
-            f"train.optimizer: expected one of {', '.join(map(repr, DENSE_OPTIMIZERS))} where "
-            f"train.method is {method!r}, got {optimizer!r}"
-        )
-
-
 def _require_reader(values: Mapping[str, Any]) -> None:
     method, table = values["search.method"], values["search.table"]
     if table and method != "table" and ":" not in method:  # one of your own may read it
@@ -188,7 +176,7 @@ def _require_torch_init(values: Mapping[str, Any]) -> None:
 
 def _require_short_warmup(values: Mapping[str, Any], phase: str) -> None:
     warmup, epochs = values[f"{phase}.warmup_epochs"], values[f"{phase}.epochs"]
-    if warmup > epochs:
+    if warmup > epochs > 0:
         raise InputError(
             f"{phase}.warmup_epochs: expected at most {phase}.epochs = {epochs:g}, got {warmup:g}"
         )

@@ -44,9 +44,9 @@ def _paces() -> Iterable[str]:
 
 
 def _trainers() -> Iterable[str]:
-    from domino_jax.train.optim import METHODS  # noqa: PLC0415 (as above)
+    from domino_jax.train.trainers import TRAINERS  # noqa: PLC0415 (as above)
 
-    return METHODS
+    return TRAINERS
 
 
 def _dense_optimizers() -> Iterable[str]:
@@ -67,7 +67,7 @@ def _schedules() -> Iterable[str]:
     return SCHEDULES
 
 
-def _training(lr: float, weight_decay: float, epochs: float) -> dict[str, Setting]:
+def _training(lr: float, weight_decay: float, epochs: Setting) -> dict[str, Setting]:
     """Returns what the two trainings have in common; they differ in three defaults."""
     return {
         "schedule": Setting(
@@ -84,9 +84,7 @@ def _training(lr: float, weight_decay: float, epochs: float) -> dict[str, Settin
         "label_smoothing": Setting(
             0.0, *kinds.below(1), "Share of each label that is spread over all classes."
         ),
-        "epochs": Setting(
-            epochs, *kinds.above(0, kinds.MOST_EPOCHS), "Passes over the training set; may be 0.5."
-        ),
+        "epochs": epochs,
         "batch": Setting(256, *kinds.whole(1), "Examples of one step, on all devices together."),
     }
 
@@ -143,7 +141,13 @@ _DATA = {
 }
 _DENSE = {
     "optimizer": Setting("sgd", *kinds.one_of(_dense_optimizers), "Of the dense training."),
-    **_training(lr=0.1, weight_decay=1e-4, epochs=90.0),
+    **_training(
+        lr=0.1,
+        weight_decay=1e-4,
+        epochs=Setting(
+            90.0, *kinds.above(0, kinds.MOST_EPOCHS), "Passes over the training set; may be 0.5."
+        ),
+    ),
 }
 _SEARCH = {
     "method": Setting(
@@ -250,7 +254,9 @@ _SEARCH = {
     ),
 }
 _TRAIN = {
-    "method": Setting("sr_ste", *kinds.one_of(_trainers), "How the sparse network is trained."),
+    "method": Setting(
+        "sr_ste", *kinds.one_of_or_own(_trainers), "How the sparse network is trained."
+    ),
     "optimizer": Setting(
         "sgd",
         *kinds.one_of(_optimizers),
@@ -258,7 +264,15 @@ _TRAIN = {
         "beside it.",
     ),
     "sr_ste": Setting(5e-4, *kinds.number(0), "Lambda: the decay of masked weights by SR-STE."),
-    **_training(lr=0.01, weight_decay=5e-5, epochs=120.0),
+    **_training(
+        lr=0.01,
+        weight_decay=5e-5,
+        epochs=Setting(
+            120.0,
+            *kinds.number(0, kinds.MOST_EPOCHS),
+            "Passes over the training set; may be 0.5; with 0 the masked network is all.",
+        ),
+    ),
     "start": Setting(
         "dense", *kinds.one_of(lambda: STARTS), "The weights that the sparse training starts from."
     ),

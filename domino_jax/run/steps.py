@@ -1,28 +1,33 @@
-"""The optimizer and the jitted step of each phase, as the config wants them."""
+"""The trainer and the jitted step of each phase, as the config wants them."""
 
-from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple
 
 import optax
 
 from domino_jax.run.experiment import Experiment
-from domino_jax.run.phases import rate_of
-from domino_jax.train import loop, losses, mesh, optim
-from domino_jax.train.masking import survivor_decay, survivors
+from domino_jax.train import losses, optim
+from domino_jax.train.mesh import replicated
+from domino_jax.train.step import Step, trainer_step
+from domino_jax.train.trainer import Trainer, dense_trainer, search_trainer
+from domino_jax.train.transforms import survivor_decay, survivors
 
-Parts = tuple[optax.GradientTransformation, loop.Step]
+
+class Parts(NamedTuple):
+    """What a phase needs besides weights and batches."""
+
+    trainer: Trainer
+    step: Step
 
 
 def dense_parts(exp: Experiment) -> Parts:
-    """Makes the optimizer and step of dense training; its control is None."""
-    settings, rate = exp.config.dense, rate_of(exp.phase("dense"))
+    """Makes those of dense training; its target is None."""
+    settings, rate = exp.config.dense, exp.phases["dense"].rate
     tx = optim.dense_optimizer(settings.optimizer, rate, settings.momentum, settings.weight_decay)
-    loss = losses.cross_entropy(settings.label_smoothing, exp.data.ignore_label)
-    return tx, _placed(exp, loop.dense_step, loss, tx)
+    return _parts(exp, dense_trainer(tx), settings.label_smoothing)
 
 
 def search_parts(exp: Experiment) -> Parts:
-    """Makes the optimizer and step of the search; its control is {'n', 'pace'}."""
+    """Makes those of the search; its target is {'n', 'pace'}."""
     settings = exp.config.search
     doubles = settings.penalty_doubles_at
     penalty = optim.doubling(settings.penalty, *doubles) if doubles else settings.penalty
@@ -31,30 +36,15 @@ def search_parts(exp: Experiment) -> Parts:
         survivor_decay(exp.layers, penalty, settings.penalty_every),
         optax.sgd(settings.lr),
     )
-    loss = losses.cross_entropy(ignore_label=exp.data.ignore_label)
-    return tx, _placed(exp, loop.search_step, loss, tx, exp.layers)
+    return _parts(exp, search_trainer(tx, exp.layers), 0.0)
 
 
 def train_parts(exp: Experiment) -> Parts:
-    """Makes the optimizer and step of sparse training.
-
-    Its control is n by leaf, or with the method 'fixed' the masks.
-    """
-    settings = exp.config.train
-    tx = optim.sparse_optimizer(
-        settings.method,
-        settings.optimizer,
-        rate_of(exp.phase("train")),
-        settings.momentum,
-        settings.weight_decay,
-        sr_ste_decay=settings.sr_ste,
-    )
-    loss = losses.cross_entropy(settings.label_smoothing, exp.data.ignore_label)
-    if settings.method == "fixed":
-        return tx, _placed(exp, loop.fixed_step, loss, tx)
-    return tx, _placed(exp, loop.sparse_step, loss, tx, exp.layers)
+    """Makes those of sparse training; its target starts from n by path."""
+    return _parts(exp, exp.trainer, exp.config.train.label_smoothing)
 
 
-def _placed(exp: Experiment, make: Callable[..., loop.Step], *parts: Any) -> loop.Step:
-    sharding = mesh.replicated(mesh.make_mesh())
-    return make(exp.model.apply, *parts, sharding=sharding)
+def _parts(exp: Experiment, trainer: Trainer, label_smoothing: float) -> Parts:
+    loss = losses.cross_entropy(label_smoothing, exp.data.ignore_label)
+    step = trainer_step(exp.model.apply, loss, trainer, sharding=replicated(exp.mesh))
+    return Parts(trainer, step)

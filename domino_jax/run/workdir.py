@@ -12,8 +12,8 @@ from typing import IO, Any
 
 import jax
 
+from domino_jax.core import files
 from domino_jax.core.errors import InputError
-from domino_jax.core.files import write_text
 
 LOCK = ".lock"
 CURVE = "votes.jsonl"
@@ -137,26 +137,51 @@ def require_held(workdir: Path) -> None:
     )
 
 
+@contextmanager
+def writing(workdir: Path) -> Iterator[None]:
+    """Asks before something is written, and again where that failed: what became of the directory.
+
+    Raises:
+        InputError: as `require_held`.
+    """
+    require_held(workdir)
+    try:
+        yield
+    except (InputError, OSError):
+        require_held(workdir)
+        raise
+
+
 def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object; {} if there is no such file.
+    """Reads a JSON object that we wrote; {} if there is no such file.
 
     Raises:
         InputError: the file is broken or holds something else.
     """
     if not path.exists():
         return {}
-    try:
-        document = json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path}: broken JSON ({error})") from None
+    document = files.read_json(path)
     if not isinstance(document, dict):
-        raise InputError(f"{path}: a JSON object is wanted, got a {type(document).__name__}")
+        raise InputError(f"{path}: expected a JSON object, got a {type(document).__name__}")
+    return document
+
+
+def read_parts(path: Path) -> dict[str, dict[str, Any]]:
+    """Reads a JSON object of objects that we wrote, one for each phase; {} if there is no file.
+
+    Raises:
+        InputError: as `read_json`, or a part is no object.
+    """
+    document = read_json(path)
+    for name, part in document.items():
+        if not isinstance(part, dict):
+            raise InputError(f"{path}: {name!r}: expected an object, got a {type(part).__name__}")
     return document
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
     """Writes a JSON object in the place of what was there."""
-    write_text(path, json.dumps(document, indent=1, sort_keys=True) + "\n")
+    files.write_text(path, json.dumps(document, indent=1, sort_keys=True) + "\n")
 
 
 def update_json(path: Path, **entries: Any) -> None:
@@ -172,16 +197,16 @@ def drop_json(path: Path, entry: str) -> None:
         write_json(path, document)
 
 
-def remove(*files: Path) -> None:
+def remove(*paths: Path) -> None:
     """Removes files, those that are there."""
-    for file in files:
-        file.unlink(missing_ok=True)
+    for path in paths:
+        path.unlink(missing_ok=True)
 
 
 def resume_curve(path: Path, start: int) -> None:
     """Makes the file of a curve, a JSON object a line; drops the points from after step `start`."""
     points = [point for point in read_curve(path) if point["step"] <= start] if start else []
-    write_text(path, "".join(json.dumps(point) + "\n" for point in points))
+    files.write_text(path, "".join(json.dumps(point) + "\n" for point in points))
 
 
 def append_point(path: Path, point: Mapping[str, Any]) -> None:
@@ -191,11 +216,24 @@ def append_point(path: Path, point: Mapping[str, Any]) -> None:
 
 
 def read_curve(path: Path) -> list[dict[str, Any]]:
-    """Reads the points of a curve; a last line that a killed process left unfinished is dropped."""
+    """Reads the points of a curve; a last line that a killed process left unfinished is dropped.
+
+    Raises:
+        InputError: another line is no point.
+    """
     points: list[dict[str, Any]] = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    for number, line in enumerate(lines, start=1):
         try:
-            points.append(json.loads(line))
-        except ValueError:
-            break
+            point = json.loads(line)
+        except (ValueError, RecursionError):
+            point = None
+        if isinstance(point, dict) and all(_is_number(point.get(key)) for key in ("step", "share")):
+            points.append(point)
+        elif number < len(lines):
+            raise InputError(f"{path}, line {number}: expected a point with 'step' and 'share'")
     return points
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

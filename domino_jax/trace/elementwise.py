@@ -11,18 +11,23 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
+# What hands its operands on as they are.
 IDENTITY = _names(
     "copy device_put layout_constraint mesh_cast name optimization_barrier pcast pvary "
     "reshard sharding_constraint stop_gradient"
 )
+# f(0) = 0, of one operand: a pruned weight stays pruned.
 ZERO_AT_ZERO = _names(
     "abs asin asinh atan atanh cbrt ceil convert_element_type erf erf_inv expm1 floor imag log1p "
     "neg real reduce_precision round sign sin sinh sqrt square tan tanh"
 )
+# All other elementwise ones: f(0) is not 0 (exp, cos), or the other operands decide (KEEPS).
 OTHERS = _names(
     "acos acosh add_any atan2 clamp cos cosh digamma div erfc exp exp2 integer_pow lgamma log "
     "logistic max min mul nextafter pow rem rsqrt select_n sub add"
 )
+# Of weights they say something, a norm or a mask by comparison, but hold them no more. A zero
+# weight may change what they say, which changes no zero: they are harmless.
 MEASURES = _names(
     "argmax argmin eq ge gt is_finite le lt ne reduce_and reduce_max reduce_min reduce_or "
     "reduce_prod reduce_sum"
@@ -33,7 +38,8 @@ def _known(value: Any, compare: Callable[[Any, Any], bool]) -> bool:
     return isinstance(value, Number) and compare(value, 0)
 
 
-# Where the weights stand beside other operands (in the order of the operands).
+# Does 0 stay 0 where the weights stand beside other operands (values, in the order of these)?
+# The weights may be there twice: w - stop_gradient(w) + q(w) of quantization.
 KEEPS: Mapping[str, Callable[[Sequence[Any], Any], bool]] = {
     "mul": lambda values, main: True,
     "div": lambda values, main: values[0] == main and values[1] != main,
@@ -45,6 +51,8 @@ KEEPS: Mapping[str, Callable[[Sequence[Any], Any], bool]] = {
     "select_n": lambda values, main: all(v == main or _known(v, operator.eq) for v in values[1:]),
 }
 
+# Enough arithmetic to follow indices (i + 1, i < 0 -> i + length) and bounds; in Python's numbers,
+# which do not overflow: what is that large is no index.
 FOLD: Mapping[str, Callable[..., Number]] = {
     "add": operator.add,
     "sub": operator.sub,

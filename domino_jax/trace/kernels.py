@@ -91,6 +91,7 @@ def _constants(unweighted: Sequence[Unweighted]) -> list[LayerSpec]:
 def _kernel(leaf: jax.ShapeDtypeStruct, uses: Numbered) -> _Kernel:
     """Sums up the uses of one parameter."""
     reasons = [use.reason for _, use in uses if use.reason]
+    # Weights that take part in no product are outside of every budget, whatever else they do.
     used = [(number, use) for number, use in uses if use.roles]
     if not used:
         notes = [use.note for _, use in uses if use.note]
@@ -102,6 +103,8 @@ def _kernel(leaf: jax.ShapeDtypeStruct, uses: Numbered) -> _Kernel:
     axes = _axes(roles, leaf.shape)
     macs, firsts = _shared(leaf.shape, axes, used)
     together = _together(leaf.shape, axes, [use for _, use in used])
+    # The first that holds. What the rule 'flatten' can answer (depthwise) comes behind what no rule
+    # can, or a rule would group a layer that must stay dense.
     reason = [
         *([VECTOR] if len(leaf.shape) == 1 else []),
         *(reason for reason in reasons if reason != DEPTHWISE),
@@ -158,6 +161,7 @@ def _shared(shape: Sequence[int], axes: Axes, used: Numbered) -> tuple[list[int]
     firsts: list[int | None] = [None] * len(exact)
     for number, use in used:
         covered = list(itertools.product(*(positions(use.view, axis) for axis in axes.stack)))
+        # An index that is not known may be any: each slice has its share of the cost.
         for spot in covered:
             index = int(np.ravel_multi_index(spot, stack)) if stack else 0
             exact[index] += use.macs / len(covered)

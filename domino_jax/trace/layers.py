@@ -3,6 +3,7 @@
 Letters: M is the group size.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,7 +39,8 @@ def find_layers(
         params: pytree of arrays or ShapeDtypeStructs.
         inputs: pytree of arrays or ShapeDtypeStructs; their leading axis, the batch, counts as 1.
         m: weights of a group, 2 to 64.
-        rules: pairs (regex, value), the first regex found in the path of a parameter wins.
+        rules: pairs (regex, value), the first regex found in the path of a parameter wins; one
+            found in the name of a slice alone, such as 'blocks/w#3', may make it dense.
         candidates: what N may be, increasing and ending in m; by default the powers of two and m.
         batched: which inputs have a batch axis, as for `find_kernels`.
 
@@ -52,15 +54,27 @@ def find_layers(
     wanted = checked_candidates(m, candidates)
     require_rules(rules)
     kernels = find_kernels(apply, params, inputs, batched=batched)
-    paths.require_used(rules, dict.fromkeys(kernel.path for kernel in kernels))
-    named = [(pattern, (pattern, value)) for pattern, value in rules]
-    layers = tuple(
-        group_by_rule(kernel, wanted, *paths.first_match(named, kernel.path, ("", None)))
-        for kernel in kernels
-    )
+    paths.require_used(rules, dict.fromkeys(name for k in kernels for name in (k.path, k.name)))
+    layers = tuple(group_by_rule(kernel, wanted, *_rule_of(kernel, rules)) for kernel in kernels)
     if not any(layer.candidates for layer in layers):
         raise InputError(_nothing(layers, m))
     return layers
+
+
+def _rule_of(kernel: LayerSpec, rules: paths.Rules) -> tuple[str, Any]:
+    """Returns the first rule whose regex is found in the path of a kernel, or in a slice's name."""
+    for pattern, value in rules:
+        if re.search(pattern, kernel.path):
+            return pattern, value
+        if re.search(pattern, kernel.name):
+            # One kernel has one M: its mask is made of one view of the whole stack.
+            if value != "dense":
+                raise InputError(
+                    f"rule {pattern!r}: {kernel.name}: expected 'dense' for one slice of a stack, "
+                    f"got {value!r}; for all of them name {kernel.path!r}"
+                )
+            return pattern, value
+    return "", None
 
 
 def _nothing(layers: Sequence[LayerSpec], m: int) -> str:

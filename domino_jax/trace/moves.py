@@ -46,7 +46,7 @@ def move(eqn: Any, values: Sequence[Any]) -> Moved:
 
 def split(eqn: Any, values: Sequence[Any]) -> Moved:
     """Follows `jax.lax.split`."""
-    view, *more = values[0]
+    view, *more = values[0]  # joined weights may be cut between or within: not followed
     axis, start, parts = eqn.params["axis"], 0, []
     for size in eqn.params["sizes"]:
         starts, sizes = [0] * len(view.shape), list(view.shape)
@@ -96,7 +96,7 @@ def _join(values: Sequence[Any], shares: Sequence[Fraction]) -> Moved:
 
 def dynamic_slice(eqn: Any, values: Sequence[Any]) -> Moved:
     """Follows `jax.lax.dynamic_slice`, with known or unknown starts."""
-    operand, *starts = values
+    operand, *starts = values  # a start is a number where the trace knows it
     return _pick(operand, starts, eqn.params["slice_sizes"])
 
 
@@ -126,11 +126,15 @@ def _pick(operand: Any, starts: Sequence[Any], sizes: Sequence[int]) -> Moved:
     if not isinstance(operand, tuple) or len(operand) > 1:
         return None
     view = operand[0]
+    # `w[2]` and `w[i]` are layer 2, and some layer, of a stack; `table[token]` is one vector of a
+    # table, which is an activation: what is left decides, whether two axes or one.
     cut = [d for d, size in enumerate(sizes) if size < view.shape[d]]
     known = {d: int(starts[d]) for d in cut if isinstance(starts[d], int)}
-    left = {piece.axis for d, dim in enumerate(view.dims) if d not in cut for piece in dim} - {-1}
+    long = [dim for dim, size in zip(view.dims, sizes, strict=True) if size > 1]
+    left = {piece.axis for dim in long for piece in dim} - {-1}
     if len(known) < len(cut) and len(left) < 2:
         return []
+    # JAX moves a slice that would reach beyond the end back inside.
     clamped = {d: max(0, min(start, view.shape[d] - sizes[d])) for d, start in known.items()}
     part = views.cut(view, [clamped.get(d) for d in range(len(sizes))], sizes)
     return None if part is None else [(part,)]

@@ -154,14 +154,18 @@ def _use(view: View, marks: Marked, total: int, reason: str = "") -> Use:
     """Gathers the roles of pieces to roles of axes; an axis cut in two may have two roles."""
     roles = [""] * len(view.leaf)
     reason = view.reason or reason
-    for piece, role in [*((piece, "stack") for piece in view.stack), *marks]:
+    kept = {piece.axis for piece, _ in marks}
+    # A single index of an axis of which more is left, w.reshape(4, 4, 8)[1], is a cut, no stack.
+    stack = [piece for piece in view.stack if piece.size > 1 or piece.axis not in kept]
+    for piece, role in [*((piece, "stack") for piece in stack), *marks]:
         if piece.axis < 0:
             continue
         merged = merge_roles(roles[piece.axis], role, view.leaf[piece.axis])
         if merged is None:
             reason = reason or f"axis {piece.axis} is both {roles[piece.axis]} and {role}"
-        else:
-            roles[piece.axis] = merged
+            # One dense layer, not one for each index.
+            merged = "inputs" if {roles[piece.axis], role} == {"stack", "inputs"} else None
+        roles[piece.axis] = merged or roles[piece.axis]
     if not any(piece.axis >= 0 and role in ("inputs", "window") for piece, role in marks):
         return Use(view, reason=view.reason, note=NOT_SUMMED)
     dims = [piece for dim in view.dims for piece in dim if piece.axis >= 0 and piece.size > 1]

@@ -1,8 +1,20 @@
 """Where the axes of a parameter have gone after transposes, reshapes, slices and loops.
 
 An array that still holds the weights of one parameter is a `View`: each of its dims is an ordered
-tuple of pieces of the parameter's axes. Every move returns a new view, or None where the result is
-no view any more. Nothing here touches an array.
+tuple of pieces of the parameter's axes. Every move returns a new view, or None where there is none.
+
+A piece is (axis, stride, size). The attention kernel w, axes 0 and 1, of 3 x 2 heads of width 4:
+
+    w [8, 24]                    dims  (0,1,8)   (1,1,24)
+    reshape(8, 3, 2, 4)                (0,1,8)   (1,8,3)  (1,4,2)  (1,1,4)     one axis, split
+    [:, 1]                             (0,1,8)   (1,4,2)  (1,1,4)              offset 8 on axis 1,
+                                       stack (1,8,1): one of three was picked
+    transpose(1, 2, 0)                 (1,4,2)  (1,1,4)  (0,1,8)
+    reshape(8, 8)                      (1,1,8)   (0,1,8)       neighbours that follow are joined
+    reshape(64)                        (1,1,8)(0,1,8)          one dim, two pieces, major to minor
+    reshape(16, 4)                     (1,1,8)(0,4,2)   (0,1,4)
+
+At the product each dim has a role, so has each of its pieces, and so has each axis.
 """
 
 import math
@@ -38,7 +50,8 @@ class View:
         offset: per axis of the parameter, the position where the view starts; None if unknown.
         stack: pieces fixed by an index (size 1) or run over by an enclosing loop.
         share: of the array along a concatenated dim that is this view.
-        chosen: which part it is depends on the inputs (experts picked per token, rows looked up).
+        varies: what it is depends on the inputs: which part of the parameter (experts picked per
+            token, rows looked up), or how much of it (weights scaled by an activation).
         reason: why the parameter cannot be sparse, '' if it can.
     """
 
@@ -48,7 +61,7 @@ class View:
     offset: tuple[int | None, ...]
     stack: Dim = ()
     share: Fraction = Fraction(1)
-    chosen: bool = False
+    varies: bool = False
     reason: str = ""
 
     @property
@@ -93,9 +106,9 @@ def matrix_rank(view: View) -> int:
 def positions(view: View, axis: int) -> list[int]:
     """Lists the indices of one axis of the parameter that the view covers; all if unknown."""
     start = view.offset[axis]
-    if start is None:
+    if start is None:  # picked by an index that the trace does not know
         return list(range(view.leaf[axis]))
-    spots = [start]
+    spots = [start]  # each piece is a digit of the position, its stride the place value
     for piece in pieces(view):
         if piece.axis == axis:
             spots = [spot + i * piece.stride for spot in spots for i in range(piece.size)]
@@ -125,7 +138,7 @@ def broadcast(view: View, shape: Sequence[int], where: Sequence[int]) -> View:
     for source, target in enumerate(where):
         dims[target] = view.dims[source]
     for d, size in enumerate(shape):
-        if size_of(dims[d]) != size:
+        if size_of(dims[d]) != size:  # copies lie inside a dim: minor to what was there
             dims[d] = (*dims[d], Piece(-1, 0, size))
     return replace(view, dims=tuple(dims))
 
@@ -140,6 +153,7 @@ def expand(view: View, where: Sequence[int]) -> View:
 
 def tile(view: View, reps: Sequence[int]) -> View:
     """Repeats whole dims as `jnp.tile` does."""
+    # Unlike broadcasting, tiling repeats a dim as a whole: copies are major.
     copies = [(Piece(-1, 0, n),) if n > 1 else () for n in reps]
     return replace(view, dims=tuple(c + dim for c, dim in zip(copies, view.dims, strict=True)))
 
@@ -148,6 +162,7 @@ def reverse(view: View, numbers: Sequence[int]) -> View:
     """Reverses dims as `jax.lax.rev` does."""
     dims, shifts = list(view.dims), []
     for d in numbers:
+        # The first is now the last: start there and step back.
         shifts += [(piece.axis, (piece.size - 1) * piece.stride) for piece in dims[d]]
         dims[d] = tuple(Piece(axis, -stride, size) for axis, stride, size in dims[d])
     return _shifted(replace(view, dims=tuple(dims)), shifts)
@@ -184,12 +199,15 @@ def _cut_dim(dim: Dim, start: int | None, size: int, stride: int) -> tuple[Dim, 
         return dim, []
     if start is None:
         return _cut_somewhere(dim, size)
+    # (axis 0, 4 long)(axis 1, 6 long) has 24 positions: 6 to each index of the head.
     head, rest = dim[0], dim[1:]
     minor = size_of(rest)
     first, last = start // minor, (start + (size - 1) * stride) // minor
+    # Whole indices of the head: [6:18] are indices 1 and 2 of axis 0, with all of axis 1.
     if minor == 1 or (stride == 1 and start % minor == 0 and size % minor == 0):
         kept = Piece(head.axis, head.stride * stride, size // minor)
         return (kept, *rest), [(head.axis, first * head.stride)]
+    # Or a part of one index: [7:10] is index 1 of axis 0, 1 to 3 of axis 1; [4:8] crosses a border.
     inner = _cut_dim(rest, start - first * minor, size, stride) if first == last else None
     if inner is None:
         return None
@@ -198,6 +216,7 @@ def _cut_dim(dim: Dim, start: int | None, size: int, stride: int) -> tuple[Dim, 
 
 
 def _cut_somewhere(dim: Dim, size: int) -> tuple[Dim, list[Shift]] | None:
+    # At an unknown place only one piece can be cut: with two, the border may be crossed.
     if size > 1 and sum(piece.size > 1 for piece in dim) > 1:
         return None
     kept = tuple(Piece(axis, stride, min(old, size)) for axis, stride, old in dim)
@@ -221,12 +240,15 @@ def reshape(view: View, sizes: Sequence[int]) -> View | None:
     """Merges and splits dims in row-major order, as `jax.lax.reshape` does."""
     if 0 in view.leaf or math.prod(sizes) != math.prod(view.shape):
         return None
+    # From here on dims do not matter: one row of pieces is cut up anew, the most major one at the
+    # end of the queue.
     queue = [piece for dim in reversed(view.dims) for piece in reversed(dim)]
     dims: list[Dim] = []
     for size, following in zip(sizes, (*sizes[1:], 0), strict=True):
         taken = _take_one(queue) if size == 1 else _take(queue, size)
         if taken is None:
             return None
+        # Pieces of size 1 go along with the dim before them, unless the next dim is for them.
         while queue and queue[-1].size == 1 and following != 1:
             taken.append(queue.pop())
         dims.append(tuple(taken))
@@ -242,9 +264,9 @@ def _take(queue: list[Piece], size: int) -> list[Piece] | None:
     taken: list[Piece] = []
     while size > 1:
         axis, stride, have = queue.pop()
-        if have > size:
+        if have > size:  # the dim is a part of this piece: the minor rest is for the next dim
             if have % size:
-                return None
+                return None  # 6 positions into dims of 4: no piece has such a border
             queue.append(Piece(axis, stride, have // size))
             stride, have = stride * (have // size), size
         if size % have:
@@ -255,11 +277,15 @@ def _take(queue: list[Piece], size: int) -> list[Piece] | None:
 
 
 def _tidy(view: View) -> View:
-    """Joins neighboring pieces of an axis; moves single indices in larger dims to the stack."""
+    """Joins neighboring pieces of an axis; moves single indices in larger dims to the stack.
+
+    (1,4,2)(1,1,4) is (1,1,8): the stride of the major piece is what the minor one spans.
+    """
     dims, stack = [], list(view.stack)
     for dim in view.dims:
         kept: list[Piece] = []
         for piece in dim:
+            # One of several indices, in a dim with more than that: it is fixed, like a stack's.
             if piece.size == 1 and size_of(dim) > 1 and _is_indexed(view, piece):
                 stack.append(piece)
             elif kept and _follows(kept[-1], piece):

@@ -1,43 +1,24 @@
-"""The train state, the jitted steps, and the loops that search and train.
+"""The loops that search and train.
 
 Everything here works on plain functions and pytrees; what a run logs, saves and obeys comes in as
 `Hooks`. Batches are {'inputs', 'labels'}; the random key of step i is fold_in(key, i).
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from domino_jax.allocate.search import Search, SearchState
 from domino_jax.core.errors import InputError
-from domino_jax.core.layers import LayerSpec
-from domino_jax.core.masked import Masks, apply_masks, make_masks
 from domino_jax.core.paths import leaves_by_path
-from domino_jax.train.losses import Apply, Batch, Loss
+from domino_jax.train.losses import Batch
+from domino_jax.train.step import Step, TrainState
 
 State = TypeVar("State")
-Step = Callable[["TrainState", Any, Batch, jax.Array], tuple["TrainState", jax.Array]]
-
-
-class TrainState(NamedTuple):
-    """What a step changes; a pytree.
-
-    Attributes:
-        step: steps made; int32, [].
-        params: float32 master weights.
-        stats: batch statistics, {} if there are none.
-        opt_state: of the optax transform.
-    """
-
-    step: jax.Array
-    params: Any
-    stats: Any
-    opt_state: Any
 
 
 class SearchRun(NamedTuple):
@@ -83,126 +64,17 @@ class Hooks:
     checkpoint_every: int = 1000
 
 
-def init_state(params: Any, stats: Any, tx: optax.GradientTransformation) -> TrainState:
-    """Makes the state before the first step."""
-    return TrainState(jnp.zeros([], jnp.int32), params, stats, tx.init(params))
-
-
-def dense_step(
-    apply: Apply,
-    loss: Loss,
-    tx: optax.GradientTransformation,
-    *,
-    sharding: jax.sharding.Sharding | None = None,
-) -> Step:
-    """Makes the jitted step of dense training: step(state, None, batch, key).
-
-    As all steps here, it donates its state; `sharding` is that of the state on several devices.
-    """
-    tx = optax.with_extra_args_support(tx)
-    return _jit_step(
-        apply, loss, tx, lambda params, control: {}, lambda control: {}, sharding=sharding
-    )
-
-
-def search_step(
-    apply: Apply,
-    loss: Loss,
-    tx: optax.GradientTransformation,
-    layers: Iterable[LayerSpec],
-    *,
-    sharding: jax.sharding.Sharding | None = None,
-) -> Step:
-    """Makes the jitted step of a search: step(state, {'n', 'pace'}, batch, key).
-
-    Gradient at the masks of n; the pace goes to `sparsify.survivor_decay`. Both are traced, so
-    one compilation serves the whole search.
-    """
-    layers = tuple(layers)
-    return _jit_step(
-        apply,
-        loss,
-        tx,
-        lambda params, control: make_masks(params, layers, control["n"]),
-        lambda control: {"pace": control["pace"]},
-        sharding=sharding,
-    )
-
-
-def sparse_step(
-    apply: Apply,
-    loss: Loss,
-    tx: optax.GradientTransformation,
-    layers: Iterable[LayerSpec],
-    *,
-    sharding: jax.sharding.Sharding | None = None,
-) -> Step:
-    """Makes the jitted step under a scheme, masks anew each step: step(state, n, batch, key)."""
-    layers = tuple(layers)
-    return _jit_step(
-        apply,
-        loss,
-        tx,
-        lambda params, n: make_masks(params, layers, n),
-        lambda n: {},
-        sharding=sharding,
-    )
-
-
-def fixed_step(
-    apply: Apply,
-    loss: Loss,
-    tx: optax.GradientTransformation,
-    *,
-    sharding: jax.sharding.Sharding | None = None,
-) -> Step:
-    """Makes the jitted step under masks that never change: step(state, masks, batch, key)."""
-    return _jit_step(
-        apply, loss, tx, lambda params, masks: masks, lambda masks: {}, sharding=sharding
-    )
-
-
-def _jit_step(
-    apply: Apply,
-    loss: Loss,
-    tx: optax.GradientTransformation,
-    masks_of: Callable[[Any, Any], Masks],
-    extra_of: Callable[[Any], Mapping[str, Any]],
-    *,
-    sharding: jax.sharding.Sharding | None,
-) -> Step:
-    def step(
-        state: TrainState, control: Any, batch: Batch, key: jax.Array
-    ) -> tuple[TrainState, jax.Array]:
-        masks = masks_of(state.params, control)
-        step_key = jax.random.fold_in(key, state.step)
-
-        def objective(masked: Any) -> tuple[jax.Array, Any]:
-            outputs, stats = apply(masked, state.stats, batch["inputs"], train=True, key=step_key)
-            return loss(outputs, batch), stats
-
-        value_and_grad = jax.value_and_grad(objective, has_aux=True)
-        (value, stats), grads = value_and_grad(apply_masks(state.params, masks))
-        updates, opt_state = tx.update(
-            grads, state.opt_state, state.params, masks=masks, **extra_of(control)
-        )
-        params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, stats, opt_state), value
-
-    return jax.jit(step, donate_argnums=0, out_shardings=sharding)
-
-
 def run_train(
     step: Step,
     state: TrainState,
-    control: Any,
+    target: Any,
     batches: Iterator[Batch],
     key: jax.Array,
     *,
     steps: int,
     hooks: Hooks,
 ) -> TrainState:
-    """Trains from state.step up to `steps`; `control` is the second argument of the step.
+    """Trains from state.step up to `steps`; `target` is the second argument of the step.
 
     Raises:
         Diverged: the loss or a weight became NaN or infinite; it was not saved.
@@ -210,7 +82,7 @@ def run_train(
     """
 
     def advance(i: int, state: TrainState) -> tuple[TrainState, jax.Array, bool]:
-        state, loss = step(state, control, next(batches), key)
+        state, loss = step(state, target, next(batches), key)
         return state, loss, i + 1 == steps
 
     return _run(advance, state, lambda state: state.params, int(state.step), steps, hooks=hooks)
@@ -260,8 +132,8 @@ def run_search(
             why = stuck(SearchRun(run.train, voted))
             if why:
                 raise Stuck(why)
-        control = {"n": run.search.n, "pace": run.search.pace}
-        train, loss = step(run.train, control, next(batches), key)
+        target = {"n": run.search.n, "pace": run.search.pace}
+        train, loss = step(run.train, target, next(batches), key)
         return SearchRun(train, voted), loss, False
 
     if run.search.done:

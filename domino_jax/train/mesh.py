@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -21,7 +22,7 @@ def require_devices() -> None:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # the latter where a CUDA driver is missing
         asked = os.environ.get("JAX_PLATFORMS", "")
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        reason = str(error).partition("\n")[0] or "its plugin or its driver is missing"
         raise InputError(f"JAX starts no device (JAX_PLATFORMS is {asked!r}): {reason}") from None
 
 
@@ -38,7 +39,7 @@ def require_divides(batch: int, what: str) -> None:
     """
     devices = jax.device_count()
     if batch < 1 or batch % devices:
-        raise InputError(f"{what}: a multiple of the {devices} device(s) is wanted, got {batch}")
+        raise InputError(f"{what}: expected a multiple of the {devices} device(s), got {batch}")
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -47,8 +48,20 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def replicate(mesh: Mesh, tree: Any) -> Any:
-    """Puts a copy of every leaf on every device (a copy also on one: a step may donate it)."""
-    return jax.device_put(jax.tree.map(np.asarray, tree), replicated(mesh))
+    """Puts a copy of every leaf on every device (a copy also on one: a step may donate it).
+
+    From device to device where one process has all devices, or a leaf lies so already.
+    """
+    sharding = replicated(mesh)
+
+    def copy(leaf: Any) -> jax.Array:
+        direct = isinstance(leaf, jax.Array) and (
+            jax.process_count() == 1 or leaf.sharding == sharding
+        )
+        # Copied first: on several devices `may_alias=False` still shares the buffer of one of them.
+        return jax.device_put(jnp.copy(leaf) if direct else np.asarray(leaf), sharding)
+
+    return jax.tree.map(copy, tree)
 
 
 def split_batch(mesh: Mesh, batch: Mapping[str, Any]) -> dict[str, jax.Array]:

@@ -1,16 +1,15 @@
-"""Learning-rate schedules and whole optimizers by name, for dense and for sparse training."""
+"""Learning-rate schedules and optimizers by name."""
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from domino_jax.core.paths import require_known
-from domino_jax.train.masking import fixed_masks, sr_ste, sr_ste_adamw, sr_ste_adamw_decoupled
 
 SCHEDULES = ("cosine", "constant")
 DENSE_OPTIMIZERS = ("sgd", "adamw")
-OPTIMIZERS = (*DENSE_OPTIMIZERS, "adamw_decoupled")
-METHODS = ("sr_ste", "straight_through", "fixed")
+DECOUPLED = "adamw_decoupled"  # for SR-STE alone: its term stands beside Adam
+OPTIMIZERS = (*DENSE_OPTIMIZERS, DECOUPLED)
 
 
 def learning_rate(schedule: str, peak: float, steps: int, warmup: int = 0) -> optax.Schedule:
@@ -57,40 +56,3 @@ def dense_optimizer(
             optax.add_decayed_weights(weight_decay), optax.sgd(rate, momentum or None)
         )
     return optax.adamw(rate, weight_decay=weight_decay)
-
-
-def sparse_optimizer(
-    method: str,
-    name: str,
-    rate: optax.ScalarOrSchedule,
-    momentum: float,
-    weight_decay: float,
-    *,
-    sr_ste_decay: float,
-) -> optax.GradientTransformationExtraArgs:
-    """Makes the optimizer of a sparse training run.
-
-    Args:
-        method: 'sr_ste', 'straight_through' (SR-STE without its decay) or 'fixed' masks.
-        name: 'sgd', 'adamw' (the SR-STE term goes through Adam) or 'adamw_decoupled' (beside it).
-        rate: learning rate.
-        momentum: of SGD.
-        weight_decay: of all parameters.
-        sr_ste_decay: lambda of SR-STE.
-
-    Raises:
-        InputError: the method or the optimizer is unknown, or a method without the SR-STE term is
-            to have it beside Adam.
-    """
-    require_known([method], METHODS, what="training method")
-    require_known([name], OPTIMIZERS if method == "sr_ste" else DENSE_OPTIMIZERS, what="optimizer")
-    if method == "sr_ste" and name == "adamw":
-        return sr_ste_adamw(rate, sr_ste_decay, weight_decay)
-    if name == "adamw_decoupled":
-        return sr_ste_adamw_decoupled(rate, sr_ste_decay, weight_decay)
-    dense = dense_optimizer(name, rate, momentum, weight_decay)
-    if method == "fixed":
-        return fixed_masks(dense)
-    if method == "straight_through":
-        return optax.with_extra_args_support(dense)
-    return optax.chain(sr_ste(sr_ste_decay), dense)

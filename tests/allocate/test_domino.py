@@ -13,13 +13,14 @@ import pytest
 from domino_jax.allocate.domino import domino
 from domino_jax.allocate.paces import domino_pace
 from domino_jax.allocate.reach import fewest_votes, require_reachable
-from domino_jax.allocate.search import scheme_of
+from domino_jax.allocate.search import by_layer, scheme_of
 from domino_jax.core import costs
-from domino_jax.core.masked import make_masks
+from domino_jax.core.masked import hard_mask, make_masks
 from domino_jax.core.scheme import NM
 from domino_jax.trace.layers import find_layers
 from domino_jax.train import loop, losses, mesh
-from domino_jax.train.masking import survivor_decay, survivors
+from domino_jax.train.step import init_state, search_step
+from domino_jax.train.transforms import survivor_decay, survivors
 
 
 def dense_apply(params, x):
@@ -75,6 +76,44 @@ def test_a_vote_does_not_make_the_step_compile_anew():
     assert len(traces) == 1
 
 
+def two_of_four(params):
+    """Keeps the two largest of every four, as our own export does."""
+    layers = find_layers(dense_apply, params, jnp.zeros((1, 8)), 4)
+    return hard_mask(params, layers, {"a": 2, "b": 2})
+
+
+def test_a_start_that_is_sparse_already_goes_on_from_there():
+    params, layers = two_layers()
+    sparse = two_of_four(params)
+    search = domino(layers, 0.25, vote_ratio=0.5)
+    state = search.init(sparse)
+    assert by_layer(layers, state.n) == by_layer(layers, state.committed) == {"a": 2, "b": 2}
+    assert not state.done
+    # The smaller of each two is the threshold: survivors that shrink fall below it.
+    pairs = np.sort(np.abs(np.asarray(sparse["a"]).reshape(2, 4, 4)), axis=1)
+    np.testing.assert_allclose(state.threshold["a"][0, 0], pairs[:, 2], rtol=1e-6)
+    shrunk = jax.tree.map(lambda w: 0.5 * w, sparse)
+    state = search.update(state, shrunk)
+    assert by_layer(layers, state.n) == {"a": 1, "b": 1}
+    assert state.done
+
+
+def test_a_start_that_meets_the_budget_is_done():
+    params, layers = two_layers()
+    state = domino(layers, 0.5).init(two_of_four(params))
+    assert state.done
+    assert scheme_of(layers, state) == {"a": NM(2, 4), "b": NM(2, 4)}
+
+
+@pytest.mark.parametrize(("nonzeros", "n"), [(0, 1), (1, 1), (2, 2), (3, 4), (4, 4)])
+def test_the_first_n_holds_the_fullest_group(nonzeros, n):
+    params, layers = two_layers()
+    one = jnp.zeros((8, 4)).at[:nonzeros, 1].set(1.0)
+    state = domino(layers, 0.3).init(params | {"a": one})
+    assert by_layer(layers, state.n) == {"a": n, "b": 4}
+    assert not np.isnan(state.threshold["a"]).any()
+
+
 def test_votes_need_their_share_of_groups():
     params, layers = two_layers(candidates=(1, 2, 3, 4))
     half = jnp.zeros((8, 4)).at[0, 0].set(1.0)
@@ -116,8 +155,8 @@ def test_budget_out_of_reach_is_refused_with_the_floor():
     params, layers = two_layers(rules=[("b", "dense")])
     with pytest.raises(ValueError, match=r"budget 0.3 is out of reach.*0\.4000 \(16 of 40\)"):
         domino(layers, 0.3)
-    for wrong in (0, 1, -0.1, 1.5, float("nan"), True, "50 percent", None):
-        with pytest.raises(ValueError, match="budget: expected a share"):
+    for wrong in (0, 1, -0.1, 1.5, float("nan"), True, "50", "0.5", None):
+        with pytest.raises(ValueError, match="budget: a share in"):
             domino(layers, wrong)
     with pytest.raises(ValueError, match="vote_ratio"):
         domino(layers, 0.5, vote_ratio=0)
@@ -216,9 +255,9 @@ def test_reference_search_number_for_number():
             )
         model = lambda p, stats, x, *, train, key: (apply(p, x), stats)  # noqa: E731
         run = loop.run_search(
-            loop.search_step(model, losses.cross_entropy(), tx, layers),
+            search_step(model, losses.cross_entropy(), tx, layers),
             search._replace(update=recorded),
-            loop.SearchRun(loop.init_state(params, {}, tx), state),
+            loop.SearchRun(init_state(params, {}, tx), state),
             golden.batches(arrays, meta),
             jax.random.key(0),
             vote_every=meta["check_every"],
@@ -240,3 +279,17 @@ def test_reference_search_number_for_number():
         for path, name in zip(paths, meta["names"], strict=True):
             theirs = arrays[f"final_mask/{name}"].astype(bool)
             assert np.array_equal(golden.torch_layout(path, kept[path]), theirs)
+
+
+def test_parameters_with_leaves_that_are_no_arrays():
+    """A module of Equinox holds its activation functions among its leaves."""
+
+    def net(p, x):
+        return p["f"](x @ p["w"])
+
+    params = {"f": jnp.tanh, "name": "net", "w": jnp.arange(32.0).reshape(8, 4)}
+    search = domino(find_layers(net, params, jnp.zeros((1, 8)), 4), 0.6)
+    state = search.update(search.init(params), params)
+    assert int(state.n["w"]) in (3, 4)
+    with pytest.raises(ValueError, match=r"w: expected the shape of its layer, \(8, 4\), got \(4"):
+        search.init({"w": params["w"].T})

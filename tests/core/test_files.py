@@ -1,10 +1,12 @@
 """Files appear whole or not at all."""
 
 import os
+from pathlib import Path
 
 import pytest
 
 from domino_jax.core import files
+from domino_jax.core.errors import InputError
 
 
 def test_text_appears_whole(tmp_path, monkeypatch):
@@ -44,3 +46,49 @@ def test_what_fails_in_between_leaves_the_old_file_alone(tmp_path):
 def test_newlines_and_letters_stay_as_they_are(tmp_path):
     files.write_text(tmp_path / "a", "ü\n")
     assert (tmp_path / "a").read_bytes() == b"\xc3\xbc\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"{", "broken JSON: Expecting property name .* at line 1, column 2"),
+        (b"[" * 100_000, "broken JSON: it is nested too deeply"),
+        (b'{"a":' * 100_000, "broken JSON: it is nested too deeply"),
+        (b"1" * 10_000, "Exceeds the limit"),
+        (b"\xff\xfe", "expected a JSON file of UTF-8 text"),
+        (None, "expected a JSON file, got none: No such file or directory"),
+    ],
+)
+def test_what_is_no_json_is_one_line(tmp_path, content, said):
+    path = tmp_path / "a.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"^{path}: {said}") as caught:
+        files.read_json(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_path_is_too_strange(tmp_path):
+    for path in (tmp_path, tmp_path / ("x" * 300), tmp_path / "\udcff", Path("a\0b")):
+        with pytest.raises(InputError, match="expected a JSON file"):
+            files.read_json(path)
+
+
+def test_json_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "a.json").write_text('{"ä": [1, 2]}', encoding="utf-8-sig")
+    assert files.read_json(tmp_path / "a.json") == {"ä": [1, 2]}
+
+
+def test_a_digest_depends_on_content_and_names_inside_alone(tmp_path):
+    one, other = tmp_path / "one", tmp_path / "other"
+    for folder in (one, other):
+        (folder / "sub").mkdir(parents=True)
+        (folder / "sub" / "a").write_bytes(b"a")
+        (folder / "b").write_bytes(b"b")
+    assert files.digest_of(one) == files.digest_of(other)
+    assert files.digest_of(one / "b") != files.digest_of(one / "sub" / "a")
+    (other / "b").rename(other / "c")
+    assert files.digest_of(one) != files.digest_of(other)
+    (other / "c").rename(other / "b")
+    (other / "b").write_bytes(b"B")
+    assert files.digest_of(one) != files.digest_of(other)

@@ -77,6 +77,18 @@ def test_agrees_with_sorting(m, dtype):
         assert np.array_equal(kept(w, n, m, axes), by_sorting(w, n, m, axes))
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("m", [2, 3, 4, 8, 16])
+def test_scores_are_ordered_by_value(m, dtype):
+    axes = Axes((), (), (0,), (1,))
+    scores = np.random.default_rng(m).integers(-9, 10, (m + 1, 6)) / 4  # a short last group
+    scores[0, 0], scores[1, 1] = np.nan, -np.inf
+    for n in {1, m // 2, m - 1, m}:
+        mask = np.asarray(masks.top_scores(jnp.asarray(scores, dtype), n, m, axes))
+        # Shifted above zero, values are magnitudes.
+        assert np.array_equal(mask, by_sorting(np.maximum(scores, -99) + 100, n, m, axes))
+
+
 def test_each_slice_has_its_own_n_and_n_is_traced():
     axes = Axes((0,), (), (1,), (2,))
     w = jnp.asarray(np.random.default_rng(0).normal(size=(3, 8, 4)), jnp.float32)

@@ -112,16 +112,16 @@ GOOD = {"format": 1, "order": ["a"], "layers": {"a": {"n": 1, "m": 2}}}
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"format": 1,\n  "order" ["a"]}', "not JSON: .* at line 2, column 11"),
-        ("", "not JSON: .* at line 1, column 1"),
-        ("[1]", "holds a JSON object, got a list"),
+        ('{"format": 1,\n  "order" ["a"]}', "broken JSON: .* at line 2, column 11"),
+        ("", "broken JSON: .* at line 1, column 1"),
+        ("[1]", "expected a JSON object, got a list"),
         ("{}", "the entry 'format' is missing"),
-        (json.dumps(GOOD | {"format": 2}), "format 2 is unknown; this program reads 1"),
+        (json.dumps(GOOD | {"format": 2}), "expected format 1, which this program reads, got 2"),
         (json.dumps({k: v for k, v in GOOD.items() if k != "order"}), "'order' is missing"),
         (json.dumps({k: v for k, v in GOOD.items() if k != "layers"}), "'layers' is missing"),
-        (json.dumps(GOOD | {"order": "a"}), "'order' must be a list"),
-        (json.dumps(GOOD | {"order": [1]}), "'order' must be a list of layer names"),
-        (json.dumps(GOOD | {"layers": ["a"]}), "'layers' must be an object"),
+        (json.dumps(GOOD | {"order": "a"}), "'order': expected a list"),
+        (json.dumps(GOOD | {"order": [1]}), "'order': expected a list of layer names"),
+        (json.dumps(GOOD | {"layers": ["a"]}), "'layers': expected an object"),
         (json.dumps(GOOD | {"layers": {"a": [1, 2]}}), "layer 'a': expected .*got \\[1, 2\\]"),
         (json.dumps(GOOD | {"layers": {"a": {"n": 1}}}), "layer 'a': expected"),
         (json.dumps(GOOD | {"layers": {"a": {"n": 3, "m": 2}}}), "layer 'a': .*got 3:2"),
@@ -144,12 +144,12 @@ def test_broken_files(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_unreadable_files(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"none\.json: cannot read the scheme: No such file"):
+    with pytest.raises(ValueError, match=r"none\.json: expected a JSON file, .* No such"):
         schemes.load(tmp_path / "none.json")
-    with pytest.raises(ValueError, match="cannot read the scheme: Is a directory"):
+    with pytest.raises(ValueError, match="expected a JSON file, got none: Is a directory"):
         schemes.load(tmp_path)
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match="not UTF-8"):
+    with pytest.raises(ValueError, match="binary: expected a JSON file of UTF-8 text"):
         schemes.load(tmp_path / "binary")
 
 
@@ -163,3 +163,11 @@ def test_require_fits() -> None:
         ValueError, match=r"lacks 'x' \(1 in all\) and .* no 'b/kernel' \(3 in all\)"
     ):
         schemes.require_fits(SCHEME, iter(["x"]))
+
+
+def test_a_byte_order_mark_is_no_part_of_a_scheme(tmp_path: Path) -> None:
+    schemes.save(tmp_path / "plain.json", SCHEME)
+    marked = tmp_path / "marked.json"
+    marked.write_text((tmp_path / "plain.json").read_text(), encoding="utf-8-sig")
+    assert marked.read_bytes().startswith(b"\xef\xbb\xbf")
+    assert schemes.load(marked) == SCHEME

@@ -24,6 +24,7 @@ from domino_jax.pytorch.document import Network
 from domino_jax.pytorch.writer import export as write
 from domino_jax.run import experiment, report, settings
 from domino_jax.train import loop, losses
+from domino_jax.train.step import init_state, search_step
 
 F = jnp.float32
 SHRINK = (("", "shrink"),)
@@ -250,9 +251,9 @@ def test_search_and_training_with_mixed_m():
     model = dj.plain(apply, params)
     x = np.random.default_rng(1).normal(size=(4, 4, 4, 3)).astype(np.float32)
     batches = iter(lambda: {"inputs": x, "labels": np.arange(4, dtype=np.int32) % 3}, None)
-    state = loop.init_state(jax.tree.map(jnp.array, params), {}, tx)
+    state = init_state(jax.tree.map(jnp.array, params), {}, tx)
     run = loop.run_search(
-        loop.search_step(model.apply, losses.cross_entropy(), tx, layers),
+        search_step(model.apply, losses.cross_entropy(), tx, layers),
         search,
         loop.SearchRun(state, search.init(params)),
         batches,

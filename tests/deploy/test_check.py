@@ -71,6 +71,25 @@ def test_load_refuses_devices_and_dtypes_in_one_line(folder):
         runtime.load(model, folder, "cpu", torch.float32)
 
 
+def test_a_model_that_cannot_take_the_samples(folder, capsys, monkeypatch):
+    monkeypatch.setattr(check, "put", lambda model, *_: nn.Sequential(nn.Conv2d(5, 1, 1)))
+    monkeypatch.setattr(check, "_build", lambda *_: None)
+    line = one_line(capsys, [f"--check={folder}", "--device=cpu"])
+    assert "error: samples: the model cannot take inputs of shape [6, 3, 8, 8]: " in line
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda d: d["layers"]["2"].update(n=5), "2: expected 1 <= n <= m, got 5:4"),
+        (lambda d: d["layers"]["2"].update(n=0), "2: expected 1 <= n <= m, got 0:4"),
+    ],
+)
+def test_counts_that_no_scheme_has(folder, capsys, change, words):
+    torch_export.change_document(folder, change)
+    assert words in one_line(capsys, [f"--check={folder}", "--device=cpu"])
+
+
 def test_a_device_that_computes():
     assert kernels.device_of("cpu") == torch.device("cpu")
 

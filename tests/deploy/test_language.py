@@ -91,5 +91,5 @@ def test_wrong_options(options, message):
 
 def test_too_many_positions():
     network = networks.create("byte_lm", classes=3, positions=4, **OPTIONS)
-    with pytest.raises(ValueError, match="at most 4 positions are wanted, got 5"):
+    with pytest.raises(ValueError, match="expected at most 4 positions, got 5"):
         network(torch.zeros((1, 5), dtype=torch.int32))

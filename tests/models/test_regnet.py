@@ -15,8 +15,9 @@ from domino_jax import domino, find_layers, models
 from domino_jax.core.paths import leaves_by_path
 from domino_jax.models import regnet
 from domino_jax.models.initial import fill
-from domino_jax.train import loop, losses
-from domino_jax.train.masking import survivor_decay, survivors
+from domino_jax.train import losses
+from domino_jax.train.step import init_state, search_step
+from domino_jax.train.transforms import survivor_decay, survivors
 
 DIGESTS = {  # of torchvision 0.28.0
     "regnet_x_400mf": "a0716cff8eed709d",
@@ -115,7 +116,7 @@ def _search_step(model, m, size, budget):
     search = domino(layers, budget)
     tx = optax.chain(survivors(), survivor_decay(layers, 1e-3), optax.sgd(0.05))
     before = jax.tree.map(np.array, model.params)  # the step takes its arguments' memory
-    state = loop.init_state(model.params, model.stats, tx)
+    state = init_state(model.params, model.stats, tx)
     found = search.init(state.params)
     found = found._replace(n={path: jnp.ones_like(n) for path, n in found.n.items()})
     rng = np.random.default_rng(0)
@@ -123,7 +124,7 @@ def _search_step(model, m, size, budget):
         "inputs": rng.normal(size=(4, size, size, 3)).astype(np.float32),
         "labels": np.arange(4, dtype=np.int32),
     }
-    step = loop.search_step(model.apply, losses.cross_entropy(), tx, layers)
+    step = search_step(model.apply, losses.cross_entropy(), tx, layers)
     state, loss = step(state, {"n": found.n, "pace": found.pace}, batch, jax.random.key(0))
     assert np.isfinite(loss)
     return layers, before, state.params

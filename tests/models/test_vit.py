@@ -182,7 +182,7 @@ def test_a_checkpoint_of_another_image_size(tmp_path, pair):
         ]
         kernel = pair[2].heads.head.weight.detach().numpy().T
         np.testing.assert_array_equal(params["heads"]["head"]["kernel"], kernel)
-    with pytest.raises(ValueError, match="images of 16 patches are wanted, got 64"):
+    with pytest.raises(ValueError, match="expected images of 16 patches, got 64"):
         jax.eval_shape(_forward(pair[0]), pair[0].params, _images(1, 32))
 
 

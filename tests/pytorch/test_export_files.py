@@ -9,10 +9,12 @@ import pytest
 
 from domino_jax import export, find_layers, models
 from domino_jax.core.kernels import n_by_path
+from domino_jax.core.layers import grouped
 from domino_jax.core.masked import hard_mask
 from domino_jax.core.scheme import NM
 from domino_jax.pytorch import exported
 from domino_jax.pytorch.document import Network
+from domino_jax.pytorch.layouts import torch_name
 from domino_jax.pytorch.writer import export as write
 
 
@@ -56,6 +58,61 @@ def test_the_umask_says_who_may_read(tmp_path, mask, files, folders):
     assert {"model.safetensors", "masks.safetensors", "export.json"} <= set(modes)
     assert set(modes.values()) == {files}, modes
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def _of_two_convolutions(count):
+    """Two kernels of one shape, of which one is grouped; a norm to fold. Counts its traces."""
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: jnp.asarray(rng.normal(size=shape) / 4, jnp.float32)  # noqa: E731
+    params = {
+        "plain": {"kernel": draw(1, 1, 16, 32)},
+        "conv": {"kernel": draw(1, 1, 16, 32)},
+        "bn": {"scale": jnp.ones(32, jnp.float32), "bias": draw(32)},
+        "head": {"kernel": draw(32, 16)},
+    }
+    stats = {"bn": {"mean": draw(32), "var": jnp.ones(32, jnp.float32)}}
+
+    def convolve(x, kernel, groups):
+        numbers = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "VALID", dimension_numbers=numbers, feature_group_count=groups
+        )
+
+    def apply(params, stats, x, *, train, key):
+        count.append(1)
+        x = convolve(x, params["plain"]["kernel"], 1)
+        x = convolve(x, params["conv"]["kernel"], 2)
+        norm = stats["bn"]
+        factor = params["bn"]["scale"] * jax.lax.rsqrt(norm["var"] + 1e-3)
+        bias = params["bn"]["bias"] - norm["mean"] * factor
+        x = x * factor.reshape(1, 1, 1, -1) + bias.reshape(1, 1, 1, -1)
+        return x.mean((1, 2)) @ params["head"]["kernel"], stats
+
+    one = jax.ShapeDtypeStruct((1, 2, 2, 16), jnp.float32)
+    forward = lambda p, x: apply(p, stats, x, train=False, key=None)[0]  # noqa: E731
+    layers = find_layers(forward, params, one, 4)
+    found = {layer.name: NM(2, 4) for layer in grouped(layers)}
+    params = hard_mask(params, layers, n_by_path(found, layers))
+    inputs = rng.normal(size=(3, 2, 2, 16)).astype(np.float32)
+    return Network("mine:net", {}, models.Model(apply, params, stats), layers, found, inputs, False)
+
+
+def test_a_plain_convolution_keeps_its_kernel_beside_a_grouped_one_of_its_shape(tmp_path):
+    document = write(_of_two_convolutions([]), tmp_path / "out", names=torch_name)
+    entries = document["layers"]
+    assert entries["plain"]["shape"] == entries["conv"]["shape"] == [32, 16, 1, 1]
+    assert (entries["plain"]["groups"], entries["plain"]["sparse24"]) == (1, True)
+    assert (entries["conv"]["groups"], entries["conv"]["sparse24"]) == (2, False)
+    assert entries["conv"]["why"] == "grouped convolution (2 groups)"
+
+
+@pytest.mark.parametrize("fold", [True, False])
+def test_an_export_traces_the_network_once(tmp_path, fold):
+    count = []
+    network = _of_two_convolutions(count)
+    count.clear()
+    write(network, tmp_path / "out", fold_norms=fold, names=torch_name)
+    assert len(count) == 1
 
 
 @pytest.mark.parametrize(

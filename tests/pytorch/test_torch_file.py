@@ -318,6 +318,30 @@ def test_other_files(tmp_path, network, content):
     _refused(network, path)
 
 
+@pytest.mark.parametrize("header", [b"[]", b'{"a": 1}', b'{"a": {}}', b"[" * 50_000, b"{}{}"])
+def test_broken_headers_of_safetensors(tmp_path, network, header):
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(16))
+    assert "damaged" in _refused(network, path)
+
+
+def test_a_network_that_pytorch_has_no_layout_for(tmp_path):
+    """Our own export of it comes back, also without export.json; others are refused with why."""
+
+    def apply(params, x):
+        return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, params["w"])[0]
+
+    params = {"w": jnp.arange(32.0, dtype=jnp.float32).reshape(2, 4, 4)}
+    layers = find_layers(apply, params, jax.ShapeDtypeStruct((1, 4), jnp.float32), 4)
+    path = tmp_path / "weights.safetensors"
+    safetensors.numpy.save_file({"w": np.asarray(params["w"])}, path)
+    found, _ = state_dict.restore(path, params, {}, layers)
+    np.testing.assert_array_equal(found["w"], params["w"])
+    safetensors.numpy.save_file({"v": np.asarray(params["w"])}, path)
+    with pytest.raises(ValueError, match="w: PyTorch has no layout for stacked kernels"):
+        state_dict.restore(path, params, {}, layers)
+
+
 def test_a_folder_is_no_file(tmp_path):
     (tmp_path / "run.ckpt").mkdir()
     assert not state_dict.is_torch_file(tmp_path / "run.ckpt")

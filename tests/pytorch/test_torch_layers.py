@@ -49,6 +49,13 @@ def _flipped(p, x):
     return _conv(2)({"layer": {**p["layer"], "kernel": kernel}}, x)
 
 
+def _depthwise_of_keras(p, x):
+    """Stored as (H, W, C, multiplier)."""
+    kernel = p["layer"]["kernel"]
+    kernel = kernel.reshape(*kernel.shape[:2], 1, -1)
+    return _conv(2, feature_group_count=8)({"layer": {**p["layer"], "kernel": kernel}}, x)
+
+
 def _transposed(dims, stride=2, **options):
     def apply(p, x):
         return jax.lax.conv_transpose(
@@ -229,6 +236,12 @@ CASES = {
         (7, 7, 8),
         nn.Conv2d(8, 16, 3, groups=8),
     ),
+    "Conv2d, depthwise as Keras keeps it": (
+        _depthwise_of_keras,
+        {"kernel": (3, 3, 8, 1), "bias": (8,)},
+        (7, 7, 8),
+        nn.Conv2d(8, 8, 3, groups=8),
+    ),
     "ConvTranspose1d": (
         _transposed(1),
         {"kernel": (3, 6, 8)},
@@ -311,7 +324,7 @@ def _network(apply, shapes, shape):
     params = {"layer": layer, "head": {"kernel": draw((width, HEAD))}}
 
     def network(params, x):
-        x = apply(params, x)
+        x = jnp.tanh(apply(params, x))  # or the mean would not see where an output lies
         return x.mean(tuple(range(1, x.ndim - 1))) @ params["head"]["kernel"]
 
     layers = find_layers(network, params, one, 2)
@@ -330,7 +343,7 @@ class _Net(nn.Module):
     def forward(self, x):
         x = self.layer(x.movedim(-1, 1) if self.spatial else x)
         x = x[0] if isinstance(x, tuple) else x
-        x = x.movedim(1, -1) if self.spatial else x
+        x = torch.tanh(x.movedim(1, -1) if self.spatial else x)
         return self.head(x.flatten(1, -2).mean(1) if x.ndim > 2 else x)
 
 

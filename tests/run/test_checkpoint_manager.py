@@ -52,4 +52,4 @@ def test_a_flipped_bit_is_restored_as_it_is(tmp_path: Path) -> None:
         data[len(data) // 2] ^= 1
         large.write_bytes(bytes(data))
         restored = steps.restore(3, args=ocp.args.PyTreeRestore({"a": value}))["a"]
-    assert (restored != value).sum() in range(1, 100)
+    assert (restored != value).any()

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 PROGRAM = """
-import sys
+import os
 import jax
 import jax.numpy as jnp
 from domino_jax.run import compiled
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-compiled.discard_broken(jax.config.jax_compilation_cache_dir)
+compiled.discard_broken(os.environ["JAX_COMPILATION_CACHE_DIR"])
 print(jax.jit(lambda x: jnp.tanh(x @ x).sum())(jnp.ones((2, 2))))
 """
 

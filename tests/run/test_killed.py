@@ -1,5 +1,6 @@
 """Real processes, stopped at random moments and started again, end as if nothing had happened."""
 
+import itertools
 import random
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import time
 import pytest
 import scripts
 
+from domino_jax.core.errors import InputError
 from domino_jax.run import checkpoint, workdir
 
 DIGITS = [
@@ -69,6 +71,23 @@ def require_gone(group):
             return
         assert time.monotonic() < until, alive
         time.sleep(0.1)
+
+
+@pytest.mark.parametrize("step", [3, 12])
+def test_a_directory_that_goes_in_mid_run_does_not_come_back(tmp_path, step):
+    folder, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    asked = itertools.count()
+
+    def should_stop():
+        if next(asked) == step:
+            folder.rename(elsewhere)
+        return False
+
+    with pytest.raises(InputError, match=f"^workdir {folder}: it was moved or removed"):
+        scripts.search(folder, should_stop=should_stop)
+    assert [path.name for path in tmp_path.iterdir()] == ["elsewhere"]
+    scripts.search(elsewhere)
+    assert (elsewhere / "scheme.json").exists()
 
 
 @pytest.mark.slow

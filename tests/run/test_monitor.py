@@ -121,3 +121,19 @@ def test_events_are_on_disk_when_a_phase_fails(tmp_path):
         write(1, {"loss": 0.5})
         raise FloatingPointError
     assert read_events(tmp_path) == [(1, "loss", 0.5)]
+
+
+@pytest.mark.parametrize("title", ["my:llama:", "[red]x", "[/]", "\x1b[31mx"])
+def test_no_text_is_markup_in_a_bar_or_a_line(title, capsys, monkeypatch):
+    shown = monitor.escaped(title)
+    monitor.say(title)
+    monitor.console().print(monitor.cell(title))
+    monitor.console(stderr=True).print(monitor.escaped(title))
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "120")
+    with monitor.progress(shown, 10, 4) as show:
+        show(10, shown)
+    out, err = capsys.readouterr()
+    assert out == f"{shown}\n"
+    assert err.startswith(f"{shown}\n{shown}\n")
+    assert err.count(shown) >= 4

@@ -1,6 +1,7 @@
 """The numbers, the table and the picture of a scheme of a small network."""
 
 import json
+import warnings
 
 import made
 import matplotlib.image
@@ -62,6 +63,22 @@ def test_rows():
     assert (stem["nm"], stem["density"], stem["weights"]) == ("", 1.0, [216, 216])
     assert stem["reason"].startswith("input size 3")
     assert (rows["table"]["macs"], rows["table"]["counted"]) == ([0, 0], False)
+
+
+def test_biases_and_scales_are_one_line_of_the_table():
+    reasons = ("goes into add", "goes into mul", "only scales fc/kernel", "only looked up")
+    more = tuple(
+        made.layer(f"x{i}", (1, 1, 9), None, 0, (), reason) for i, reason in enumerate(reasons)
+    )
+    for layers, shown in (((*LAYERS, *more), ["x3"]), ((*LAYERS, more[0]), ["x0"])):
+        console = Console(record=True, width=140, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+        with console.file:
+            numbers = report.summary(layers, SCHEME, costs.count_weights, 0.4)
+            report.print_table(numbers, "params", 0.4, console)
+        text = console.export_text()
+        assert [name for name in ("x0", "x1", "x2", "x3") if f"{name} " in text] == shown
+        assert ("3 biases and scales" in text) == (len(shown) < len(layers) - len(LAYERS))
+        assert {row["name"] for row in numbers["layers"]} == {layer.name for layer in layers}
 
 
 def test_totals():
@@ -154,3 +171,36 @@ def test_the_picture_grows_with_the_network(tmp_path):
     found = report.summary(layers, uniform.uniform(layers, 2), costs.budget_of(layers, 0.5))
     report.plot(tmp_path / "report.png", found, CURVE, "deep", 0.5)
     assert matplotlib.image.imread(tmp_path / "report.png").shape[:2] == (900, 1776)
+
+
+STRANGE = [
+    "my:llama:",
+    "[red]",
+    "[/]",
+    "a$b^{c",
+    "$\\frac{$",
+    "\x1b[31mred",
+    "x" * 300,
+    "a\nb",
+    "日本",
+]
+
+
+@pytest.mark.parametrize("name", STRANGE)
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_name_is_no_markup_anywhere(name, terminal, tmp_path, capsys, monkeypatch):
+    if terminal:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("COLUMNS", "400")
+    layers = (made.layer(name, (500, 10), DENSE, 5000, (1, 2, 4)),)
+    found = report.summary(layers, {name: NM(1, 4)}, costs.count_weights, 0.4)
+    report.print_table(found, f"{name}.json", 0.4, monitor.console())
+    out = capsys.readouterr().out
+    shown = monitor.escaped(name)
+    assert "\x1b[31m" not in out
+    assert shown[:60] in out
+    assert len([line for line in out.splitlines() if "500x10" in line]) == 1
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)  # a font without that script
+        report.plot(tmp_path / "report.png", found, CURVE, name, 0.4)
+    assert (tmp_path / "report.png").stat().st_size > 0

@@ -2,9 +2,11 @@
 
 import fcntl
 import json
+import shutil
 
 import pytest
 
+from domino_jax.core.errors import InputError
 from domino_jax.run import workdir
 
 
@@ -56,6 +58,53 @@ def test_the_lock_of_a_removed_directory_is_none(tmp_path, monkeypatch):
         pass
 
 
+def moved(folder):
+    folder.rename(folder.with_name("elsewhere"))
+
+
+def taken_by_another(folder):
+    (folder / workdir.LOCK).unlink()
+    (folder / workdir.LOCK).write_text("77 abc")
+
+
+def replaced(folder):
+    moved(folder)
+    folder.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("happens", "words"),
+    [
+        (moved, "was moved or removed"),
+        (shutil.rmtree, "was moved or removed"),
+        (replaced, "lost its .lock"),
+        (lambda folder: (folder / workdir.LOCK).unlink(), "lost its .lock"),
+        (taken_by_another, "was taken by process 77"),
+    ],
+)
+def test_who_has_lost_the_lock_writes_nothing(tmp_path, happens, words):
+    folder = tmp_path / "run"
+    with workdir.taken(folder):
+        workdir.require_held(folder)
+        happens(folder)
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(InputError, match=f"^workdir {folder}: it {words}"):
+            workdir.require_held(folder)
+        with pytest.raises(InputError, match=words), workdir.writing(folder):
+            (folder / "file").write_text("")
+        assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_what_fails_while_the_directory_goes_is_told_by_that(tmp_path):
+    folder = tmp_path / "run"
+    with workdir.taken(folder):
+        with pytest.raises(OSError, match="of another kind"), workdir.writing(folder):
+            raise OSError("of another kind")
+        with pytest.raises(InputError, match="was moved or removed"), workdir.writing(folder):
+            moved(folder)
+            (folder / "file").write_text("")
+
+
 def test_json_entries_are_merged(tmp_path):
     path = tmp_path / "results.json"
     assert workdir.read_json(path) == {}
@@ -74,6 +123,26 @@ def test_broken_json_is_refused(tmp_path, text):
     with pytest.raises(ValueError, match=rf"^{path}: "):
         workdir.update_json(path, train={})
     assert path.read_text() == text
+
+
+def test_parts_that_are_no_objects_are_refused(tmp_path):
+    path = tmp_path / "timing.json"
+    path.write_text('{"dense": {"steps": 3}, "train": 3}')
+    with pytest.raises(ValueError, match=rf"^{path}: 'train': expected an object, got a int"):
+        workdir.read_parts(path)
+    path.write_text('{"dense": {"steps": 3}}')
+    assert workdir.read_parts(path) == {"dense": {"steps": 3}}
+
+
+@pytest.mark.parametrize("line", ["3", "[]", "{}", '{"step": "a", "share": 1}', "{", "[" * 100_000])
+def test_a_line_that_is_no_point_is_refused_unless_it_is_the_last(tmp_path, line):
+    path = tmp_path / workdir.CURVE
+    first, last = (json.dumps(point) for point in points(10, 20))
+    path.write_text(f"{first}\n{line}")
+    assert workdir.read_curve(path) == points(10)
+    path.write_text(f"{first}\n{line}\n{last}\n")
+    with pytest.raises(ValueError, match=rf"^{path}, line 2: expected a point with 'step'"):
+        workdir.read_curve(path)
 
 
 def points(*steps):

@@ -102,7 +102,7 @@ def test_one_line_and_nothing_heavy(case, tmp_path, made):
     put = {Path(name) for name in case.files if name.startswith("run/")}
     assert (tmp_path / "run").exists() == bool(put)
     left = {path.name for path in (tmp_path / "run").glob("*")}
-    assert left <= {".lock", *(path.name for path in put)}
+    assert left <= {".lock", *(path.parts[1] for path in put)}
     assert sorted(made.rglob("*")) == before
 
 
@@ -186,6 +186,24 @@ def test_labels_of_a_batch(tmp_path):
     assert (outcome.code, len(outcome.lines)) == (1, 1), outcome
     assert "training batch 0" in outcome.lines[0]
     assert "from 0 to 1, got int32 from 0 to 2" in outcome.lines[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("failing", "data set 'own:failing': KeyError: 'lost' ("),
+        ("unreadable", "data set 'own:unreadable': RuntimeError: no disk ("),
+        ("unfinished", "data set 'own:unfinished': ZeroDivisionError: division by zero ("),
+    ],
+)
+def test_a_data_set_that_fails_while_it_is_read(name, said, tmp_path):
+    arguments = f"--config={OWN}", f"--workdir={tmp_path}", f"--config.data.name=own:{name}"
+    outcome = run("search", *arguments)
+    if name == "unfinished":  # a search evaluates nothing
+        outcome = run("train", *arguments)
+    assert outcome.code == 1
+    assert outcome.lines[-1].startswith(said), outcome
+    assert re.search(r"own\.py, line \d+\); DOMINO_TRACEBACK=1 shows more$", outcome.lines[-1])
 
 
 def test_options_reach_the_factories(tmp_path):

@@ -337,6 +337,18 @@ def test_flattened_groups_only_what_the_group_size_left_out():
     assert flattened(before, 16) == before
 
 
+def test_a_rule_reaches_one_slice_of_a_stack():
+    def apply(w, x):
+        return lax.scan(lambda h, v: (h @ v, None), x, w["blocks"])[0]
+
+    params, x = {"blocks": floats(3, 8, 8)}, floats(2, 8)
+    layers = find_layers(apply, params, x, 4, [("#1$", "dense"), ("blocks", (2, 4))])
+    assert [layer.candidates for layer in layers] == [(2, 4), (), (2, 4)]
+    assert layers[1].reason == "dense by rule '#1$'"
+    with pytest.raises(ValueError, match=r"blocks#1: expected 'dense' for one slice of a stack"):
+        find_layers(apply, params, x, 4, [("#1$", 2)])
+
+
 def test_a_rule_leaves_what_is_left_out():
     params = {"w": floats(8, 8), "t": floats(9, 3)}
     layers = find_layers(lambda p, x: x @ p["w"], params, floats(1, 8), 4, [("", (1, 4))])

@@ -103,6 +103,21 @@ def test_a_hand_drawn_reshape():
     assert view.dims == ((Piece(0, 2, 2),), (Piece(0, 1, 2), Piece(1, 1, 6)))
 
 
+def test_the_drawing_of_the_module():
+    view = views.reshape(views.whole("w", (8, 24)), (8, 3, 2, 4))
+    assert view.dims == ((Piece(0, 1, 8),), (Piece(1, 8, 3),), (Piece(1, 4, 2),), (Piece(1, 1, 4),))
+    view = views.squeeze(views.cut(view, (0, 1, 0, 0), (8, 1, 2, 4)), (1,))
+    assert (view.stack, view.offset) == ((Piece(1, 8, 1),), (0, 8))
+    view = views.reshape(views.transpose(view, (1, 2, 0)), (8, 8))
+    assert view.dims == ((Piece(1, 1, 8),), (Piece(0, 1, 8),))
+    view = views.reshape(view, (64,))
+    assert view.dims == ((Piece(1, 1, 8), Piece(0, 1, 8)),)
+    assert views.reshape(view, (16, 4)).dims == (
+        (Piece(1, 1, 8), Piece(0, 4, 2)),
+        (Piece(0, 1, 4),),
+    )
+
+
 def test_a_reshape_that_cuts_across_axes_is_refused():
     assert views.reshape(views.whole("w", (4, 6)), (3, 8)) is None
 

@@ -12,7 +12,8 @@ from domino_jax.allocate.domino import domino
 from domino_jax.allocate.search import Search, SearchState
 from domino_jax.trace.layers import find_layers
 from domino_jax.train import loop, losses
-from domino_jax.train.masking import survivor_decay, survivors
+from domino_jax.train.step import TrainState, dense_step, init_state, search_step
+from domino_jax.train.transforms import survivor_decay, survivors
 
 KEY = jax.random.key(7)
 
@@ -47,7 +48,7 @@ def counting_step(state, control, batch, key):
 
 
 def run_counting(recorder, batches, steps, start=0):
-    state = loop.TrainState(np.int32(start), {}, {}, ())
+    state = TrainState(np.int32(start), {}, {}, ())
     return loop.run_train(
         counting_step, state, None, iter(batches), KEY, steps=steps, hooks=recorder.hooks
     )
@@ -123,7 +124,7 @@ def run_drawn(votes_needed, recorder, *, max_steps=20, stuck=lambda run: "", los
 
     zero = np.int32(0)
     start = SearchState(zero, {"w": np.int32(16)}, {}, {}, {}, np.asarray(False), zero)
-    train = loop.TrainState(zero, {"steps": zero}, {}, ())
+    train = TrainState(zero, {"steps": zero}, {}, ())
     run = loop.run_search(
         step,
         drawn_search(votes_needed, calls),
@@ -222,12 +223,12 @@ def traced(*args, **kwargs):
     return noisy(*args, **kwargs)
 
 
-SEARCH_STEP = loop.search_step(traced, losses.cross_entropy(), SEARCH_TX, LAYERS)
-TRAIN_STEP = loop.dense_step(noisy, losses.cross_entropy(), TRAIN_TX)
+SEARCH_STEP = search_step(traced, losses.cross_entropy(), SEARCH_TX, LAYERS)
+TRAIN_STEP = dense_step(noisy, losses.cross_entropy(), TRAIN_TX)
 
 
 def fresh(tx):
-    return loop.init_state(jax.tree.map(jnp.copy, PARAMS), {"sum": jnp.zeros([])}, tx)
+    return init_state(jax.tree.map(jnp.copy, PARAMS), {"sum": jnp.zeros([])}, tx)
 
 
 def search_run(recorder, saved=None):

@@ -9,7 +9,9 @@ import optax
 
 from domino_jax.trace.layers import find_layers
 from domino_jax.train import loop
-from domino_jax.train.masking import fixed_masks, sr_ste, survivor_decay, survivors
+from domino_jax.train.step import dense_step, init_state, search_step, trainer_step
+from domino_jax.train.trainer import through_trainer
+from domino_jax.train.transforms import sr_ste, survivor_decay, survivors
 
 KEY = jax.random.key(7)
 
@@ -46,7 +48,7 @@ def layers():
 
 def after(step, control, tx, steps=1):
     """Makes some steps with the same batch; returns the loss of the last, and the weights."""
-    state = loop.init_state(params(), stats(), tx)
+    state = init_state(params(), stats(), tx)
     for _ in range(steps):
         state, loss = step(state, control, BATCH, KEY)
     return float(loss), np.asarray(state.params["w"])[:, 0].tolist()
@@ -56,12 +58,12 @@ def test_dense_step():
     tx = optax.sgd(0.5)
     # The gradient of the sum of x w is x.
     expected = 1 - 8 + 9 + 8, [0.5, -5.0, 1.5, 0.0]
-    assert after(loop.dense_step(apply, total_output, tx), None, tx) == expected
+    assert after(dense_step(apply, total_output, tx), None, tx) == expected
 
 
 def test_search_step_masks_and_decays_survivors():
     tx = optax.chain(survivors(), survivor_decay(layers(), 0.5, every=2), optax.sgd(1.0))
-    step = loop.search_step(apply, total_output, tx, layers())
+    step = search_step(apply, total_output, tx, layers())
     control = {"n": {"w": jnp.int32(2)}, "pace": {"w": jnp.float32(-1.0)}}
     # Kept: -4 and 3; w - x + 0.5 w there.
     assert after(step, control, tx) == (-8 + 9, [1.0, -8.0, 1.5, 2.0])
@@ -71,7 +73,7 @@ def test_search_step_masks_and_decays_survivors():
 
 def test_sparse_step_takes_masks_anew():
     tx = optax.chain(sr_ste(0.25), optax.sgd(0.5))
-    step = loop.sparse_step(apply, total_output, tx, layers())
+    step = trainer_step(apply, total_output, through_trainer(tx, layers()))
     # Gradient x for all; outside the mask also 0.25 w.
     one = [1 - 0.5 - 0.125, -4 - 1.0, 3 - 1.5, 2 - 2.0 - 0.25]
     assert after(step, {"w": jnp.int32(2)}, tx) == (1.0, one)
@@ -79,20 +81,12 @@ def test_sparse_step_takes_masks_anew():
     assert after(step, {"w": jnp.int32(1)}, tx, steps=2)[0] == 2 * one[1]
 
 
-def test_fixed_step_keeps_its_masks():
-    tx = fixed_masks(optax.sgd(1.0))
-    masks = {"w": jnp.array([[True], [False], [False], [True]])}
-    step = loop.fixed_step(apply, total_output, tx)
-    assert after(step, masks, tx) == (1 + 8, [0.0, -4.0, 3.0, -2.0])
-    assert after(step, masks, tx, steps=2) == (-8, [-1.0, -4.0, 3.0, -6.0])
-
-
 def test_the_key_of_a_step_is_folded_from_its_number():
     tx = optax.sgd(0.1)
-    state = loop.init_state(params(), stats(), tx)._replace(step=jnp.int32(3))
+    state = init_state(params(), stats(), tx)._replace(step=jnp.int32(3))
     seen = []
     loop.run_train(
-        loop.dense_step(apply, total_output, tx),
+        dense_step(apply, total_output, tx),
         state,
         None,
         itertools.repeat(BATCH),

@@ -108,24 +108,6 @@ def test_first_step_of_sgd_by_hand():
     assert after == pytest.approx(expected)
 
 
-def test_sr_ste_comes_before_decay_and_momentum():
-    tx = optim.sparse_optimizer("sr_ste", "sgd", 0.1, 0.9, 0.25, sr_ste_decay=0.5)
-    np.testing.assert_allclose(train(tx, 3), as_torch(3, 0.1, 0.9, 0.25, extra=0.5), rtol=1e-5)
-
-
-def test_straight_through_is_sr_ste_without_its_decay():
-    tx = optim.sparse_optimizer("straight_through", "sgd", 0.1, 0.9, 0.25, sr_ste_decay=0.5)
-    np.testing.assert_allclose(train(tx, 3), as_torch(3, 0.1, 0.9, 0.25), rtol=1e-5)
-
-
-def test_fixed_masks_leave_the_rest_alone():
-    tx = optim.sparse_optimizer("fixed", "sgd", 0.1, 0.9, 0.25, sr_ste_decay=0.5)
-    found, dense = np.array(train(tx, 3)), np.array(as_torch(3, 0.1, 0.9, 0.25))
-    kept = np.asarray(MASKS["w"])[:, 0]
-    np.testing.assert_allclose(found[:, kept], dense[:, kept], rtol=1e-5)
-    assert found[:, ~kept].tolist() == [[1.0, 2.0]] * 3
-
-
 @pytest.mark.usefixtures("loose_promotion")
 def test_adamw_by_hand():
     # Adam's first step is the sign of the gradient; the decay stands beside it.
@@ -134,31 +116,8 @@ def test_adamw_by_hand():
     assert after == pytest.approx(expected, abs=1e-4)
 
 
-@pytest.mark.usefixtures("loose_promotion")
-def test_sr_ste_goes_through_adam_or_stands_beside_it():
-    # Outside the mask the gradients 0.1 and 0.4 have the sign of the term, 0.5 w: no change of
-    # the first step through Adam; beside it 0.1 * 0.5 w is added.
-    plain = [1 - 0.1, -4 - 0.1, 3 + 0.1, 2 - 0.1]
-    (through,) = train(
-        optim.sparse_optimizer("sr_ste", "adamw", 0.1, 0.9, 0.0, sr_ste_decay=0.5), 1
-    )
-    assert through == pytest.approx(plain, abs=1e-4)
-    tx = optim.sparse_optimizer("sr_ste", "adamw_decoupled", 0.1, 0.9, 0.0, sr_ste_decay=0.5)
-    (beside,) = train(tx, 1)
-    assert beside == pytest.approx(np.subtract(plain, [0.05, 0, 0, 0.1]), abs=1e-4)
-    tx = optim.sparse_optimizer("straight_through", "adamw", 0.1, 0.9, 0.0, sr_ste_decay=0.5)
-    assert train(tx, 1)[0] == pytest.approx(plain, abs=1e-4)
-
-
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="unknown schedule 'cosin'; nearest: cosine"):
         optim.learning_rate("cosin", 0.1, 5)
     with pytest.raises(ValueError, match="unknown optimizer 'adam'; nearest: adamw"):
         optim.dense_optimizer("adam", 0.1, 0.9, 0.0)
-    with pytest.raises(ValueError, match="unknown optimizer 'sdg'; nearest: sgd"):
-        optim.sparse_optimizer("fixed", "sdg", 0.1, 0.9, 0.0, sr_ste_decay=0.0)
-    for method in ("fixed", "straight_through"):  # which have no term to stand beside Adam
-        with pytest.raises(ValueError, match="unknown optimizer 'adamw_decoupled'; nearest: adamw"):
-            optim.sparse_optimizer(method, "adamw_decoupled", 0.1, 0.9, 0.0, sr_ste_decay=0.0)
-    with pytest.raises(ValueError, match="unknown training method 'sr-ste'; nearest: sr_ste"):
-        optim.sparse_optimizer("sr-ste", "sgd", 0.1, 0.9, 0.0, sr_ste_decay=0.0)

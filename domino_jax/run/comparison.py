@@ -1,0 +1,204 @@
+"""Methods, trainers, budgets and seeds side by side: every cell a run of its own that resumes.
+
+    folder/seed0/2of16_uniform_sr_ste/     a work directory, as search.py and train.py make it
+    folder/compare.csv, front.png, map.png
+
+The first cell of a seed trains the dense network, and all others of that seed start from it.
+"""
+
+import contextlib
+import io
+import itertools
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from domino_jax.core.costs import as_fraction, total_cost
+from domino_jax.core.errors import InputError
+from domino_jax.core.paths import require_known
+from domino_jax.core.scheme import NM, load_document
+from domino_jax.run import comparison_report, experiment, finetune, monitor, search, workdir
+from domino_jax.run.comparison_report import Cell, Outcome
+
+Stop = Callable[[], bool]
+
+
+def compare(
+    config: ConfigDict, folder: Path, cells: Sequence[Cell], should_stop: Stop, *, metric: str
+) -> None:
+    """Runs every cell that is not done, then writes compare.csv and the pictures, and prints.
+
+    A cell that cannot be run (its budget is out of reach, say) is named at the end; the others go
+    on.
+
+    Args:
+        config: all settings; each cell changes seed, method, trainer, budget and init.
+        folder: of the comparison.
+        cells: what to run, those of a seed together.
+        should_stop: asked before every step.
+        metric: what the table and the front show: 'accuracy', 'loss' or 'top5'.
+
+    Raises:
+        InputError: some cells could not be run: the first one and its reason.
+        Stopped: it was asked to stop; the same call goes on.
+    """
+    outcomes, faults = [], []
+    began = time.monotonic()
+    for number, cell in enumerate(cells):
+        place = folder / f"seed{cell.seed}" / _name(cell)
+        monitor.say(f"{number + 1} of {len(cells)}{_left(began, number, len(cells))}: {place}")
+        try:
+            _run(_config_of(config, cell, _dense_of(folder, cells, cell)), cell, place, should_stop)
+        except (InputError, FloatingPointError) as error:
+            faults.append(f"{place}: {error}")
+            monitor.say(faults[-1])
+            continue
+        outcomes.append(_outcome(cell, place))
+        jax.clear_caches()  # of a network that no other cell has
+    if outcomes:
+        _show(config, folder, outcomes, metric)
+    if faults:
+        raise InputError(f"{len(faults)} of {len(cells)} cells could not be run; {faults[0]}")
+
+
+def cells_of(
+    seeds: int, budgets: Sequence[str], methods: Sequence[str], trainers: Sequence[str]
+) -> list[Cell]:
+    """Lists all cells, those of a seed together.
+
+    Raises:
+        InputError: nothing to compare, or a budget that is neither a share nor N:M.
+    """
+    for name, values in (("budgets", budgets), ("methods", methods), ("trainers", trainers)):
+        if not values:
+            raise InputError(f"--{name}: expected at least one, got none")
+    if seeds < 1:
+        raise InputError(f"--seeds: expected 1 or more, got {seeds}")
+    for budget in budgets:
+        _require_budget(budget)
+    return [Cell(*parts) for parts in itertools.product(range(seeds), budgets, methods, trainers)]
+
+
+def share_of(budget: str, layers: Any, cost: Any) -> float:
+    """Returns the share that a budget means: itself, or what that N:M in every layer costs.
+
+    Never less than that cost, also after rounding.
+    """
+    if ":" not in budget:
+        return float(budget)
+    nm = NM.parse(budget)
+    dense = total_cost(layers, cost)
+    wrong = next((layer for layer in layers if layer.groups and layer.m % nm.m), None)
+    if wrong is not None:
+        raise InputError(
+            f"--budgets: expected an N:M whose M divides {wrong.m} (of {wrong.name}), got {budget}"
+        )
+    scheme = {layer.name: NM(nm.n * layer.m // nm.m, layer.m) for layer in layers if layer.groups}
+    share = float(Fraction(total_cost(layers, cost, scheme)) / dense)
+    exact = as_fraction(share) * dense
+    return share if exact >= total_cost(layers, cost, scheme) else math.nextafter(share, 1.0)
+
+
+def _require_budget(budget: str) -> None:
+    try:
+        right = bool(NM.parse(budget)) if ":" in budget else 0 < float(budget) < 1
+    except ValueError:
+        right = False
+    if not right:
+        raise InputError(f"--budgets: expected a share above 0 and below 1, or N:M, got {budget!r}")
+
+
+def _name(cell: Cell) -> str:
+    parts = (cell.budget.replace(":", "of"), cell.method, cell.trainer)
+    return "_".join(part.replace(":", ".").replace("/", ".") for part in parts)
+
+
+def _left(began: float, done: int, total: int) -> str:
+    """Says how long the other cells may take, once one of this call is done."""
+    if not done:
+        return ""
+    seconds = (time.monotonic() - began) / done * (total - done)
+    return f", about {seconds / 60:.0f} minutes left"
+
+
+def _dense_of(folder: Path, cells: Sequence[Cell], cell: Cell) -> str:
+    """Returns where the dense network of a seed is; '' for the cell that trains it."""
+    first = next(other for other in cells if other.seed == cell.seed)
+    return "" if cell == first else str(folder / f"seed{cell.seed}" / _name(first) / "dense")
+
+
+def _config_of(config: ConfigDict, cell: Cell, dense: str) -> ConfigDict:
+    own = config.copy_and_resolve_references()
+    with own.unlocked():
+        own.seed = cell.seed
+        own.search.method = cell.method
+        own.train.method = cell.trainer
+        own.init = own.init or dense
+    return own
+
+
+def _run(config: ConfigDict, cell: Cell, place: Path, should_stop: Stop) -> None:
+    """Searches and trains, unless both are done under these settings."""
+    if _is_done(config, cell, place):
+        return
+    with workdir.taken(place), _quiet():
+        exp = experiment.build(config, place, should_stop)
+        with config.unlocked():
+            config.search.budget = share_of(cell.budget, exp.layers, exp.budget.cost)
+        search.find_scheme(experiment.build(config, place, should_stop))
+        finetune.train_scheme(experiment.build(config, place, should_stop))
+
+
+def _is_done(config: ConfigDict, cell: Cell, place: Path) -> bool:
+    results = workdir.read_json(place / "results.json")
+    if not {"search", "train"} <= results.keys() or not (place / "scheme.json").exists():
+        return False
+    made = load_document(place / "scheme.json").get("config", {})
+    wanted = json.loads(json.dumps(config.to_dict()))
+    budget = made.get("search", {}).get("budget")
+    wanted["search"]["budget"] = budget  # that of N:M is known only where the layers are
+    return bool(made == wanted) and (":" in cell.budget or budget == float(cell.budget))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the tables of a single run off the terminal."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield
+
+
+def _outcome(cell: Cell, place: Path) -> Outcome:
+    results = workdir.read_json(place / "results.json")
+    totals, train = results["search"]["totals"], results["train"]
+    rows = results["search"]["layers"]
+    stages = {
+        "dense": train["dense"],
+        "masked": train.get("recalibrated", train["masked"]),
+        **({"tuned": train["tuned"]} if "tuned" in train else {}),
+    }
+    counted = [row for row in rows if row["counted"]]
+    nm = {row["name"]: NM.parse(row["nm"]) if row["nm"] else NM(1, 1) for row in counted}
+    return Outcome(
+        cell,
+        {name: totals[name]["share"] for name in ("cost", "weights", "macs")},
+        stages,
+        {name: (each.n, each.m) for name, each in nm.items()},
+    )
+
+
+def _show(config: ConfigDict, folder: Path, outcomes: Sequence[Outcome], metric: str) -> None:
+    require_known([metric], list(outcomes[0].metrics["dense"]), what="metric")
+    seeds = len({outcome.cell.seed for outcome in outcomes})
+    title = f"{config.model.name} on {config.data.name}, {seeds} seed{'s' * (seeds > 1)}"
+    comparison_report.write_csv(folder / "compare.csv", outcomes)
+    comparison_report.draw_front(folder / "front.png", outcomes, metric, title)
+    comparison_report.draw_map(folder / "map.png", outcomes, f"{title}: N kept of every M")
+    monitor.console().print(comparison_report.table(outcomes, metric))
+    monitor.say(f"{folder}: compare.csv, front.png, map.png")

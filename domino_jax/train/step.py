@@ -1,0 +1,104 @@
+"""The train state, and one jitted step of any trainer.
+
+Batches are {'inputs', 'labels'}; the random key of step i is fold_in(key, i).
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from domino_jax.core.layers import LayerSpec
+from domino_jax.train.losses import Apply, Batch, Loss
+from domino_jax.train.trainer import Trainer, dense_trainer, search_trainer
+
+Step = Callable[["TrainState", Any, Batch, jax.Array], tuple["TrainState", jax.Array]]
+
+
+class TrainState(NamedTuple):
+    """What a step changes; a pytree.
+
+    Attributes:
+        step: steps made; int32, [].
+        params: float32 master weights.
+        stats: batch statistics, {} if there are none.
+        opt_state: the state of the trainer: mostly of its optax transform.
+    """
+
+    step: jax.Array
+    params: Any
+    stats: Any
+    opt_state: Any
+
+
+def init_state(params: Any, stats: Any, tx: optax.GradientTransformation) -> TrainState:
+    """Makes the state before the first step of dense training or of a search."""
+    return first_state(params, stats, tx.init(params))
+
+
+def first_state(params: Any, stats: Any, opt_state: Any) -> TrainState:
+    """Makes the state before the first step of any trainer, of what its `init` gives."""
+    return TrainState(jnp.zeros([], jnp.int32), params, stats, opt_state)
+
+
+def trainer_step(
+    apply: Apply,
+    loss: Loss,
+    trainer: Trainer,
+    *,
+    sharding: jax.sharding.Sharding | None = None,
+) -> Step:
+    """Makes the jitted step of a trainer: step(state, target, batch, key).
+
+    It donates its state; `sharding` is that of the state on several devices. The target is traced:
+    one compilation serves any n, pace and masks.
+    """
+    update = trainer.update or _leave
+
+    def step(
+        state: TrainState, target: Any, batch: Batch, key: jax.Array
+    ) -> tuple[TrainState, jax.Array]:
+        step_key = jax.random.fold_in(key, state.step)
+
+        def objective(params: Any) -> tuple[jax.Array, Any]:
+            seen, masks = trainer.forward(params, state.opt_state, target)
+            outputs, stats = apply(seen, state.stats, batch["inputs"], train=True, key=step_key)
+            return loss(outputs, batch), (stats, masks)
+
+        value_and_grad = jax.value_and_grad(objective, has_aux=True)
+        (value, (stats, masks)), grads = value_and_grad(state.params)
+        params, opt_state = update(grads, state.params, state.opt_state, target, masks)
+        return TrainState(state.step + 1, params, stats, opt_state), value
+
+    return jax.jit(step, donate_argnums=0, out_shardings=sharding)
+
+
+def _leave(grads: Any, params: Any, state: Any, target: Any, masks: Any) -> tuple[Any, Any]:
+    """Is the update of a trainer that has none."""
+    del grads, target, masks
+    return params, state
+
+
+def dense_step(
+    apply: Apply,
+    loss: Loss,
+    tx: optax.GradientTransformation,
+    *,
+    sharding: jax.sharding.Sharding | None = None,
+) -> Step:
+    """Makes the jitted step of dense training: step(state, None, batch, key)."""
+    return trainer_step(apply, loss, dense_trainer(tx), sharding=sharding)
+
+
+def search_step(
+    apply: Apply,
+    loss: Loss,
+    tx: optax.GradientTransformation,
+    layers: Iterable[LayerSpec],
+    *,
+    sharding: jax.sharding.Sharding | None = None,
+) -> Step:
+    """Makes the jitted step of a search: step(state, {'n', 'pace'}, batch, key)."""
+    return trainer_step(apply, loss, search_trainer(tx, layers), sharding=sharding)

@@ -1,0 +1,109 @@
+"""The ways of training a sparse network, by name.
+
+One of your own is 'package.module:function', a function that takes a `Training` and returns a
+`Trainer`; and an entry here makes it ours.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import optax
+
+from domino_jax.core.errors import InputError
+from domino_jax.core.factories import find_factory
+from domino_jax.core.masked import apply_masks, make_masks
+from domino_jax.train.optim import DECOUPLED, dense_optimizer
+from domino_jax.train.trainer import (
+    Start,
+    Trainer,
+    Training,
+    keep_largest,
+    through_trainer,
+    update_by,
+)
+from domino_jax.train.transforms import fixed_masks, sr_ste, sr_ste_adamw, sr_ste_adamw_decoupled
+
+TRAINERS: Mapping[str, str] = {
+    "sr_ste": "domino_jax.train.trainers:sr_ste_trainer",
+    "straight_through": "domino_jax.train.trainers:straight_through_trainer",
+    "fixed": "domino_jax.train.trainers:fixed_trainer",
+    "none": "domino_jax.train.trainers:no_trainer",
+}
+
+
+def make_trainer(name: str, training: Training) -> Trainer:
+    """Makes the trainer of a name.
+
+    Raises:
+        InputError: the name is unknown, or what its function refuses, or it returns no `Trainer`.
+    """
+    trainer = find_factory(name, TRAINERS, what="trainer")(training)
+    if not isinstance(trainer, Trainer):
+        raise InputError(
+            f"trainer {name!r}: expected a Trainer(init, forward, update, finish), got a "
+            f"{type(trainer).__name__}"
+        )
+    return trainer
+
+
+def sr_ste_trainer(training: Training) -> Trainer:
+    """Straight through, and weights outside the masks decay by `sr_ste`.
+
+    With 'adamw' that term goes through Adam, with `DECOUPLED` it stands beside it.
+    """
+    options, rate = training.options, training.rate
+    if options["optimizer"] == "adamw":
+        tx = sr_ste_adamw(rate, options["sr_ste"], options["weight_decay"])
+    elif options["optimizer"] == DECOUPLED:
+        tx = sr_ste_adamw_decoupled(rate, options["sr_ste"], options["weight_decay"])
+    else:
+        tx = optax.chain(sr_ste(options["sr_ste"]), _optimizer(training))
+    return through_trainer(tx, training.layers)
+
+
+def straight_through_trainer(training: Training) -> Trainer:
+    """SR-STE without its decay."""
+    return through_trainer(_optimizer(training), training.layers)
+
+
+def fixed_trainer(training: Training) -> Trainer:
+    """Takes the masks once, from the weights at the start; its target is these masks.
+
+    The rest is zero from there on, and takes no part in gradients, decay and moments.
+    """
+    tx = fixed_masks(_optimizer(training))
+
+    def init(params: Any, n: Any) -> Start:
+        masks = jax.jit(lambda params: make_masks(params, training.layers, n))(params)
+        params = apply_masks(params, masks)
+        return Start(params, masks, tx.init(params))
+
+    return Trainer(
+        init=init,
+        forward=lambda params, state, masks: (apply_masks(params, masks), masks),
+        update=update_by(tx),
+        finish=lambda params, state, masks: apply_masks(params, masks),
+    )
+
+
+def no_trainer(training: Training) -> Trainer:
+    """Trains nothing: the n largest of the weights at the start are the result."""
+    return Trainer(
+        init=lambda params, n: Start(params, n, {}),
+        forward=lambda params, state, n: (params, {}),
+        update=None,
+        finish=lambda params, state, n: keep_largest(params, training.layers, n),
+    )
+
+
+def _optimizer(training: Training) -> optax.GradientTransformation:
+    options = training.options
+    if options["optimizer"] == DECOUPLED:
+        raise InputError(
+            f"train.optimizer: expected 'sgd' or 'adamw' where train.method has no SR-STE term "
+            f"to stand beside Adam, got {DECOUPLED!r}"
+        )
+    return dense_optimizer(
+        options["optimizer"], training.rate, options["momentum"], options["weight_decay"]
+    )

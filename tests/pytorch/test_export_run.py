@@ -1,0 +1,78 @@
+"""From a work directory to an export: what its record lacks is found or said, never guessed."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import own
+import pytest
+
+from domino_jax import export, models
+from domino_jax.core import scheme
+from domino_jax.core.kernels import n_by_path
+from domino_jax.core.layers import grouped
+from domino_jax.core.masked import hard_mask
+from domino_jax.core.scheme import NM
+from domino_jax.run import checkpoint, experiment
+from domino_jax.run.settings import defaults
+
+
+def _finished(workdir, config, model, example):
+    """Leaves a work directory as train.py alone does: without the M of a search."""
+    layers = experiment.layers_of(model, example, config.search)
+    found = {layer.name: NM(1, layer.m) for layer in grouped(layers)}
+    params = jax.jit(lambda p: hard_mask(p, layers, n_by_path(found, layers)))(model.params)
+    tree = {"params": params, "stats": model.stats}
+    checkpoint.save(workdir / "train" / "sparse", 7, tree)
+    record = config.to_dict()
+    for key in ("m", "candidates"):
+        del record["search"][key]
+    scheme.save(workdir / "scheme.json", found, config=record)
+    return found
+
+
+@pytest.fixture
+def own_run(tmp_path):
+    config = own.get_config().unlock()
+    config.search.m = 4
+    config.search.rules = (("stem", "flatten"), ("hidden|head", 2))
+    example = jax.ShapeDtypeStruct((1, 4, 4, 3), jnp.float32)
+    model = own.network(example=example, classes=3, seed=0)
+    return tmp_path / "run", _finished(tmp_path / "run", config, model, example)
+
+
+def test_groups_are_those_of_the_scheme_of_each_layer(tmp_path, own_run):
+    """The most frequent M of this scheme is not that of the rule 'flatten'."""
+    workdir, found = own_run
+    assert sorted(nm.m for nm in found.values()) == [2, 2, 4]
+    assert export.main([f"--workdir={workdir}", f"--out={tmp_path / 'out'}"]) == 0
+    layers = json.loads((tmp_path / "out" / "export.json").read_text())["layers"]
+    assert {name: NM(layer["n"], layer["m"]) for name, layer in layers.items()} == found
+
+
+def test_a_scheme_of_other_groups_is_refused_in_one_line(tmp_path, own_run, capsys):
+    workdir, found = own_run
+    document = scheme.load_document(workdir / "scheme.json")
+    scheme.save(
+        workdir / "scheme.json",
+        {**found, "hidden/kernel": NM(1, 8)},
+        config=document["config"],
+    )
+    assert export.main([f"--workdir={workdir}", f"--out={tmp_path / 'out'}"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "kernel" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dtype_that_is_left_out_is_said(tmp_path, capsys):
+    config = defaults().unlock()
+    config.model.name, config.model.dtype, config.data.name = "resnet8", "bfloat16", "digits"
+    config.data.dir, config.search.m = str(tmp_path / "data"), 4
+    example = jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32)
+    model = models.create("resnet8", example=example, classes=10, seed=0)
+    _finished(tmp_path / "run", config, model, example)
+    out = tmp_path / "out"
+    assert export.main([f"--workdir={tmp_path / 'run'}", f"--out={out}", "--dtype=float32"]) == 0
+    first, *_ = capsys.readouterr().out.splitlines()
+    assert first == "model.dtype=bfloat16 is left out: the stored logits are those of float32"
+    assert "dtype" not in json.loads((out / "export.json").read_text())["model_options"]

@@ -1,0 +1,112 @@
+"""A comparison: its cells, its budgets, what it writes, and that what is done is not repeated."""
+
+import csv
+import os
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import made
+import pytest
+
+from domino_jax.core.costs import as_fraction, count_weights, total_cost
+from domino_jax.core.masks import Axes
+from domino_jax.run import comparison, comparison_report
+from domino_jax.run.comparison_report import Cell, Outcome
+
+ROOT = Path(__file__).parents[2]
+IO = Axes((), (), (0,), (1,))
+LAYERS = (
+    made.layer("a", (16, 3), IO, 48, (1, 2, 4)),
+    made.layer("stem", (3, 7), IO, 21, (), "input size 3 is no multiple of 4"),
+)
+FLAGS = ["--config=tests/tiny.py", "--methods=uniform,erk", "--budgets=2:4", "--seeds=1"]
+
+
+def run(folder, *flags):
+    """Runs the command in the project's folder; returns its exit code and both outputs."""
+    command = [sys.executable, "-m", "domino_jax.compare", *FLAGS, f"--workdir={folder}", *flags]
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    environment = {**os.environ, "PYTHONPATH": paths, "XLA_FLAGS": ""}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_cells_of_a_seed_are_together():
+    cells = comparison.cells_of(2, ["0.5", "2:4"], ["uniform"], ["sr_ste", "fixed"])
+    assert [cell.seed for cell in cells] == [0] * 4 + [1] * 4
+    assert cells[1] == Cell(0, "0.5", "uniform", "fixed")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0, ["0.5"], ["erk"], ["sr_ste"]), "--seeds: expected 1 or more, got 0"),
+        ((1, [], ["erk"], ["sr_ste"]), "--budgets: expected at least one"),
+        ((1, ["0.5"], [], ["sr_ste"]), "--methods: expected at least one"),
+        ((1, ["0.5"], ["erk"], []), "--trainers: expected at least one"),
+        ((1, ["1.5"], ["erk"], ["sr_ste"]), "expected a share above 0 .* got '1.5'"),
+        ((1, ["half"], ["erk"], ["sr_ste"]), "expected a share above 0 .* got 'half'"),
+        ((1, ["5:4"], ["erk"], ["sr_ste"]), "expected a share above 0 .* got '5:4'"),
+    ],
+)
+def test_what_cannot_be_compared(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        comparison.cells_of(*arguments)
+
+
+def test_a_budget_is_a_share_or_what_an_n_of_m_costs():
+    assert comparison.share_of("0.25", LAYERS, count_weights) == 0.25
+    share = comparison.share_of("1:4", LAYERS, count_weights)
+    dense = total_cost(LAYERS, count_weights)
+    assert as_fraction(share) * dense >= 12 + 21  # never below: 1:4 itself must fit
+    assert share == pytest.approx(float(Fraction(33, 69)), abs=1e-15)
+    assert comparison.share_of("1:2", LAYERS, count_weights) > share
+    with pytest.raises(ValueError, match=r"M divides 4 \(of a\), got 2:16"):
+        comparison.share_of("2:16", LAYERS, count_weights)
+
+
+def test_a_comparison_and_what_it_repeats(tmp_path):
+    code, printed, said = run(tmp_path)
+    assert code == 0, said
+    rows = [line.split("│") for line in printed.splitlines() if line.startswith("2:4")]
+    assert [row[1].strip() for row in rows] == ["uniform", "erk"]
+    lines = list(csv.DictReader((tmp_path / "compare.csv").read_text().splitlines()))
+    assert [line["method"] for line in lines] == ["uniform", "erk"]
+    assert all(0 < float(line["kept_cost"]) <= 0.5 for line in lines)
+    assert all(float(line["tuned_accuracy"]) > 0.5 for line in lines)
+    assert (tmp_path / "front.png").stat().st_size > 0
+    assert (tmp_path / "map.png").stat().st_size > 0
+    # One dense network for both, and nothing anew in a second call.
+    assert len(list(tmp_path.glob("seed0/*/dense"))) == 1
+    code, again, said = run(tmp_path)
+    assert (code, again) == (0, printed)
+    assert "fine-tuning" not in said
+
+
+def test_a_cell_that_cannot_be_run_is_named_and_the_others_are(tmp_path):
+    code, printed, said = run(tmp_path, "--budgets=2:4,0.01", "--methods=uniform")
+    assert code == 1
+    assert "1 of 2 cells could not be run; " in said.splitlines()[-1]
+    assert "budget 0.01 is out of reach" in said
+    assert printed.count("│ uniform │") == 1
+
+
+def test_pictures_of_a_hundred_layers_and_odd_names(tmp_path):
+    layers = {f"block${i}/[w]/kernel": (1 + i % 4, 4) for i in range(100)}
+    outcomes = [
+        Outcome(
+            Cell(seed, "1:4", method, "sr_ste"),
+            {"cost": 0.25, "weights": 0.25, "macs": 0.25},
+            {"dense": {"loss": 1.0}, "masked": {"loss": 2.0}, "tuned": {"loss": 1.0 + seed}},
+            layers,
+        )
+        for seed in range(2)
+        for method in ("uniform", "my.module:function")
+    ]
+    comparison_report.draw_front(tmp_path / "front.png", outcomes, "loss", "$x_{ on [data]")
+    comparison_report.draw_map(tmp_path / "map.png", outcomes, "map")
+    assert (tmp_path / "map.png").stat().st_size > 0
