@@ -169,7 +169,7 @@ def sums_by_rank(w: jax.Array, value: jax.Array, m: int, axes: Axes) -> jax.Arra
         [S, M], at least float32; rank 0, the largest magnitude, first.
     """
     grouped = _groups(value.astype(_wide(value.dtype)), m, axes)
-    rank = _rank(_bits(_groups(_magnitude(w), m, axes)))
+    rank = _rank(_groups(_bits(_magnitude(w)), m, axes))
 
     def of_rank(index: jax.Array) -> jax.Array:
         chosen = rank == index.astype(rank.dtype)

@@ -67,15 +67,15 @@ def _searched(exp: Experiment, search: Search, problem: Problem) -> tuple[Scheme
         return after, int(run.train.step)
 
     try:
-        found = end(_search(exp, search, params, stats))
+        answer = end(_search(exp, search, params, stats))
     except loop.Stuck as stuck:
-        found = end(_last(exp, search, params, stats))
-        if found is None:
+        answer = end(_last(exp, search, params, stats))
+        if answer is None:
             raise
         monitor.say(f"that search stood still near its budget: {stuck}")
-    if found is None:
+    if answer is None:
         raise InputError("search.method: expected a search that ends within its budget, got none")
-    return found
+    return answer
 
 
 def _say_finish(exp: Experiment, before: Scheme, after: Scheme) -> None:
@@ -90,9 +90,9 @@ def _say_finish(exp: Experiment, before: Scheme, after: Scheme) -> None:
 
 def _last(exp: Experiment, search: Search, params: Any, stats: Any) -> loop.SearchRun:
     """Returns the last saved state of the search, or that before its first step."""
-    trainer, _ = search_parts(exp)
-    state = first_state(params, stats, trainer.init(params, None).state)
-    return resume(exp.phases["search"], loop.SearchRun(state, search.init(params)))
+    first = search_parts(exp).trainer.init(params, None)
+    start = first_state(params, stats, first.state)
+    return resume(exp.phases["search"], loop.SearchRun(start, search.init(params)))
 
 
 def _search(exp: Experiment, search: Search, params: Any, stats: Any) -> loop.SearchRun:
