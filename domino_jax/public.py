@@ -2,9 +2,12 @@
 
 from domino_jax.allocate.domino import domino
 from domino_jax.allocate.erk import erk_scheme
+from domino_jax.allocate.exact import exact_scheme
+from domino_jax.allocate.fisher import fisher_table
 from domino_jax.allocate.paces import constant_pace, domino_pace
 from domino_jax.allocate.problem import Problem
 from domino_jax.allocate.search import Search, SearchState, scheme_of
+from domino_jax.allocate.sensitivity import sensitivity_table
 from domino_jax.allocate.table import ALLOCATORS, allocator
 from domino_jax.allocate.uniform import uniform, uniform_scheme
 from domino_jax.core.costs import (
@@ -60,7 +63,9 @@ __all__ = [
     "domino",
     "domino_pace",
     "erk_scheme",
+    "exact_scheme",
     "find_layers",
+    "fisher_table",
     "fixed_masks",
     "flattened",
     "hard_mask",
@@ -70,6 +75,7 @@ __all__ = [
     "plain",
     "save_scheme",
     "scheme_of",
+    "sensitivity_table",
     "sr_ste",
     "sr_ste_adamw",
     "sr_ste_adamw_decoupled",

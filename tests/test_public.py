@@ -38,6 +38,20 @@ def adapted(transform):
         return bool(np.isfinite(updated(transform)["a"]).all())
 
 
+# a alone is pruned: 16 of its 64 weights, and all 32 of b, are exactly half of the 96.
+TABLE = {"a": {1: 1.0, 2: 0.5, 4: 0.0}, "b": {1: 8.0, 2: 4.0, 4: 0.0}}
+
+
+def loss(params, x):
+    return jnp.square(apply(params, x) - 2.0 * apply(PARAMS, x)).mean()
+
+
+def falls(table):
+    """Says whether each layer's losses fall to 0."""
+    rows = [list(row.values()) for row in table.values()]
+    return all(row == sorted(row, reverse=True) and row[0] > row[-1] == 0 for row in rows)
+
+
 def saved(folder):
     dj.save_scheme(folder / "scheme.json", SCHEME)
     return dj.load_scheme(folder / "scheme.json")
@@ -71,7 +85,9 @@ CALLS = {
     "domino": lambda folder: bool(SEARCH.init(PARAMS).done) is False,
     "domino_pace": lambda folder: set(dj.domino_pace(LAYERS, 0.5)({"a": 4, "b": 4})) == {"a", "b"},
     "erk_scheme": lambda folder: set(dj.erk_scheme(LAYERS, 0.5)) == {"a", "b"},
+    "exact_scheme": lambda folder: dj.exact_scheme(LAYERS, TABLE, [PROBLEM.budget]).loss == 1.0,
     "find_layers": lambda folder: [layer.name for layer in LAYERS] == ["a", "b"],
+    "fisher_table": lambda folder: falls(dj.fisher_table(LAYERS, PARAMS, loss, [X])),
     "fixed_masks": lambda folder: kept(updated(dj.fixed_masks(optax.sgd(1.0)))) == kept(MASKS),
     "flattened": lambda folder: dj.flattened(LAYERS, 4) == LAYERS,
     "hard_mask": lambda folder: kept(dj.hard_mask(PARAMS, LAYERS, N)) == {"a": 32, "b": 8},
@@ -81,6 +97,7 @@ CALLS = {
     "plain": lambda folder: dj.plain(apply, PARAMS).stats == {},
     "save_scheme": lambda folder: list(saved(folder)) == ["a", "b"],
     "scheme_of": lambda folder: dj.scheme_of(LAYERS, SEARCH.init(PARAMS)) == dj.uniform(LAYERS, 4),
+    "sensitivity_table": lambda folder: falls(dj.sensitivity_table(LAYERS, PARAMS, loss, [X])),
     "sr_ste": lambda folder: float(updated(dj.sr_ste(1.0))["b"][3, 0]) == 2.0,
     "sr_ste_adamw": lambda folder: adapted(dj.sr_ste_adamw(0.1, 1e-3, 0.0)),
     "sr_ste_adamw_decoupled": lambda folder: adapted(dj.sr_ste_adamw_decoupled(0.1, 1e-3, 0.0)),

@@ -103,6 +103,19 @@ def measure(
     return measured
 
 
+def sensitivity_table(
+    layers: Iterable[LayerSpec],
+    params: Any,
+    loss: Callable[[Any, Any], jax.Array],
+    batches: Sequence[Any],
+    *,
+    grid: Sequence[int] | None = None,
+) -> LossTable:
+    """Measures the table of all layers and candidates; arguments and errors as of `measure`."""
+    layers = tuple(layers)
+    return as_table(layers, measure(layers, params, loss, batches, grid=grid))
+
+
 def as_table(layers: Iterable[LayerSpec], measured: Measured) -> LossTable:
     """Turns measured losses into rises over dense, noise removed, for every candidate.
 
