@@ -2,7 +2,8 @@
 
 A table adds up what layers cost one by one. What they cost together is measured, on batches that
 the table was not made from, for uniform and for the best scheme by the table with no floor and with
-floors on n of 1/2 and 3/4 of uniform's n and of one less than it. The best one is taken.
+floors on n of 1/2 and 3/4 of uniform's n, of one less than it and of all of it. The best one is
+taken.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,7 @@ FLOORS: Mapping[str, Callable[[int], int]] = {
     "n >= 1/2 of uniform's": lambda n: -(-n // 2),
     "n >= 3/4 of uniform's": lambda n: -(-3 * n // 4),
     "n >= uniform's - 1": lambda n: n - 1,
+    "n >= uniform's": lambda n: n,  # uniform, and what it leaves of the budget spent
 }
 
 

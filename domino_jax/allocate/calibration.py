@@ -53,15 +53,9 @@ def taken_scheme(problem: Problem, table: LossTable, method: str) -> Scheme:
     return trials[0].scheme
 
 
-def keep_table(problem: Problem, table: LossTable, method: str) -> None:
-    """Writes the table where the problem keeps what was found."""
-    text = written(
-        table,
-        method=method,
-        batches=problem.options["calibration_batches"],
-        statistics=problem.options["calibration_statistics"],
-    )
-    problem.keep(TABLE, text)
+def keep_table(problem: Problem, table: LossTable, **origin: str) -> None:
+    """Keeps a table, and where its numbers come from."""
+    problem.keep(TABLE, written(table, batches=problem.options["calibration_batches"], **origin))
 
 
 def fingerprint(params: Any) -> str:

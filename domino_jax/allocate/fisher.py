@@ -19,7 +19,6 @@ import numpy as np
 
 from domino_jax.allocate.calibration import (
     keep_table,
-    loss_of,
     own_batches,
     refuse_early,
     taken_scheme,
@@ -78,9 +77,12 @@ def fisher_table(
 
 
 def allocate(problem: Problem) -> Scheme:
-    """Is the entry 'fisher' of `ALLOCATORS`."""
+    """Is the entry 'fisher' of `ALLOCATORS`.
+
+    Its gradients are at the running batch statistics: those of a micro-batch are of few examples.
+    """
     refuse_early(problem)
-    params, _ = problem.weights()
+    params, stats = problem.weights()
     batches = own_batches(problem)
     size = jax.tree.leaves(batches[0])[0].shape[0]
     micro = next(b for b in range(min(MICRO, size), 0, -1) if size % b == 0)
@@ -88,12 +90,12 @@ def allocate(problem: Problem) -> Scheme:
         table = fisher_table(
             problem.layers,
             params,
-            loss_of(problem),
+            lambda params, batch: problem.loss(params, stats, batch),
             batches,
             micro=micro,
             report=lambda done: show(done, f"micro-batches of {micro}"),
         )
-    keep_table(problem, table, "fisher")
+    keep_table(problem, table, method="fisher", statistics="running")
     return taken_scheme(problem, table, "fisher")
 
 

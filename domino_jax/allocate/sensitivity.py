@@ -57,7 +57,7 @@ def allocate(problem: Problem) -> Scheme:
                 report=report,
             )
     table = as_table(problem.layers, measured)
-    keep_table(problem, table, "sensitivity")
+    keep_table(problem, table, method="sensitivity", statistics=options["calibration_statistics"])
     return taken_scheme(problem, table, "sensitivity")
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from domino_jax.run import kinds
 
 STARTS = ("dense", "random")
-STATISTICS = ("running", "batch")
+STATISTICS = ("batch", "running")
 PARTS = ("all", "movable")
 
 
@@ -230,9 +230,10 @@ _SEARCH = {
         "told on as many others.",
     ),
     "calibration_statistics": Setting(
-        "running",
+        "batch",
         *kinds.one_of(lambda: STATISTICS),
-        "Statistics of batch norms while losses are measured; 'batch': those of each batch.",
+        "Statistics of batch norms while losses are measured: 'batch', those of each batch, or "
+        "'running', those of the dense network, with which pruned layers look worse than they are.",
     ),
     "grid": Setting(
         None,

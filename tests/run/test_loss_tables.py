@@ -78,8 +78,8 @@ def test_a_table_from_elsewhere_gives_its_scheme(tmp_path, sensitivity, capsys):
     assert schemes[0] == schemes[1]
 
 
-def test_batch_statistics_may_be_the_batchs_own(tmp_path, sensitivity):
-    options = (*SENSITIVITY, "search.calibration_statistics=batch")
+def test_batch_statistics_may_be_those_of_the_dense_network(tmp_path, sensitivity):
+    options = (*SENSITIVITY, "search.calibration_statistics=running")
     scripts.search(tmp_path, *options, f"init={sensitivity / 'dense'}")
     assert losses(tmp_path) != losses(sensitivity)
 
