@@ -130,9 +130,9 @@ def test_votes_need_their_share_of_groups():
 @pytest.mark.parametrize(
     ("paces", "said"),
     [
-        ({"a": 1.0}, "a finite factor for layer 'b' is wanted, got none"),
-        ({"a": 1.0, "b": float("nan")}, "for layer 'b' is wanted, got nan"),
-        ({"a": np.float32("inf"), "b": 1.0}, "for layer 'a' is wanted, got inf"),
+        ({"a": 1.0}, "expected a finite factor for layer 'b', got none"),
+        ({"a": 1.0, "b": float("nan")}, "for layer 'b', got nan"),
+        ({"a": np.float32("inf"), "b": 1.0}, "for layer 'a', got inf"),
         ({"a": 1.0, "b": 1.0, "c": 1.0}, "unknown layer of a pace rule 'c'"),
     ],
 )

@@ -193,7 +193,7 @@ def test_of_an_export():
     ("name", "options", "message"),
     [
         ("resnet19", {}, "model 'resnet19': one of resnet18, "),
-        ("resnet18", {"stem": "big"}, "stem 'big': one of imagenet, cifar is wanted"),
+        ("resnet18", {"stem": "big"}, "stem: expected one of imagenet, cifar, got 'big'"),
         ("resnet18", {"shortcut": "none"}, "shortcut 'none'"),
         ("resnet18", {"in_channels": 0}, "in_channels are 1 or more, got 2 and 0"),
         ("vit_s16", {}, "vit_s16: torchvision's takes square images .* patch 16, .* got None"),

@@ -241,7 +241,7 @@ def test_wrong_arguments(tmp_path, digits_run, capsys):
     assert "no such folder" in _refused(capsys, tmp_path, tmp_path / "absent")
     assert "train.py has not finished" in _refused(capsys, tmp_path, tmp_path)
     text = _refused(capsys, tmp_path, digits_run, "--names=absent:names")
-    assert "'package.module:function' is wanted" in text
+    assert "expected 'package.module:function'" in text
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("")
     assert "exists already" in _refused(capsys, tmp_path, digits_run)
