@@ -18,6 +18,7 @@ from domino_jax.core.costs import (
 from domino_jax.core.errors import InputError
 from domino_jax.core.kernels import n_by_path
 from domino_jax.core.layers import Groups, LayerSpec
+from domino_jax.core.masked import apply_masks, hard_mask, make_masks
 from domino_jax.core.masks import Axes, top_n
 from domino_jax.core.rules import flattened
 from domino_jax.core.scheme import NM, Scheme
@@ -27,7 +28,7 @@ from domino_jax.models import Model, plain
 from domino_jax.trace.activations import activation_macs
 from domino_jax.trace.kernels import find_kernels
 from domino_jax.trace.layers import find_layers
-from domino_jax.train.masking import apply_masks, hard_mask, make_masks, straight_through
+from domino_jax.train.masking import straight_through
 from domino_jax.train.transforms import (
     fixed_masks,
     sr_ste,

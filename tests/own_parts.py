@@ -6,8 +6,8 @@ import optax
 
 from domino_jax.allocate.domino import domino
 from domino_jax.core import costs
+from domino_jax.core.masked import apply_masks, make_masks
 from domino_jax.core.scheme import NM
-from domino_jax.train.masking import apply_masks, make_masks
 from domino_jax.train.trainer import Start, Trainer, keep_largest, update_by
 
 

@@ -362,6 +362,11 @@ WORKDIR = {
         ("config.json: 'common': expected an object, got [1]",),
         files={"run/config.json": '{"program": "domino_jax", "format": 1, "common": [1]}'},
     ),
+    "noted files of another kind": Case(
+        "",
+        ("'files': expected a dict, got [1]",),
+        files={"run/data_files.json": '{"fingerprint": "a", "files": [1], "broken": []}'},
+    ),
     "nested results": Case(
         "",
         ("results.json: broken JSON: it is nested",),
@@ -409,7 +414,7 @@ SCHEMES = {
         f"--config.scheme={'x' * 300}", ("xxx", "File name too long"), "train"
     ),
     "wrong shape": trained(("scheme.json", "'layers'"), layers=[1, 2]),
-    "other format": trained(("scheme.json", "format 2", "reads 1"), format=2),
+    "other format": trained(("scheme.json", "expected format 1", "got 2"), format=2),
     "n beyond m": trained(("scheme.json", "'stem/kernel'", "1 <= N <= M", "5:4"), n=5),
     "n of 0": trained(("scheme.json", "'stem/kernel'", "1 <= N <= M", "0:4"), n=0),
     "n that is no integer": trained(("scheme.json", "'stem/kernel'", "integers", "2.5"), n=2.5),

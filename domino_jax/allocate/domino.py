@@ -32,7 +32,7 @@ from domino_jax.core.costs import (
     total_cost,
 )
 from domino_jax.core.errors import InputError
-from domino_jax.core.kernels import kernel_weights, kernels, stacked
+from domino_jax.core.kernels import Kernel, kernel_weights, kernels, stacked
 from domino_jax.core.layers import LayerSpec, group_count, grouped
 from domino_jax.core.paths import require_known
 
@@ -46,6 +46,9 @@ def domino(
     pace: PaceRule | None = None,
 ) -> Search:
     """Makes the DominoSearch search.
+
+    It starts at N = M; a layer that is sparse already starts at the smallest candidate that holds
+    the nonzeros of its fullest group.
 
     Args:
         layers: as `find_layers` gives them, in the order in which the votes run.
@@ -70,17 +73,17 @@ def domino(
     count_short = jax.jit(partial(_counts, layers))
 
     def init(params: Any) -> SearchState:
-        n = {layer.name: layer.m for layer in movable}
-        threshold = jax.jit(lambda weights: _thresholds(layers, weights))(
-            kernel_weights(params, layers)
-        )
+        weights = kernel_weights(params, layers)
+        n = _first_n(layers, weights)
+        threshold = _thresholds(layers, weights, n)
+        spent = total_cost(layers, budget.cost, as_scheme(movable, n))
         return SearchState(
             count=jnp.zeros([], jnp.int32),
             n=_to_arrays(layers, n),
             committed=_to_arrays(layers, n),
             threshold=threshold,
             pace=_to_paces(layers, paces(n), threshold),
-            done=jnp.zeros([], bool),
+            done=jnp.asarray(spent <= budget.allowed),
             last_change=jnp.zeros([], jnp.int32),
         )
 
@@ -148,11 +151,41 @@ def _counts(layers: tuple[LayerSpec, ...], weights: Any, n: Any, threshold: Any)
     return jnp.stack([short[layer.path].reshape(-1)[layer.index or 0] for layer in grouped(layers)])
 
 
-def _thresholds(layers: tuple[LayerSpec, ...], weights: Any) -> dict[str, jax.Array]:
+def _first_n(layers: tuple[LayerSpec, ...], weights: Mapping[str, jax.Array]) -> dict[str, int]:
+    """Returns the n that each layer starts from: M, or less where it has zeros for the rest."""
+
+    @jax.jit
+    def most(weights: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        return {
+            path: masks.most_nonzeros(weights[path], kernel.m, kernel.axes)
+            for path, kernel in kernels(layers).items()
+        }
+
+    nonzeros = by_layer(layers, most(weights))
     return {
-        path: masks.thresholds(weights[path], kernel.m, kernel.axes)
-        for path, kernel in kernels(layers).items()
+        layer.name: next(n for n in layer.candidates if n >= nonzeros[layer.name])
+        for layer in grouped(layers)
     }
+
+
+def _thresholds(
+    layers: tuple[LayerSpec, ...], weights: Mapping[str, jax.Array], n: Mapping[str, int]
+) -> dict[str, jax.Array]:
+    """Returns the threshold of each group, among the weights that it starts with."""
+    first = {path: stacked(kernel, n, kernel.m) for path, kernel in kernels(layers).items()}
+
+    def threshold(path: str, kernel: Kernel, w: jax.Array) -> jax.Array:
+        if (first[path] == kernel.m).all():
+            return masks.thresholds(w, kernel.m, kernel.axes)
+        return masks.thresholds_among(w, first[path], kernel.m, kernel.axes)
+
+    @jax.jit
+    def of_all(weights: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        return {
+            path: threshold(path, kernel, weights[path]) for path, kernel in kernels(layers).items()
+        }
+
+    return of_all(weights)
 
 
 def _to_arrays(layers: tuple[LayerSpec, ...], values: Mapping[str, int]) -> dict[str, jax.Array]:

@@ -83,7 +83,7 @@ def require_share(what: str, value: float, *, closed: bool = False) -> None:
     number = isinstance(value, Real) and not isinstance(value, bool)
     if not number or not (0 < value <= 1 if closed else 0 < value < 1):
         raise InputError(
-            f"{what}: a share in (0, 1{']' if closed else ')'} is wanted, got {value!r}"
+            f"{what}: expected a share in (0, 1{']' if closed else ')'}, got {value!r}"
         )
 
 
@@ -186,7 +186,7 @@ def _entry(layer: LayerSpec, given: Any) -> dict[int | None, Fraction]:
 
 def _count(layer: LayerSpec, n: Any) -> int:
     if not re.fullmatch(r"[0-9]+", str(n)):
-        raise InputError(f"cost table: {layer.name}: {{n: cost}} is wanted, got n = {n!r}")
+        raise InputError(f"cost table: {layer.name}: expected {{n: cost}}, got n = {n!r}")
     return int(n)
 
 
@@ -194,6 +194,6 @@ def _number(layer: LayerSpec, value: Any) -> Fraction:
     is_number = isinstance(value, Real) and not isinstance(value, bool)
     if not is_number or not math.isfinite(value) or value < 0:
         raise InputError(
-            f"cost table: {layer.name}: a cost is a finite number of 0 or more, got {value!r}"
+            f"cost table: {layer.name}: expected a finite number of 0 or more, got {value!r}"
         )
     return as_fraction(value)

@@ -41,7 +41,7 @@ def call_factory(
         raise InputError(f"{what} {name!r}: {told(error, name)}") from error
     if not isinstance(made, result):
         raise InputError(
-            f"{what} {name!r}: the factory must return a {result.__module__}.{result.__name__}, "
+            f"{what} {name!r}: expected a {result.__module__}.{result.__name__} of the factory, "
             f"got {type(made).__name__}"
         )
     return made

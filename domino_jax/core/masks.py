@@ -106,6 +106,31 @@ def thresholds(w: jax.Array, m: int, axes: Axes) -> jax.Array:
     return jnp.sum(jnp.where(smallest, wide, jnp.zeros_like(wide)), axis=3) / (m // 2)
 
 
+def thresholds_among(w: jax.Array, n: jax.typing.ArrayLike, m: int, axes: Axes) -> jax.Array:
+    """Returns for each group the mean of the floor(n/2) smallest of its n largest magnitudes.
+
+    With n = m these are `thresholds`. A network that is n:m already has zeros for the rest, and
+    its smallest magnitudes say nothing.
+
+    Returns:
+        as `thresholds`; 0 where n is 1.
+    """
+    grouped = _groups(_magnitude(w), m, axes)
+    kept = _per_slice(n, w.shape, axes)
+    rank = _rank(grouped).astype(jnp.int32)
+    smallest = (rank >= kept - kept // 2) & (rank < kept)
+    wide = grouped.astype(_wide(w.dtype))
+    total = jnp.sum(jnp.where(smallest, wide, jnp.zeros_like(wide)), axis=3)
+    return total / jnp.maximum(kept // 2, 1)[:, :, :, 0].astype(wide.dtype)
+
+
+def most_nonzeros(w: jax.Array, m: int, axes: Axes) -> jax.Array:
+    """Counts the nonzeros of the group that has the most of them: int32, [S] or []."""
+    nonzeros = jnp.sum(_groups(_magnitude(w), m, axes) != 0, axis=3, dtype=jnp.int32)
+    most = jnp.max(nonzeros, axis=(1, 2, 3))
+    return most if axes.stack else most.reshape(())
+
+
 def count_short(
     w: jax.Array, n: jax.typing.ArrayLike, threshold: jax.Array, m: int, axes: Axes
 ) -> jax.Array:

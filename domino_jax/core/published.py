@@ -94,12 +94,12 @@ def _published_entry(key: Any, value: Any, counts: dict[str, int]) -> Published:
     match = _PUBLISHED_KEY.fullmatch(key) if isinstance(key, str) else None
     if match is None or (match[1] == "SparseConv") != (match[5] is not None):
         example = "'SparseConv0_3-64-(7, 7)' or 'Linear0_512-10'"
-        raise InputError(f"a name is like {example}, got {key!r}")
+        raise InputError(f"expected a name like {example}, got {key!r}")
     if int(match[2]) != counts[match[1]]:
         raise InputError(f"expected {match[1]}{counts[match[1]]}, got {key!r}")
     counts[match[1]] += 1
     if not isinstance(value, list) or len(value) != 2:
-        raise InputError(f"{key!r} needs [N, M], got {value!r}")
+        raise InputError(f"{key!r}: expected [N, M], got {value!r}")
     try:
         nm = NM(*value)
     except ValueError as error:
@@ -122,7 +122,7 @@ def from_published(entries: Sequence[Published], signatures: Sequence[Signature]
     """
     if len(entries) != len(signatures):
         raise InputError(
-            f"the published scheme has {len(entries)} layers, the network {len(signatures)}"
+            f"expected {len(signatures)} layers, as the network has, got {len(entries)}"
         )
     scheme: dict[str, NM] = {}
     for position, (entry, (path, *shape)) in enumerate(zip(entries, signatures, strict=True)):

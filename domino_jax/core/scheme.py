@@ -142,17 +142,19 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _require_document(document: Any) -> None:
     if not isinstance(document, dict):
-        raise InputError(f"a scheme file holds a JSON object, got a {type(document).__name__}")
+        raise InputError(f"expected a JSON object, got a {type(document).__name__}")
     missing = [key for key in _KEYS if key not in document]
     if missing:
         raise InputError(f"not a scheme: the entry {missing[0]!r} is missing")
     if document["format"] != FORMAT:
-        raise InputError(f"format {document['format']!r} is unknown; this program reads {FORMAT}")
+        raise InputError(
+            f"expected format {FORMAT}, which this program reads, got {document['format']!r}"
+        )
     order, layers = document["order"], document["layers"]
     if not isinstance(order, list) or not all(isinstance(name, str) for name in order):
-        raise InputError("'order' must be a list of layer names")
+        raise InputError("'order': expected a list of layer names")
     if not isinstance(layers, dict):
-        raise InputError("'layers' must be an object of layer name to N and M")
+        raise InputError("'layers': expected an object of layer name to N and M")
     for name, entry in layers.items():
         if not isinstance(entry, dict) or set(entry) != {"n", "m"}:
             raise InputError(f'layer {name!r}: expected {{"n": …, "m": …}}, got {entry!r}')

@@ -115,11 +115,6 @@ class Broken(NamedTuple):
 Progress = Callable[[int, int], None]  # (files that are checked, of how many)
 
 
-def _none_broken(progress: Progress) -> list[Broken]:
-    del progress
-    return []
-
-
 class Data(NamedTuple):
     """One data set, ready to read."""
 
@@ -134,7 +129,7 @@ class Data(NamedTuple):
     ignore_label: int | None = None  # examples or positions with this label do not count
     # Of examples in files of their own: name -> bytes, and which of them cannot be read.
     files: Callable[[], Mapping[str, int]] = dict
-    check: Callable[[Progress], list[Broken]] = _none_broken
+    check: Callable[[Progress], list[Broken]] | None = None
 
 
 class Spec(NamedTuple):

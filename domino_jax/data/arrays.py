@@ -63,7 +63,7 @@ def _to_array(what: str, values: ArrayLike) -> np.ndarray:
     except ValueError as error:  # rows of several lengths
         raise InputError(f"{what}: {error}") from None
     if array.ndim == 0 or array.dtype.kind not in "biufcV":  # V: bfloat16 and the like
-        raise InputError(f"{what}: an array of numbers is wanted, got {array.dtype}")
+        raise InputError(f"{what}: expected an array of numbers, got {array.dtype}")
     return array
 
 
@@ -72,14 +72,14 @@ def _records(split: str, arrays: Arrays, classes: int, ignore_label: int | None)
     if len(inputs) != len(labels) or not len(inputs):
         raise InputError(f"{split}: {len(inputs)} inputs and {len(labels)} labels")
     if not np.issubdtype(labels.dtype, np.integer):
-        raise InputError(f"{split}: labels are integers, got {labels.dtype}")
+        raise InputError(f"{split}: expected labels that are integers, got {labels.dtype}")
     wrong = (labels < 0) | (labels >= classes)
     if ignore_label is not None:
         wrong &= labels != ignore_label
     if wrong.any():
         raise InputError(
-            f"{split}: labels are 0 to {classes - 1}, got {labels.min()} to {labels.max()}; one "
-            "that does not count is from_arrays(..., ignore_label=…)"
+            f"{split}: expected labels from 0 to {classes - 1}, got {labels.min()} to "
+            f"{labels.max()}; one that does not count is from_arrays(..., ignore_label=…)"
         )
     return [
         {"inputs": x, "labels": y} for x, y in zip(inputs, labels.astype(np.int32), strict=True)

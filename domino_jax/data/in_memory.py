@@ -153,7 +153,7 @@ def evaluate_arrays(
 def _size(arrays: Mapping[str, np.ndarray]) -> int:
     sizes = {name: len(array) for name, array in arrays.items()}
     if len(set(sizes.values())) != 1:
-        raise InputError(f"arrays of one length are wanted, got {sizes or 'none'}")
+        raise InputError(f"expected arrays of one length, got {sizes or 'none'}")
     return next(iter(sizes.values()))
 
 

@@ -15,7 +15,7 @@ def require_whole(name: str, value: Any, low: int, high: int | None = None) -> N
     fits = isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= low
     if not fits or (high is not None and int(value) > high):
         allowed = f"of at least {low}" if high is None else f"from {low} to {high}"
-        raise InputError(f"{name}: a whole number {allowed} is wanted, got {value!r}")
+        raise InputError(f"{name}: expected a whole number {allowed}, got {value!r}")
 
 
 def require_flag(name: str, value: Any) -> None:
@@ -25,4 +25,4 @@ def require_flag(name: str, value: Any) -> None:
         InputError: the option and what came.
     """
     if not isinstance(value, bool):
-        raise InputError(f"{name}: True or False is wanted, got {value!r}")
+        raise InputError(f"{name}: expected True or False, got {value!r}")

@@ -152,7 +152,7 @@ def _to_arrays(name: str, part: str, tree: Any) -> Any:
             return jnp.asarray(np.asarray(leaf))  # a Python number alone would be weakly typed
         except TypeError:
             raise InputError(
-                f"model {name!r}: {part} {path_of(keys)!r}: an array or a number is wanted, got "
+                f"model {name!r}: {part} {path_of(keys)!r}: expected an array or a number, got "
                 f"{leaf!r}"
             ) from None
 

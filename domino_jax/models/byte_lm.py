@@ -98,9 +98,7 @@ class ByteLM(nnx.Module):
         tokens, positions = self.tokens.embedding[...], self.positions.embedding[...]
         length = inputs.shape[1]
         if length > len(positions):
-            raise InputError(
-                f"byte_lm: at most {len(positions)} positions are wanted, got {length}"
-            )
+            raise InputError(f"byte_lm: expected at most {len(positions)} positions, got {length}")
         x = jnp.take(tokens, inputs, axis=0, mode="fill", fill_value=jnp.nan)
         x = x + positions[None, :length]
         x = x.astype(self.dtype or x.dtype)

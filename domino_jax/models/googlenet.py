@@ -148,9 +148,9 @@ def googlenet(
         InputError: an option has another value, or the example is not one array of such images.
     """
     if not isinstance(dropout, Real) or not 0 <= dropout < 1:
-        raise InputError(f"dropout: a share from 0 to below 1 is wanted, got {dropout!r}")
+        raise InputError(f"dropout: expected a share from 0 to below 1, got {dropout!r}")
     if not isinstance(transform_input, bool):
-        raise InputError(f"transform_input: True or False is wanted, got {transform_input!r}")
+        raise InputError(f"transform_input: expected True or False, got {transform_input!r}")
 
     def network(channels: int) -> GoogLeNet:
         if transform_input and channels != 3:

@@ -19,7 +19,7 @@ def require_dtype(dtype: str | None) -> None:
     """
     if dtype is not None:
         if not isinstance(dtype, str):
-            raise InputError(f"dtype: one of {', '.join(DTYPES)} is wanted, got {dtype!r}")
+            raise InputError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
         require_known([dtype], DTYPES, what="dtype")
 
 

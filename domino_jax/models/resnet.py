@@ -157,7 +157,7 @@ def _create(
     widths = form.widths if widths is None else tuple(widths)
     if len(widths) != len(form.depths):
         raise InputError(
-            f"widths: one for each of {len(form.depths)} stages is wanted, got {widths}"
+            f"widths: expected one for each of {len(form.depths)} stages, got {widths}"
         )
     require_positive(**{f"widths[{stage}]": width for stage, width in enumerate(widths)})
     form = replace(form, widths=widths, stem=stem or form.stem, shortcut=shortcut or form.shortcut)

@@ -101,7 +101,7 @@ class Encoder(nnx.Module):
         positions = self.pos_embedding[...].astype(inputs.dtype)
         if inputs.shape[1] != positions.shape[1]:
             raise InputError(
-                f"vision transformer: images of {positions.shape[1] - 1} patches are wanted, got "
+                f"vision transformer: expected images of {positions.shape[1] - 1} patches, got "
                 f"{inputs.shape[1] - 1}"
             )
         x = inputs + jnp.broadcast_to(positions, inputs.shape)

@@ -20,12 +20,12 @@ import numpy as np
 from domino_jax.core import paths
 from domino_jax.core.errors import InputError
 from domino_jax.core.kernels import n_by_path
+from domino_jax.core.masked import make_masks
 from domino_jax.deploy import sparse24
 from domino_jax.pytorch import exported, folding, layouts
 from domino_jax.pytorch.document import Network, describe, level_of, write_scheme
 from domino_jax.pytorch.layouts import Names, Tensor
 from domino_jax.trace import norms
-from domino_jax.train.masking import make_masks
 
 FOLD_TOLERANCE = 1e-4  # relative; float32 gives about 1e-6
 

@@ -154,6 +154,18 @@ def require_votes(settings: ConfigDict, votes: int) -> None:
         )
 
 
+def require_finite(place: str | Path, weights: Any) -> None:
+    """Refuses weights that came from a file and are not all finite.
+
+    Raises:
+        InputError: the file or folder, and the first tensor.
+    """
+    for path, leaf in leaves_by_path(weights).items():
+        array = np.asarray(leaf)
+        if jax.dtypes.issubdtype(array.dtype, np.inexact) and not np.isfinite(array).all():
+            raise InputError(f"{place}: expected finite numbers, got NaN or infinity in {path!r}")
+
+
 def require_labels(batch: Mapping[str, Any], data: Data, name: str) -> None:
     """Refuses a batch without labels of the classes: a loss would be NaN or plainly wrong.
 

@@ -176,7 +176,11 @@ def torch_weights(
         InputError: the file is broken or of another network.
     """
     fresh = None if config.init_head else state_dict.head_of(layers)
-    return state_dict.restore(config.init, model.params, model.stats, layers, fresh=fresh, say=say)
+    weights = state_dict.restore(
+        config.init, model.params, model.stats, layers, fresh=fresh, say=say
+    )
+    checks.require_finite(config.init, weights)
+    return weights
 
 
 def weights_of(model: _models.Model) -> dict[str, Any]:

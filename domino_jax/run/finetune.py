@@ -15,7 +15,7 @@ from domino_jax.core.kernels import n_by_path
 from domino_jax.core.paths import leaves_by_path
 from domino_jax.core.scheme import Scheme
 from domino_jax.data import stream
-from domino_jax.run import checkpoint, checks, monitor, provenance, workdir
+from domino_jax.run import checkpoint, checks, monitor, provenance, repairs, workdir
 from domino_jax.run.dense import dense_network, dense_weights
 from domino_jax.run.experiment import Experiment, evaluator, read_scheme, until_stopped, weights_of
 from domino_jax.run.phases import planned_steps, resume, running, train_batches
@@ -83,6 +83,7 @@ def evaluate_only(exp: Experiment) -> None:
     sparse = None
     if checkpoint.latest(folder):  # step 0 was not trained: it is the masked network
         saved = checkpoint.restore_parts(folder, weights_of(exp.model))
+        checks.require_finite(folder, saved)
         sparse = devices.replicate(exp.mesh, (saved["params"], saved["stats"]))
     _evaluate(exp, scheme, dense, sparse)
 
@@ -126,7 +127,10 @@ def _evaluate(
 def _recalibrated(exp: Experiment, params: Any, stats: Any) -> Any:
     """Returns the batch statistics of the masked weights, from training batches."""
     dataset = train_batches(exp.phases["train"])
-    with closing(stream(dataset, workers=exp.data.workers)) as source:
+    with (
+        repairs.noting(exp.workdir, exp.data),
+        closing(stream(dataset, workers=exp.data.workers)) as source,
+    ):
         some = until_stopped(exp, itertools.islice(source, RECALIBRATION_BATCHES))
         batches = (devices.split_batch(exp.mesh, batch) for batch in some)
         return evaluation.recalibrate(exp.model.apply, params, stats, batches)

@@ -107,7 +107,7 @@ def read(folder: Path) -> Manifest:
     try:
         document = read_json(folder / FILE)
         if document["format"] != _FORMAT:
-            raise InputError(f"format {document['format']!r} is unknown, expected {_FORMAT}")
+            raise InputError(f"{FILE}: expected format {_FORMAT}, got {document['format']!r}")
         specs = {
             path: Spec(dtype, tuple(shape)) for path, (dtype, shape) in document["leaves"].items()
         }

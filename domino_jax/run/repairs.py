@@ -18,7 +18,7 @@ import jax
 from domino_jax.core.errors import InputError
 from domino_jax.data import Broken, Data
 from domino_jax.run import monitor, workdir
-from domino_jax.run.provenance import DATA, RECORD
+from domino_jax.run.provenance import DATA, read_record
 
 FILES = "data_files.json"
 _NAMED = 3  # files in one message
@@ -63,7 +63,7 @@ def settled(folder: Path, data: Data) -> Data:
         The data, with another fingerprint if they differ from the recorded ones in files that were
         noted as broken, and in nothing else.
     """
-    noted = workdir.read_json(folder / FILES)
+    noted = _read(folder)
     if not noted or noted["fingerprint"] in (data.fingerprint, ""):
         return data
     changed = _changes(noted["files"], data.files())
@@ -80,26 +80,42 @@ def record(folder: Path, data: Data) -> None:
         folder: the work directory.
         data: as `settled` returns them.
     """
-    files = data.files()
-    made_with = workdir.read_json(folder / RECORD).get("common", {}).get(DATA)
-    if not files or made_with not in (None, data.fingerprint) or jax.process_index() > 0:
+    made_with = read_record(folder).get("common", {}).get(DATA)
+    noted = _read(folder).get("fingerprint")
+    if made_with not in (None, data.fingerprint) or noted == data.fingerprint:
         return
-    if workdir.read_json(folder / FILES).get("fingerprint") != data.fingerprint:
+    files = data.files()  # last: it may look at a million files
+    if files and jax.process_index() == 0:
         workdir.update_json(
             folder / FILES, fingerprint=data.fingerprint, files=dict(files), broken=[]
         )
 
 
+def _read(folder: Path) -> dict[str, Any]:
+    """Reads what was noted of the files of the data; {} if nothing was.
+
+    Raises:
+        InputError: the file is broken, or not what we write.
+    """
+    noted = workdir.read_json(folder / FILES)
+    for key, kind in (("fingerprint", str), ("files", dict), ("broken", list)):
+        if noted and not isinstance(noted.get(key), kind):
+            raise InputError(
+                f"{folder / FILES}: {key!r}: expected a {kind.__name__}, got {noted.get(key)!r}"
+            )
+    return noted
+
+
 def _broken(data: Data) -> list[Broken]:
-    files = data.files()
-    if not files:
+    if data.check is None:
         return []
-    with monitor.progress("checking the files of the data", len(files), 0, unit="files") as show:
+    size = data.train_size + data.test_size
+    with monitor.progress("checking the files of the data", size, 0, unit="files") as show:
         return data.check(lambda done, _: show(done, ""))
 
 
 def _note(folder: Path, found: Sequence[Broken]) -> None:
-    noted = workdir.read_json(folder / FILES)
+    noted = _read(folder)
     if noted and jax.process_index() == 0:
         names = sorted({*noted["broken"], *(broken.name for broken in found)})
         workdir.update_json(folder / FILES, broken=names)

@@ -64,10 +64,10 @@ def _search(exp: Experiment, search: Search, params: Any, stats: Any) -> loop.Se
         phase, loop.SearchRun(first_state(params, stats, first.state), search.init(params))
     )
     start = int(run.train.step)
+    phase.folder.mkdir(exist_ok=True)
     if run.search.done:
         return run
     curve = phase.folder / workdir.CURVE
-    phase.folder.mkdir(exist_ok=True)
     workdir.resume_curve(curve, start)
 
     def share(run: loop.SearchRun) -> float:

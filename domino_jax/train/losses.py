@@ -29,7 +29,7 @@ def cross_entropy(label_smoothing: float = 0.0, ignore_label: int | None = None)
         InputError: the smoothing is outside [0, 1); of the loss: labels of another shape.
     """
     if not 0 <= label_smoothing < 1:
-        raise InputError(f"label_smoothing: [0, 1) is wanted, got {label_smoothing!r}")
+        raise InputError(f"label_smoothing: expected a number in [0, 1), got {label_smoothing!r}")
 
     def loss(outputs: jax.Array, batch: Batch) -> jax.Array:
         _require_labels(outputs, batch["labels"])

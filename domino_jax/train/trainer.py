@@ -7,7 +7,8 @@ import jax
 import optax
 
 from domino_jax.core.layers import LayerSpec
-from domino_jax.train.masking import apply_masks, make_masks, through_masks
+from domino_jax.core.masked import apply_masks, make_masks
+from domino_jax.train.masking import through_masks
 
 
 class Start(NamedTuple):

@@ -12,7 +12,7 @@ import optax
 
 from domino_jax.core.errors import InputError
 from domino_jax.core.factories import find_factory
-from domino_jax.train.masking import apply_masks, make_masks
+from domino_jax.core.masked import apply_masks, make_masks
 from domino_jax.train.optim import DECOUPLED, dense_optimizer
 from domino_jax.train.trainer import (
     Start,
@@ -22,12 +22,7 @@ from domino_jax.train.trainer import (
     through_trainer,
     update_by,
 )
-from domino_jax.train.transforms import (
-    fixed_masks,
-    sr_ste,
-    sr_ste_adamw,
-    sr_ste_adamw_decoupled,
-)
+from domino_jax.train.transforms import fixed_masks, sr_ste, sr_ste_adamw, sr_ste_adamw_decoupled
 
 TRAINERS: Mapping[str, str] = {
     "sr_ste": "domino_jax.train.trainers:sr_ste_trainer",

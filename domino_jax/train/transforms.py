@@ -19,8 +19,8 @@ from domino_jax.core import masks as _masks
 from domino_jax.core.errors import InputError
 from domino_jax.core.kernels import kernels
 from domino_jax.core.layers import LayerSpec
+from domino_jax.core.masked import Masks, apply_masks, where_kept
 from domino_jax.core.paths import leaves_by_path, replace_leaves
-from domino_jax.train.masking import Masks, apply_masks, select
 
 
 def survivors() -> optax.GradientTransformationExtraArgs:
@@ -74,7 +74,7 @@ def survivor_decay(
 
         def decay(path: str, w: jax.Array, mask: jax.Array) -> jax.Array:
             factor = strength.astype(w.dtype) * pace[path].astype(w.dtype)
-            return select(mask, _masks.spread(factor, w.shape, axes[path]) * w)
+            return where_kept(mask, _masks.spread(factor, w.shape, axes[path]) * w)
 
         return _add(updates, params, masks, decay), SurvivorDecayState(state.count + 1)
 
@@ -91,7 +91,7 @@ def sr_ste(decay: float) -> optax.GradientTransformationExtraArgs:
     def update(updates: Any, state: Any, params: Any = None, *, masks: Masks, **_: Any) -> Any:
         def shrink(path: str, w: jax.Array, mask: jax.Array) -> jax.Array:
             del path
-            return select(~mask, jnp.asarray(decay, w.dtype) * w)
+            return where_kept(~mask, jnp.asarray(decay, w.dtype) * w)
 
         return _add(updates, params, masks, shrink), state
 

@@ -13,12 +13,12 @@ import pytest
 from domino_jax.allocate.domino import domino
 from domino_jax.allocate.paces import domino_pace
 from domino_jax.allocate.reach import fewest_votes, require_reachable
-from domino_jax.allocate.search import scheme_of
+from domino_jax.allocate.search import by_layer, scheme_of
 from domino_jax.core import costs
+from domino_jax.core.masked import hard_mask, make_masks
 from domino_jax.core.scheme import NM
 from domino_jax.trace.layers import find_layers
 from domino_jax.train import loop, losses, mesh
-from domino_jax.train.masking import make_masks
 from domino_jax.train.step import init_state, search_step
 from domino_jax.train.transforms import survivor_decay, survivors
 
@@ -74,6 +74,44 @@ def test_a_vote_does_not_make_the_step_compile_anew():
     assert voted.n["a"].sharding == everywhere
     step(voted.n, voted.pace)
     assert len(traces) == 1
+
+
+def two_of_four(params):
+    """Keeps the two largest of every four, as our own export does."""
+    layers = find_layers(dense_apply, params, jnp.zeros((1, 8)), 4)
+    return hard_mask(params, layers, {"a": 2, "b": 2})
+
+
+def test_a_start_that_is_sparse_already_goes_on_from_there():
+    params, layers = two_layers()
+    sparse = two_of_four(params)
+    search = domino(layers, 0.25, vote_ratio=0.5)
+    state = search.init(sparse)
+    assert by_layer(layers, state.n) == by_layer(layers, state.committed) == {"a": 2, "b": 2}
+    assert not state.done
+    # The smaller of each two is the threshold: survivors that shrink fall below it.
+    pairs = np.sort(np.abs(np.asarray(sparse["a"]).reshape(2, 4, 4)), axis=1)
+    np.testing.assert_allclose(state.threshold["a"][0, 0], pairs[:, 2], rtol=1e-6)
+    shrunk = jax.tree.map(lambda w: 0.5 * w, sparse)
+    state = search.update(state, shrunk)
+    assert by_layer(layers, state.n) == {"a": 1, "b": 1}
+    assert state.done
+
+
+def test_a_start_that_meets_the_budget_is_done():
+    params, layers = two_layers()
+    state = domino(layers, 0.5).init(two_of_four(params))
+    assert state.done
+    assert scheme_of(layers, state) == {"a": NM(2, 4), "b": NM(2, 4)}
+
+
+@pytest.mark.parametrize(("nonzeros", "n"), [(0, 1), (1, 1), (2, 2), (3, 4), (4, 4)])
+def test_the_first_n_holds_the_fullest_group(nonzeros, n):
+    params, layers = two_layers()
+    one = jnp.zeros((8, 4)).at[:nonzeros, 1].set(1.0)
+    state = domino(layers, 0.3).init(params | {"a": one})
+    assert by_layer(layers, state.n) == {"a": n, "b": 4}
+    assert not np.isnan(state.threshold["a"]).any()
 
 
 def test_votes_need_their_share_of_groups():

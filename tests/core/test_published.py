@@ -115,7 +115,7 @@ def test_it_does_not_land_on_another_network():
     form = Form("bottleneck", (3, 4, 23, 3))
     deeper = models.from_nnx(nnx.eval_shape(lambda: ResNet(form, channels=3, classes=1000)))
     deeper = signatures(layers_of(deeper))
-    with pytest.raises(ValueError, match="the published scheme has 54 layers, the network 105"):
+    with pytest.raises(ValueError, match="expected 105 layers, as the network has, got 54"):
         published.from_published(published.read_published(TEXT), deeper)
 
 
@@ -155,14 +155,14 @@ def test_published_resnet50_keeps_the_known_number_of_weights() -> None:
         ("{'SparseConv0_3-8-(3, 3)': [4, 4], 'Sparse", "not a published scheme: "),
         ("\0", "not a published scheme: "),
         ("[1, 2]", "not a published scheme: expected"),
-        ("{'conv': [1, 2]}", "entry 0 .*a name is like .*got 'conv'"),
+        ("{'conv': [1, 2]}", "entry 0 .*expected a name like .*got 'conv'"),
         ("{7: [1, 2]}", "entry 0 .*got 7"),
         ("{'SparseConv0_3-8': [1, 2]}", "entry 0 .*got 'SparseConv0_3-8'"),
         ("{'Linear0_3-8-(3, 3)': [1, 2]}", "entry 0 .*got 'Linear0_3-8-"),
         ("{'SparseConv1_3-8-(1, 1)': [1, 2]}", "expected SparseConv0, got 'SparseConv1_"),
         ("{'Linear0_3-8': [1, 2], 'Linear0_3-8': [1, 4]}", "entry 1 .*expected Linear1"),
-        ("{'Linear0_3-8': [1, 2, 3]}", "needs \\[N, M\\], got \\[1, 2, 3\\]"),
-        ("{'Linear0_3-8': '1:2'}", "needs \\[N, M\\], got '1:2'"),
+        ("{'Linear0_3-8': [1, 2, 3]}", "expected \\[N, M\\], got \\[1, 2, 3\\]"),
+        ("{'Linear0_3-8': '1:2'}", "expected \\[N, M\\], got '1:2'"),
         ("{'Linear0_3-8': [3, 2]}", "'Linear0_3-8': .*got 3:2"),
         ("{'Linear0_3-8': [n, 2]}", "entry 0 .*neither names nor numbers"),
         ("{**{}}", "entry 0 .*"),
@@ -197,7 +197,7 @@ def test_published_of_another_network(position: int, other: Any, message: str) -
 
 def test_published_with_other_counts() -> None:
     entries = published.read_published(SMALL)
-    with pytest.raises(ValueError, match="has 3 layers, the network 2"):
+    with pytest.raises(ValueError, match="expected 2 layers, as the network has, got 3"):
         published.from_published(entries, SIGNATURES[:2])
 
 
@@ -205,15 +205,19 @@ def test_a_file_of_it(tmp_path: Path) -> None:
     signatures = resnet50_signatures()
     found = published.load_published(FILE, signatures)
     assert found == published.from_published(published.read_published(TEXT), signatures)
+    (tmp_path / "marked.txt").write_text(TEXT, encoding="utf-8-sig")
+    assert published.load_published(tmp_path / "marked.txt", signatures) == found
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe")
     (tmp_path / "list.txt").write_text("[]")
+    (tmp_path / "deep.txt").write_text("-" * 100_000 + "1")
     for name, message in (
         ("none.txt", "cannot read the scheme: No such file"),
         ("binary.txt", "utf-8"),
         ("list.txt", "not a published scheme"),
+        ("deep.txt", "not a published scheme: it is nested too deeply"),
     ):
         with pytest.raises(ValueError, match=message) as caught:
             published.load_published(tmp_path / name, signatures)
         assert str(caught.value).startswith(f"{tmp_path / name}: ")
-    with pytest.raises(ValueError, match=r"resnet50_M16_0\.80\.txt: .* has 54 layers, .* 53"):
+    with pytest.raises(ValueError, match=r"resnet50_M16_0\.80\.txt: expected 53 layers, .* got 54"):
         published.load_published(FILE, signatures[:-1])

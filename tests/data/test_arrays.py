@@ -31,16 +31,16 @@ def test_lists_are_arrays():
 def test_what_is_no_array():
     with pytest.raises(ValueError, match=r"train: inputs: .* inhomogeneous"):
         from_arrays(([[1.0], [1.0, 2.0]], [0, 1]), (X, Y), classes=3)
-    with pytest.raises(ValueError, match="test: labels: an array of numbers is wanted, got <U3"):
+    with pytest.raises(ValueError, match="test: labels: expected an array of numbers, got <U3"):
         from_arrays((X, Y), (X, ["cat"] * 6), classes=3)
-    with pytest.raises(ValueError, match="train: inputs: an array of numbers is wanted, got obj"):
+    with pytest.raises(ValueError, match="train: inputs: expected an array of numbers, got obj"):
         from_arrays((None, Y), (X, Y), classes=3)
 
 
 def test_wrong_arrays():
     with pytest.raises(ValueError, match="train: 6 inputs and 5 labels"):
         from_arrays((X, Y[:5]), (X, Y), classes=3)
-    with pytest.raises(ValueError, match="test: labels are 0 to 1, got 0 to 2"):
+    with pytest.raises(ValueError, match="test: expected labels from 0 to 1, got 0 to 2"):
         from_arrays((X, Y % 2), (X, Y), classes=2)
 
 
@@ -61,5 +61,5 @@ def test_a_label_that_does_not_count(ignored):
     assert data.ignore_label == ignored
     assert sorted(data.train(0, 6)[0]["labels"]) == sorted(marked)
     for other in (None, 7):
-        with pytest.raises(ValueError, match=r"labels are 0 to 2, got .*ignore_label"):
+        with pytest.raises(ValueError, match=r"expected labels from 0 to 2, got .*ignore_label"):
             from_arrays((X, marked), (X, Y), classes=3, ignore_label=other)

@@ -154,5 +154,5 @@ def test_a_missing_set_names_the_command(name, tmp_path):
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "digits"])
 @pytest.mark.parametrize("ask", [data.create, data.spec])
 def test_augment_is_no_text(name, ask, tmp_path):
-    with pytest.raises(ValueError, match="augment: True or False is wanted, got 'no'"):
+    with pytest.raises(ValueError, match="augment: expected True or False, got 'no'"):
         ask(name, data_dir=str(tmp_path), augment="no")

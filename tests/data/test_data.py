@@ -62,7 +62,7 @@ def test_a_factory_gets_folder_workers_and_options(module):
         (
             "my_sets:nothing",
             {},
-            "'my_sets:nothing': the factory must return a .*Data, got NoneType",
+            "'my_sets:nothing': expected a .*Data of the factory, got NoneType",
         ),
         ("digits", {"augmnt": True}, "data set 'digits'.*'augmnt'; it takes .*augment"),
         ("digits", {"workers": -1}, "workers must be 0 or more, got -1"),

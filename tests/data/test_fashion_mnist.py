@@ -138,7 +138,12 @@ WHOLE = gzip.compress(idx(IMAGES))
         ("t10k", "images", gzip.compress(idx(IMAGES)[:-5]), r"7 x 28 x 28; it has 5483; rein"),
         ("t10k", "images", gzip.compress(idx(IMAGES)[:9]), "3 axes is wanted, .*got 00 00 08 03"),
         ("t10k", "images", gzip.compress(idx(LABELS)), "starts with 00 00 08 03; got 00 00 08 01"),
-        ("t10k", "images", gzip.compress(idx(IMAGES[:3, :9])), r"28x28 are wanted, got \(9, 28\)"),
+        (
+            "t10k",
+            "images",
+            gzip.compress(idx(IMAGES[:3, :9])),
+            r"expected images of 28x28, got \(9, 28\)",
+        ),
         ("train", "labels", gzip.compress(idx(LABELS[:5])), "of the 7 images of .* got 5"),
         ("train", "labels", gzip.compress(idx(LABELS + 90)), "labels are 0 to 9, got 98"),
     ],
@@ -161,8 +166,8 @@ def test_a_missing_file_is_named(folder):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"augment": 1}, "augment: True or False is wanted, got 1"),
-        ({"idx": None}, "idx: a folder is wanted, got None"),
+        ({"augment": 1}, "augment: expected True or False, got 1"),
+        ({"idx": None}, "idx: expected a folder, got None"),
     ],
 )
 @pytest.mark.parametrize("ask", [data.create, data.spec])

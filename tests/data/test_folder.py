@@ -170,9 +170,9 @@ def test_an_empty_class_is_refused(root):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": "8"}, "size: a whole number of at least 1 is wanted, got '8'"),
-        ({"size": 8, "short": 7}, "short: a whole number of at least 8 is wanted, got 7"),
-        ({"size": 8, "short": False}, "short: a whole number of at least 0 is wanted, got False"),
+        ({"size": "8"}, "size: expected a whole number of at least 1, got '8'"),
+        ({"size": 8, "short": 7}, "short: expected a whole number of at least 8, got 7"),
+        ({"size": 8, "short": False}, "short: expected a whole number of at least 0, got False"),
     ],
 )
 @pytest.mark.parametrize("ask", [data.create, data.spec])

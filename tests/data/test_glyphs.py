@@ -219,12 +219,15 @@ def test_a_prepared_set_of_too_few_designs(folder):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"fonts": "/no/such/folder"}, "fonts: a folder or several are wanted, '/no/such/folder'"),
-        ({"fonts": [3]}, "fonts: a folder or several are wanted, 3 is none"),
-        ({"fonts": 3}, "fonts: a folder or several are wanted, got 3"),
-        ({"min_designs": 1}, "min_designs: a whole number of at least 2 is wanted, got 1"),
+        (
+            {"fonts": "/no/such/folder"},
+            "fonts: expected a folder or several, got '/no/such/folder'",
+        ),
+        ({"fonts": [3]}, "fonts: expected a folder or several, got 3, which is none"),
+        ({"fonts": 3}, "fonts: expected a folder or several, got 3"),
+        ({"min_designs": 1}, "min_designs: expected a whole number of at least 2, got 1"),
         ({"min_designs": "all"}, "min_designs: .* got 'all'"),
-        ({"augment": "no"}, "augment: True or False is wanted, got 'no'"),
+        ({"augment": "no"}, "augment: expected True or False, got 'no'"),
         ({"font": ""}, "data set 'glyphs'.*'font'; it takes .*fonts"),
     ],
 )

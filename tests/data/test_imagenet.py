@@ -219,11 +219,11 @@ def test_a_broken_image_is_named():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": 0}, "size: a whole number of at least 1 is wanted, got 0"),
-        ({"size": 2.5}, "size: a whole number of at least 1 is wanted, got 2.5"),
-        ({"size": 300}, "short: a whole number of at least 300 is wanted, got 256"),
-        ({"short": 3}, "short: a whole number of at least 224 is wanted, got 3"),
-        ({"short": True}, "short: a whole number of at least 224 is wanted, got True"),
+        ({"size": 0}, "size: expected a whole number of at least 1, got 0"),
+        ({"size": 2.5}, "size: expected a whole number of at least 1, got 2.5"),
+        ({"size": 300}, "short: expected a whole number of at least 300, got 256"),
+        ({"short": 3}, "short: expected a whole number of at least 224, got 3"),
+        ({"short": True}, "short: expected a whole number of at least 224, got True"),
     ],
 )
 def test_options_out_of_range(options, message):

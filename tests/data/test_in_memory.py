@@ -137,7 +137,9 @@ def test_arguments_out_of_range(arguments, message):
 
 def test_arrays_of_different_lengths():
     wrong = {"inputs": np.zeros(3), "labels": np.zeros(4)}
-    with pytest.raises(ValueError, match=r"one length are wanted, got {'inputs': 3, 'labels': 4}"):
+    with pytest.raises(
+        ValueError, match=r"expected arrays of one length, got {'inputs': 3, 'labels': 4}"
+    ):
         train_arrays(wrong, 0, 1)
     with pytest.raises(ValueError, match="got none"):
         evaluate_arrays({}, 1)

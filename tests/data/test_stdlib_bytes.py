@@ -170,11 +170,11 @@ def test_the_description_reads_no_file(made, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"length": 0}, "length: a whole number from 1 to [0-9]+ is wanted, got 0"),
-        ({"length": 10**9}, "length: a whole number from 1 to [0-9]+ is wanted, got 1000000000"),
+        ({"length": 0}, "length: expected a whole number from 1 to [0-9]+, got 0"),
+        ({"length": 10**9}, "length: expected a whole number from 1 to [0-9]+, got 1000000000"),
         ({"length": 12.0}, "length: .* got 12.0"),
         ({"length": True}, "length: .* got True"),
-        ({"test_examples": 0}, "test_examples: a whole number from 1 to [0-9]+ is wanted, got 0"),
+        ({"test_examples": 0}, "test_examples: expected a whole number from 1 to [0-9]+, got 0"),
         ({"test_examples": "all"}, "test_examples: .* got 'all'"),
         ({"test_examples": 10**7}, "test_examples: .* got 10000000"),
         ({"lenght": 3}, "data set 'stdlib_bytes'.*'lenght'; it takes .*length"),

@@ -14,10 +14,10 @@ import pytest
 from domino_jax import deploy, find_layers, models
 from domino_jax.core.kernels import n_by_path
 from domino_jax.core.layers import grouped
+from domino_jax.core.masked import hard_mask
 from domino_jax.core.scheme import NM
 from domino_jax.pytorch.document import Network
 from domino_jax.pytorch.writer import export as write
-from domino_jax.train.masking import hard_mask
 
 SOURCE = Path(deploy.__file__).parent
 ROOT = SOURCE.parents[1]

@@ -8,12 +8,12 @@ import pytest
 from domino_jax import find_layers, models
 from domino_jax.core.kernels import n_by_path
 from domino_jax.core.layers import grouped
+from domino_jax.core.masked import hard_mask
 from domino_jax.core.paths import leaves_by_path, replace_leaves
 from domino_jax.core.scheme import NM
 from domino_jax.pytorch import exported
 from domino_jax.pytorch.document import Network
 from domino_jax.pytorch.writer import export as write
-from domino_jax.train.masking import hard_mask
 
 torch = pytest.importorskip("torch")
 from domino_jax.deploy import networks  # noqa: E402
@@ -91,5 +91,5 @@ def test_wrong_options(options, message):
 
 def test_too_many_positions():
     network = networks.create("byte_lm", classes=3, positions=4, **OPTIONS)
-    with pytest.raises(ValueError, match="at most 4 positions are wanted, got 5"):
+    with pytest.raises(ValueError, match="expected at most 4 positions, got 5"):
         network(torch.zeros((1, 5), dtype=torch.int32))

@@ -147,7 +147,7 @@ def test_shorter_inputs_and_too_long_ones(lively):
     call = jax.jit(_forward(lively))
     whole, part = (call(lively.params, _tokens()[:, :length]) for length in (LENGTH, 5))
     np.testing.assert_allclose(part, whole[:, :5], atol=1e-5)
-    with pytest.raises(ValueError, match="at most 12 positions are wanted, got 13"):
+    with pytest.raises(ValueError, match="expected at most 12 positions, got 13"):
         call(lively.params, _tokens(length=13))
 
 
@@ -191,7 +191,7 @@ def test_fresh_weights():
         ({"classes": 0}, "classes must be a positive integer, got 0"),
         ({"seed": -1}, "seed must be a non-negative integer, got -1"),
         ({"dtype": "float16"}, "unknown dtype 'float16'"),
-        ({"dtype": jnp.float32}, "dtype: one of float32, bfloat16 is wanted"),
+        ({"dtype": jnp.float32}, "dtype: expected one of float32, bfloat16"),
         ({"layers": 3}, "unexpected keyword argument 'layers'"),
         (
             {"example": jax.ShapeDtypeStruct((1, 8), jnp.float32)},

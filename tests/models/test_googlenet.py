@@ -126,8 +126,8 @@ def test_folding_its_norms_keeps_the_logits(network):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dropout": 1.0}, r"dropout: a share from 0 to below 1 is wanted, got 1\.0"),
-        ({"transform_input": 1}, "transform_input: True or False is wanted, got 1"),
+        ({"dropout": 1.0}, r"dropout: expected a share from 0 to below 1, got 1\.0"),
+        ({"transform_input": 1}, "transform_input: expected True or False, got 1"),
         (
             {
                 "transform_input": True,

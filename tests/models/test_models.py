@@ -219,7 +219,7 @@ def test_parameters_and_stats_become_arrays(factories):
     [
         ("resnet51", {}, "unknown model 'resnet51'; nearest: resnet"),
         ("my_nets:mlp", {"depth": 1}, "unexpected keyword argument 'depth'; .*width=2"),
-        ("my_nets:nothing", {}, r"must return a domino_jax\.models\.Model, got list"),
+        ("my_nets:nothing", {}, r"expected a domino_jax\.models\.Model of the factory, got list"),
         (
             "my_nets:given",
             {"params": {"layer": {"w": jnp.ones((2, 3), jnp.bfloat16)}}},
@@ -231,12 +231,16 @@ def test_parameters_and_stats_become_arrays(factories):
             r"'my_nets:given': parameter 'a/1' is int32",
         ),
         ("my_nets:given", {"params": {"a": True}}, r"'a' is bool\[\], .*: put it into stats"),
-        ("my_nets:given", {"params": {}, "stats": {"b": "x"}}, "stats 'b': an array .* got 'x'"),
+        (
+            "my_nets:given",
+            {"params": {}, "stats": {"b": "x"}},
+            "stats 'b': expected an array .* got 'x'",
+        ),
         ("my_nets:number", {}, "unknown factory of my_nets 'number'"),
         ("my_nets:cnn", {}, "unknown factory of my_nets 'cnn'"),
         ("my_broken:net", {}, "cannot import my_broken: .*No module named 'not_there_at_all'"),
         ("no_such_package.nets:net", {}, r"cannot import no_such_package\.nets"),
-        (".nets:net", {}, r"a known name or 'package\.module:factory' is wanted"),
+        (".nets:net", {}, r"expected a known name or 'package\.module:factory', got"),
         ("my_nets:", {}, "a known name or"),
         ("resnet20", {"width": 2}, "unexpected keyword argument 'width'; .*shortcut"),
         ("resnet20", {"dtype": "float17"}, "unknown dtype 'float17'; nearest: bfloat16, float32"),

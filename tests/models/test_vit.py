@@ -14,6 +14,7 @@ from flax import nnx
 from domino_jax import models
 from domino_jax.core.kernels import n_by_path
 from domino_jax.core.layers import grouped
+from domino_jax.core.masked import hard_mask
 from domino_jax.core.masks import Axes
 from domino_jax.core.paths import leaves_by_path
 from domino_jax.core.scheme import NM
@@ -23,7 +24,6 @@ from domino_jax.pytorch.document import Network
 from domino_jax.pytorch.layouts import tensors, to_torch
 from domino_jax.pytorch.writer import export as write
 from domino_jax.trace.layers import find_layers
-from domino_jax.train.masking import hard_mask
 
 TORCHVISION = json.loads(
     (Path(__file__).parents[1] / "data" / "torchvision_vit_b_16.json").read_text(encoding="utf-8")
@@ -182,7 +182,7 @@ def test_a_checkpoint_of_another_image_size(tmp_path, pair):
         ]
         kernel = pair[2].heads.head.weight.detach().numpy().T
         np.testing.assert_array_equal(params["heads"]["head"]["kernel"], kernel)
-    with pytest.raises(ValueError, match="images of 16 patches are wanted, got 64"):
+    with pytest.raises(ValueError, match="expected images of 16 patches, got 64"):
         jax.eval_shape(_forward(pair[0]), pair[0].params, _images(1, 32))
 
 

@@ -15,6 +15,7 @@ from domino_jax import data, export, find_layers, models
 from domino_jax.core import scheme
 from domino_jax.core.kernels import n_by_path
 from domino_jax.core.layers import grouped
+from domino_jax.core.masked import hard_mask
 from domino_jax.core.paths import leaves_by_path, replace_leaves
 from domino_jax.core.scheme import NM
 from domino_jax.pytorch import exported
@@ -23,7 +24,6 @@ from domino_jax.pytorch.writer import export as write
 from domino_jax.pytorch.writer import relative_difference
 from domino_jax.run import checkpoint
 from domino_jax.run.settings import defaults
-from domino_jax.train.masking import hard_mask
 
 torch = pytest.importorskip("torch")
 from domino_jax.deploy import networks  # noqa: E402

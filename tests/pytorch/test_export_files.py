@@ -10,12 +10,12 @@ import pytest
 from domino_jax import export, find_layers, models
 from domino_jax.core.kernels import n_by_path
 from domino_jax.core.layers import grouped
+from domino_jax.core.masked import hard_mask
 from domino_jax.core.scheme import NM
 from domino_jax.pytorch import exported
 from domino_jax.pytorch.document import Network
 from domino_jax.pytorch.layouts import torch_name
 from domino_jax.pytorch.writer import export as write
-from domino_jax.train.masking import hard_mask
 
 
 def of_tokens(dtype):

@@ -11,10 +11,10 @@ from domino_jax import export, models
 from domino_jax.core import scheme
 from domino_jax.core.kernels import n_by_path
 from domino_jax.core.layers import grouped
+from domino_jax.core.masked import hard_mask
 from domino_jax.core.scheme import NM
 from domino_jax.run import checkpoint, experiment
 from domino_jax.run.settings import defaults
-from domino_jax.train.masking import hard_mask
 
 
 def _finished(workdir, config, model, example):

@@ -16,11 +16,11 @@ import safetensors.numpy
 from domino_jax import find_layers, models
 from domino_jax.core.kernels import n_by_path
 from domino_jax.core.layers import grouped
+from domino_jax.core.masked import hard_mask
 from domino_jax.core.scheme import NM
 from domino_jax.pytorch import state_dict, torch_file
 from domino_jax.pytorch.document import Network
 from domino_jax.pytorch.writer import export as write
-from domino_jax.train.masking import hard_mask
 
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402

@@ -13,12 +13,12 @@ import pytest
 from domino_jax import find_layers, models
 from domino_jax.core.kernels import n_by_path
 from domino_jax.core.layers import grouped
+from domino_jax.core.masked import hard_mask
 from domino_jax.core.paths import leaves_by_path
 from domino_jax.core.scheme import NM
 from domino_jax.pytorch import exported, state_dict
 from domino_jax.pytorch.document import Network
 from domino_jax.pytorch.writer import export as write
-from domino_jax.train.masking import hard_mask
 
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
@@ -324,7 +324,7 @@ def _network(apply, shapes, shape):
     params = {"layer": layer, "head": {"kernel": draw((width, HEAD))}}
 
     def network(params, x):
-        x = apply(params, x)
+        x = jnp.tanh(apply(params, x))  # or the mean would not see where an output lies
         return x.mean(tuple(range(1, x.ndim - 1))) @ params["head"]["kernel"]
 
     layers = find_layers(network, params, one, 2)
@@ -343,7 +343,7 @@ class _Net(nn.Module):
     def forward(self, x):
         x = self.layer(x.movedim(-1, 1) if self.spatial else x)
         x = x[0] if isinstance(x, tuple) else x
-        x = x.movedim(1, -1) if self.spatial else x
+        x = torch.tanh(x.movedim(1, -1) if self.spatial else x)
         return self.head(x.flatten(1, -2).mean(1) if x.ndim > 2 else x)
 
 

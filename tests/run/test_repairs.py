@@ -109,21 +109,26 @@ def test_any_other_change_is_other_data(copy):
     refused(train, run, root, match=r"made with other settings: data\.fingerprint")
 
 
-def test_a_picture_that_breaks_during_a_run_is_noted(copy, capfd):
+@pytest.mark.parametrize("broken", ["test/dog/7.jpg", "train/dog/[1-9]*.jpg"])
+def test_a_picture_that_breaks_during_a_run_is_noted(copy, capfd, broken):
+    """In an evaluation of the test set, and in passes over the training set."""
     root, run = copy / "data", copy / "run"
-    picture = root / "test" / "dog" / "7.jpg"
+    pictures = sorted(root.glob(broken))
     asked = iter(range(100_000))
 
     def breaks():
         if next(asked) == 3:
-            picture.write_bytes(b"")
+            for picture in pictures:
+                picture.write_bytes(b"")
         return False
 
-    refused(train, run, root, should_stop=breaks, match=r"dog/7\.jpg: the file is empty: replace")
-    assert json.loads((run / repairs.FILES).read_text())["broken"] == ["test/dog/7.jpg"]
-    picture.unlink()
+    refused(train, run, root, should_stop=breaks, match=r"\.jpg: the file is empty: replace")
+    noted = json.loads((run / repairs.FILES).read_text())["broken"]
+    assert noted == [str(picture.relative_to(root)) for picture in pictures]
+    for picture in pictures:
+        picture.unlink()
     train(run, root)
-    assert "the run goes on: test/dog/7.jpg is gone" in capfd.readouterr().err
+    assert f"the run goes on: {noted[0]} is gone" in capfd.readouterr().err
 
 
 def test_many_broken_files_are_counted(tmp_path):

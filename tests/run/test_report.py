@@ -178,7 +178,7 @@ STRANGE = [
     "[red]",
     "[/]",
     "a$b^{c",
-    "$\\frac{",
+    "$\\frac{$",
     "\x1b[31mred",
     "x" * 300,
     "a\nb",

@@ -368,38 +368,44 @@ def test_directories_of_others_are_left_alone(tmp_path, name, text, error, anew)
     assert contents(tmp_path) == {name: text.encode()}
 
 
-def test_the_same_start_named_from_another_folder_is_the_same(made, copy, tmp_path, monkeypatch):
+@pytest.fixture
+def held(tmp_path):
+    """A new work directory, locked."""
+    folder = tmp_path / "held"
+    with workdir.taken(folder):
+        yield folder
+
+
+def test_the_same_start_named_from_another_folder_is_the_same(made, held, tmp_path, monkeypatch):
     start = shutil.copytree(made / "dense", tmp_path / "start")
-    folder = tmp_path / "run"
-    require("search", folder, scripts.settings(f"init={start}"))
-    checkpoint.save(folder / "search", 1, {"a": np.ones(2)})
+    require("search", held, scripts.settings(f"init={start}"))
+    checkpoint.save(held / "search", 1, {"a": np.ones(2)})
     monkeypatch.chdir(tmp_path)
-    require("search", folder, scripts.settings("init=start"))
+    require("search", held, scripts.settings("init=start"))
     moved = start.rename(tmp_path / "moved")
-    require("search", folder, scripts.settings(f"init={moved}"))
+    require("search", held, scripts.settings(f"init={moved}"))
     other = shutil.copytree(made / "train" / "sparse", tmp_path / "other")
     with pytest.raises(ValueError, match=r"settings: init '.*moved' there, '.*other' here"):
-        require("search", folder, scripts.settings(f"init={other}"))
+        require("search", held, scripts.settings(f"init={other}"))
     shutil.rmtree(moved)
     other.rename(moved)
     with pytest.raises(
         ValueError, match=r"settings: the start .*moved \(init\) has changed since; choose"
     ):
-        require("search", folder, scripts.settings(f"init={moved}"))
+        require("search", held, scripts.settings(f"init={moved}"))
 
 
-def test_a_cost_table_that_changed_is_named(tmp_path):
+def test_a_cost_table_that_changed_is_named(held, tmp_path):
     table = tmp_path / "costs.json"
     table.write_text('{"a": 1}')
     config = scripts.settings(f"search.objective={table}")
-    folder = tmp_path / "run"
-    require("search", folder, config)
-    checkpoint.save(folder / "search", 1, {"a": np.ones(2)})
-    require("search", folder, config)
+    require("search", held, config)
+    checkpoint.save(held / "search", 1, {"a": np.ones(2)})
+    require("search", held, config)
     table.write_text('{"a": 2}')
     changed = rf"the cost table {table} \(search\.objective\) has changed since; choose"
     with pytest.raises(ValueError, match=changed):
-        require("search", folder, config)
+        require("search", held, config)
     table.write_text('{"a": 1}')
     again = shutil.move(table, tmp_path / "again.json")
-    require("search", folder, scripts.settings(f"search.objective={again}"))
+    require("search", held, scripts.settings(f"search.objective={again}"))

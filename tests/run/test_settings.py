@@ -99,6 +99,8 @@ VALUES = {
         for phase in ("dense", "train")
         for key, values in OPTIMIZING.items()
     },
+    # Without a step the masked network is all.
+    "train.epochs": ([0, 0.0, *EPOCHS[0]], [value for value in EPOCHS[1] if value != 0]),
 }
 
 

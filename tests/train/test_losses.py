@@ -53,7 +53,7 @@ def test_cross_entropy_of_images_and_tokens(shape, smoothing):
 
 @pytest.mark.parametrize("smoothing", [-0.1, 1, 1.5, float("nan")])
 def test_smoothing_out_of_range(smoothing):
-    with pytest.raises(ValueError, match=r"label_smoothing: \[0, 1\) is wanted, got"):
+    with pytest.raises(ValueError, match=r"label_smoothing: expected a number in \[0, 1\), got"):
         losses.cross_entropy(smoothing)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 
+from domino_jax.core import masked
 from domino_jax.core.kernels import n_by_path
 from domino_jax.core.scheme import NM
 from domino_jax.trace.layers import find_layers
@@ -33,13 +34,13 @@ def listed(tree):
 
 def test_masks_and_gradients():
     n = {"w": 2}
-    assert listed(masking.make_masks(PARAMS, layers(), n)) == listed(MASK)
+    assert listed(masked.make_masks(PARAMS, layers(), n)) == listed(MASK)
     x = jnp.array([[1.0, 2.0, 3.0, 4.0]])
 
     def through(mask):
         return jax.value_and_grad(lambda p: apply(mask(p, layers(), n), x).sum())(PARAMS)
 
-    value, grads = through(masking.hard_mask)
+    value, grads = through(masked.hard_mask)
     assert value == -8 + 9 + 0.5
     assert listed(grads) == {"w": [0, 2, 3, 0], "b": [1]}
     value, grads = through(masking.straight_through)
@@ -57,18 +58,18 @@ def test_what_is_no_level_is_refused(n, form):
     if form is not jnp.asarray or isinstance(n, np.ndarray | int | float):
         n = form(n)
     with pytest.raises(ValueError, match=r"^w: expected the number of weights to keep of every 4,"):
-        masking.make_masks(PARAMS, layers(), {"w": n})
+        masked.make_masks(PARAMS, layers(), {"w": n})
 
 
 def test_a_level_has_one_number_for_each_slice():
     with pytest.raises(ValueError, match=r"w: expected the number of weights .* got None"):
-        masking.make_masks(PARAMS, layers(), {})
+        masked.make_masks(PARAMS, layers(), {})
     with pytest.raises(ValueError, match=r"w: expected an n of the shape \(\), got \(2,\)"):
-        masking.make_masks(PARAMS, layers(), {"w": np.array([1, 2])})
+        masked.make_masks(PARAMS, layers(), {"w": np.array([1, 2])})
 
 
 def test_a_traced_level_serves_all_values():
-    masks_of = jax.jit(lambda n: masking.make_masks(PARAMS, layers(), {"w": n})["w"].sum())
+    masks_of = jax.jit(lambda n: masked.make_masks(PARAMS, layers(), {"w": n})["w"].sum())
     assert [int(masks_of(n)) for n in (1, 3, 4)] == [1, 3, 4]
     with pytest.raises(ValueError, match=r"of type float32"):
         masks_of(2.0)
@@ -86,7 +87,7 @@ def test_a_traced_level_serves_all_values():
 )
 def test_a_kernel_of_another_shape_is_refused(w, message):
     with pytest.raises(ValueError, match=message):
-        masking.make_masks({"w": w}, layers(), {"w": 2})
+        masked.make_masks({"w": w}, layers(), {"w": 2})
 
 
 def scanned(params, x):
@@ -95,40 +96,40 @@ def scanned(params, x):
 
 def test_a_stack_of_another_depth_is_refused():
     stacked = find_layers(scanned, {"w": jnp.ones((2, 4, 1))}, jnp.zeros((1, 4)), 4)
-    masks = masking.make_masks({"w": jnp.ones((2, 4, 1))}, stacked, {"w": np.array([1, 3])})
+    masks = masked.make_masks({"w": jnp.ones((2, 4, 1))}, stacked, {"w": np.array([1, 3])})
     assert masks["w"].sum((1, 2)).tolist() == [1, 3]
     with pytest.raises(
         ValueError, match=r"w: expected 2 slices along its stack axes \(0,\), got 3"
     ):
-        masking.make_masks({"w": jnp.ones((3, 4, 1))}, stacked, {"w": 1})
+        masked.make_masks({"w": jnp.ones((3, 4, 1))}, stacked, {"w": 1})
 
 
 def test_scores_decide_instead_of_magnitudes():
     scores = jnp.array([[-1.0], [-4.0], [-3.0], [0.5]])
     for given in ({"w": scores}, lambda path, w: {"w": scores + 0 * w}[path]):
-        masks = masking.make_masks(PARAMS, layers(), {"w": 2}, scores=given)
+        masks = masked.make_masks(PARAMS, layers(), {"w": 2}, scores=given)
         assert listed(masks) == {"w": [True, False, False, True]}
-        sparse = masking.hard_mask(PARAMS, layers(), {"w": 2}, scores=given)
+        sparse = masked.hard_mask(PARAMS, layers(), {"w": 2}, scores=given)
         assert listed(sparse) == {"w": [1, 0, 0, 2], "b": [0.5]}
     for wrong in ({"v": scores}, {"w": scores.T}, {"w": scores > 0}):
         with pytest.raises(ValueError, match=r"kernel in the scores|expected floating scores"):
-            masking.make_masks(PARAMS, layers(), {"w": 2}, scores=wrong)
+            masked.make_masks(PARAMS, layers(), {"w": 2}, scores=wrong)
 
 
 def test_masks_are_compiled_once_for_all_calls():
-    calls = masking._compiled_masks
+    calls = masked._compiled_masks
     before = calls._cache_size()
     for seed in range(3):
         params = {"w": jax.random.normal(jax.random.key(seed), (8, 5))}
         found = find_layers(lambda p, x: x @ p["w"], params, jnp.zeros((1, 8)), 4)
-        masking.make_masks(params, found, {"w": np.int32(1 + seed)})
-        masking.hard_mask(params, found, {"w": jnp.int32(1 + seed)})
+        masked.make_masks(params, found, {"w": np.int32(1 + seed)})
+        masked.hard_mask(params, found, {"w": jnp.int32(1 + seed)})
     assert calls._cache_size() == before + 1
 
 
 def test_leaves_that_are_no_arrays_stay_where_they_are():
     params = PARAMS | {"f": jnp.tanh, "name": "net"}
-    for mask in (masking.hard_mask, masking.straight_through):
+    for mask in (masked.hard_mask, masking.straight_through):
         sparse = mask(params, layers(), {"w": 2})
         assert (sparse["f"], sparse["name"]) == (jnp.tanh, "net")
         assert listed(sparse["w"]) == [0, -4, 3, 0]
@@ -167,7 +168,7 @@ def test_derivatives_of_straight_through():
 
 def test_a_kernel_that_is_not_there_is_named():
     with pytest.raises(ValueError, match="unknown parameter 'w'; nearest: "):
-        masking.make_masks({"b": PARAMS["b"]}, layers(), {"w": 1})
+        masked.make_masks({"b": PARAMS["b"]}, layers(), {"w": 1})
 
 
 def test_survivors_decay_at_their_pace_on_every_third_step():
@@ -268,9 +269,9 @@ def test_reference_sr_ste_number_for_number():
         batches, seen = golden.batches(arrays, meta), []
 
         first = next(golden.batches(arrays, meta))
-        masks = masking.make_masks(params, found, n)
+        masks = masked.make_masks(params, found, n)
         grads = jax.grad(lambda p: losses.cross_entropy()(net(p, first["inputs"]), first))(
-            masking.apply_masks(params, masks)
+            masked.apply_masks(params, masks)
         )
         ste = transforms.sr_ste(meta["srste_decay"])
         grads, _ = ste.update(grads, ste.init(params), params, masks=masks)
@@ -292,10 +293,10 @@ def test_reference_sr_ste_number_for_number():
         final = golden.params_of(arrays, "final")
         for ours, theirs in zip(jax.tree.leaves(state.params), jax.tree.leaves(final), strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9)
-        masked = masking.hard_mask(state.params, found, n)
+        sparse = masked.hard_mask(state.params, found, n)
         for path, name in zip(paths, meta["scheme"], strict=True):
             ours = (
-                masked["fc"]["kernel"] if name == "Linear0" else masked["convs"][path[6]]["kernel"]
+                sparse["fc"]["kernel"] if name == "Linear0" else sparse["convs"][path[6]]["kernel"]
             )
-            theirs = arrays[f"masked/{name}"]
+            theirs = arrays[f"sparse/{name}"]
             np.testing.assert_allclose(golden.torch_layout(path, ours), theirs, atol=1e-9)

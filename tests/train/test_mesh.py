@@ -20,7 +20,7 @@ def test_no_device_is_one_line(monkeypatch, error):
 
     monkeypatch.setattr(jax, "devices", fail)
     monkeypatch.setenv("JAX_PLATFORMS", "gpux")
-    with pytest.raises(ValueError, match=r"starts no device \(.*'gpux'\): (no such|Assert)") as e:
+    with pytest.raises(ValueError, match=r"starts no device .*'gpux'.*: (no such|its plug)") as e:
         devices.require_devices()
     assert "\n" not in str(e.value)
 
@@ -63,7 +63,7 @@ def test_batches_that_divide(batch):
 
 @pytest.mark.parametrize("batch", [0, -2, 1, 63])
 def test_batches_that_do_not_divide(batch):
-    message = rf"train\.batch: a multiple of the 2 device\(s\) is wanted, got {batch}$"
+    message = rf"train\.batch: expected a multiple of the 2 device\(s\), got {batch}$"
     with pytest.raises(ValueError, match=message):
         devices.require_divides(batch, "train.batch")
 

@@ -81,7 +81,7 @@ def spec(*, data_dir: str = "", workers: int = 0, augment: bool = True, idx: str
 def _require_options(augment: bool, idx: str) -> None:
     require_flag("augment", augment)
     if not isinstance(idx, str):
-        raise InputError(f"idx: a folder is wanted, got {idx!r}")
+        raise InputError(f"idx: expected a folder, got {idx!r}")
 
 
 def _read(data_dir: str, idx: Path) -> tuple[Batch, Batch]:
@@ -113,11 +113,11 @@ def _of_idx(folder: Path, split: str) -> Batch:
     files = [folder / f"{_FILES[split]}-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1")]
     images, labels = _idx(files[0], 3), _idx(files[1], 1)
     if images.shape[1:] != (_SIDE, _SIDE):
-        raise InputError(f"{files[0]}: images of 28x28 are wanted, got {images.shape[1:]}")
+        raise InputError(f"{files[0]}: expected images of 28x28, got {images.shape[1:]}")
     if len(images) != len(labels) or not len(labels):
         raise InputError(
-            f"{files[1]}: a label for each of the {len(images)} images of {files[0].name} is "
-            f"wanted, got {len(labels)}"
+            f"{files[1]}: expected a label for each of the {len(images)} images of "
+            f"{files[0].name}, got {len(labels)}"
         )
     if labels.max() >= _CLASSES:
         raise InputError(f"{files[1]}: labels are 0 to {_CLASSES - 1}, got {labels.max()}")

@@ -135,11 +135,11 @@ def _require_options(fonts: str | Sequence[str], min_designs: int) -> tuple[Path
     """Returns the folders that are given."""
     require_whole("min_designs", min_designs, 2)
     if not isinstance(fonts, Sequence):
-        raise InputError(f"fonts: a folder or several are wanted, got {fonts!r}")
+        raise InputError(f"fonts: expected a folder or several, got {fonts!r}")
     given = [fonts] if isinstance(fonts, str) else fonts
     for folder in given:
         if not isinstance(folder, str) or not Path(folder).is_dir():
-            raise InputError(f"fonts: a folder or several are wanted, {folder!r} is none")
+            raise InputError(f"fonts: expected a folder or several, got {folder!r}, which is none")
     return tuple(map(Path, given))
 
 
