@@ -117,7 +117,7 @@ def thresholds_among(w: jax.Array, n: jax.typing.ArrayLike, m: int, axes: Axes) 
     """
     grouped = _groups(_magnitude(w), m, axes)
     kept = _per_slice(n, w.shape, axes)
-    rank = _rank(grouped).astype(jnp.int32)
+    rank = _rank(_bits(grouped)).astype(jnp.int32)
     smallest = (rank >= kept - kept // 2) & (rank < kept)
     wide = grouped.astype(_wide(w.dtype))
     total = jnp.sum(jnp.where(smallest, wide, jnp.zeros_like(wide)), axis=3)
