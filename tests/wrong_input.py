@@ -27,7 +27,7 @@ FLAGS = {
     "strange flag": Case("--zzz", ("--zzz", "--config", "--workdir")),
     "flag without value": Case("--config.search.budget", ("--config.search.budget", "value")),
     "stray argument": Case("configs/digits.py", ("'configs/digits.py'", "--config=FILE")),
-    "number as text": Case("--config.search.budget=20%", ("search.budget", "above 0", "'20%'")),
+    "number as text": Case("--config.search.budget=low", ("search.budget", "above 0", "'low'")),
     "fraction for a count": Case("--config.search.m=8.0", ("search.m", "from 2 to 64", "'8.0'")),
     "part of a setting": Case(
         "--config.search.candidates[0]=1", ("search.candidates[...]", "--config.search.candidates=")
@@ -114,6 +114,14 @@ SETTINGS = {
     "budget 0": Case("--config.search.budget=0", ("search.budget", "above 0 and below 1", "0.0")),
     "budget 1": Case("--config.search.budget=1", ("search.budget", "above 0 and below 1", "1.0")),
     "budget beyond": Case("--config.search.budget=1.5", ("search.budget", "below 1", "1.5")),
+    "budget of all": Case("--config.search.budget=100%", ("search.budget", "below 1", "'100%'")),
+    "budget above dense": Case(
+        "--config.search.budget=5.0M", ("budget: expected less than the dense 304", "'5.0M'")
+    ),
+    "budget of another unit": Case(
+        ["--config.search.budget=227M MACs"], ("227M MACs", "objective to 'macs'")
+    ),
+    "N:M of no layer": Case("--config.search.nm=8:16", ("nm: expected N:M of M = 4", "got 8:16")),
     "budget negative": Case("--config.search.budget=-0.1", ("search.budget", "above 0", "-0.1")),
     "m too small": Case("--config.search.m=1", ("search.m", "from 2 to 64", "got 1")),
     "m too large": Case("--config.search.m=65", ("search.m", "from 2 to 64", "got 65")),
@@ -191,6 +199,56 @@ SETTINGS = {
     ),
     "budget out of reach of the uniform method": Case(
         "--config.search.method=uniform --config.search.budget=0.1", ("0.2566 (78 of 304)",)
+    ),
+}
+
+_TABLE = "--config.search.method=table --config.search.table={tmp}/t.json"
+
+
+def _losses(stem: str, *, hidden: str = '{"2": 0.1, "1": 0.2}') -> dict[str, str]:
+    layers = f'"stem/kernel": {stem}, "hidden/kernel": {hidden}, "head/kernel": {hidden}'
+    return {"t.json": '{"format": 1, "layers": {' + layers + "}}"}
+
+
+LOSSES = {
+    "no loss table": Case(
+        "--config.search.method=table", ("search.table: expected the file of a loss table, got ''",)
+    ),
+    "loss table that is not read": Case(
+        "--config.search.table=t.json", ("search.table", "search.method", "'table'", "'domino'")
+    ),
+    "loss table that is not there": Case(_TABLE, ("t.json", "cannot read the loss table")),
+    "loss table of another network": Case(
+        _TABLE,
+        ("t.json", "of another network", "lacks 'stem/kernel'", "no 'fc'"),
+        files={"t.json": '{"format": 1, "layers": {"fc": {"1": 1}}}'},
+    ),
+    "loss table without a candidate": Case(
+        _TABLE,
+        ("stem/kernel: expected a loss for every candidate n = 1, 2, 4", "got n = 1, 4"),
+        files=_losses('{"1": 1}'),
+    ),
+    "loss table with NaN": Case(
+        _TABLE, ("stem/kernel", "0 or more", "got nan for 2"), files=_losses('{"1": 1, "2": NaN}')
+    ),
+    "loss table that rises": Case(
+        _TABLE, ("stem/kernel", "do not rise", "2 at n = 2"), files=_losses('{"1": 1, "2": 2}')
+    ),
+    "calibration without batches": Case(
+        "--config.search.method=fisher --config.search.calibration_batches=0",
+        ("search.calibration_batches", "from 1", "got 0"),
+    ),
+    "more calibration than data": Case(
+        "--config.search.method=sensitivity --config.search.calibration_batches=3",
+        ("search.calibration_batches: expected at most 2", "64 training examples", "got 3"),
+    ),
+    "grid without candidates": Case(
+        "--config.search.method=sensitivity --config.search.calibration_batches=1 "
+        "--config.search.grid=(3,)",
+        ("grid: expected some of the candidates [1, 2] of stem/kernel", "got [3]"),
+    ),
+    "budget out of reach of the loss": Case(
+        "--config.search.method=fisher --config.search.budget=0.1", ("0.2566 (78 of 304)",)
     ),
 }
 
@@ -440,6 +498,7 @@ CASES = {
         ("flags", FLAGS),
         ("config", CONFIGS),
         ("settings", SETTINGS),
+        ("losses", LOSSES),
         ("parts", PARTS),
         ("cost table", TABLES),
         ("init", INIT),

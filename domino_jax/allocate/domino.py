@@ -63,7 +63,7 @@ def domino(
             init and update: a pace rule gives a layer no finite factor.
     """
     layers = tuple(layers)
-    require_share("vote_ratio", vote_ratio, closed=True)
+    require_share("vote_ratio", vote_ratio)
     budget = budget_of(layers, budget, cost)
     fewest = fewest_votes(layers, budget)  # refuses a budget out of reach
     movable = grouped(layers)

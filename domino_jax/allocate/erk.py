@@ -58,7 +58,9 @@ def erk_scheme(
             n[rise.layer.name] = rise.high
             used += _price(rise, budget.cost)
     if best is None:
-        raise InputError(f"budget {budget.share} is out of reach of ERK schemes, not of mixed ones")
+        raise InputError(
+            f"budget {budget.share:.6g} is out of reach of ERK schemes, not of mixed ones"
+        )
     n, used, halfway = best
     for rise in halfway:
         if used + _price(rise, budget.cost) <= budget.allowed:
@@ -67,9 +69,32 @@ def erk_scheme(
     return as_scheme(layers, n)
 
 
+def finished_by_scale(layers: Iterable[LayerSpec], scheme: Scheme, budget: Budget) -> Scheme:
+    """Spends what an ERK scheme leaves of its budget, until no next candidate fits.
+
+    Those layers go up first that a larger scale would raise first.
+    """
+    layers = tuple(layers)
+    n = {name: nm.n for name, nm in scheme.items()}
+    left = budget.allowed - total_cost(layers, budget.cost, scheme)
+    rises = list(itertools.chain.from_iterable(_by_scale(layers)))
+    while True:
+        fitting = (
+            rise
+            for rise in rises
+            if n[rise.layer.name] == rise.low and _price(rise, budget.cost) <= left
+        )
+        rise = next(fitting, None)
+        if rise is None:
+            return as_scheme(layers, n)
+        n[rise.layer.name] = rise.high
+        left -= _price(rise, budget.cost)
+
+
 def allocate(problem: Problem) -> Scheme:
     """Is the entry 'erk' of `ALLOCATORS`."""
-    return erk_scheme(problem.layers, problem.budget)
+    scheme = erk_scheme(problem.layers, problem.budget)
+    return finished_by_scale(problem.layers, scheme, problem.budget)
 
 
 def _by_scale(layers: Iterable[LayerSpec]) -> list[list[_Rise]]:

@@ -1,6 +1,8 @@
 """What an allocator may ask for."""
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -13,6 +15,7 @@ from domino_jax.core.layers import LayerSpec
 from domino_jax.core.scheme import Scheme
 
 Batch = Mapping[str, jax.Array]
+Progress = Callable[[str, int, int], AbstractContextManager[Callable[[int, str], None]]]
 
 
 class Weights(NamedTuple):
@@ -34,6 +37,11 @@ def _nothing_here(*_: Any) -> Any:
     )
 
 
+def _no_progress(title: str, pieces: int, before: int) -> Any:
+    del title, pieces, before
+    return nullcontext(lambda done, text: None)
+
+
 class Problem(NamedTuple):
     """A network and its budget; what costs time is a function, and only its call spends it.
 
@@ -50,6 +58,10 @@ class Problem(NamedTuple):
         batches: (first, count) -> batches first .. first + count - 1 of a fixed order of the
             training data; the same ones at every call.
         should_stop: asked between pieces of long work.
+        progress: (title, pieces, done before) -> a context that gives show(pieces done, text);
+            show raises where the run was asked to stop, so what is done is kept before.
+        folder: where what an allocator found may be kept; None: nowhere.
+        say: takes a line of what was found, for a person.
     """
 
     layers: tuple[LayerSpec, ...]
@@ -60,6 +72,9 @@ class Problem(NamedTuple):
     training_loss: Callable[[Any, Any, Batch], jax.Array] = _nothing_here
     batches: Callable[[int, int], Iterable[Batch]] = _nothing_here
     should_stop: Callable[[], bool] = lambda: False
+    progress: Progress = _no_progress
+    folder: Path | None = None
+    say: Callable[[str], None] = lambda line: None
 
 
 Allocator = Callable[[Problem], Scheme | Search]

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable
 
-from domino_jax.core.costs import Budget, Cost, Number, lowest_cost, total_cost
+from domino_jax.core.costs import Budget, Cost, Number, lowest_cost, shown, total_cost
 from domino_jax.core.errors import InputError
 from domino_jax.core.layers import LayerSpec, counted, grouped
 from domino_jax.core.rules import flattened, shrunk
@@ -46,8 +46,8 @@ def _out_of_reach(layers: tuple[LayerSpec, ...], budget: Budget) -> InputError:
         if least is not None and least < floor
     )
     return InputError(
-        f"budget {budget.share} is out of reach: the candidates allow {_share(floor, dense)} of "
-        f"the dense cost at the least{more}"
+        f"budget {budget.share:.6g} is out of reach: the candidates allow "
+        f"{_share(floor, dense)} of the dense cost at the least{more}"
     )
 
 
@@ -75,8 +75,4 @@ def _lowest_under(
 
 def _share(part: Number, whole: Number) -> str:
     share = math.ceil(float(part / whole) * 1e4) / 1e4  # rounded up: that budget is within reach
-    return f"{share:.4f} ({_number(part)} of {_number(whole)})"
-
-
-def _number(value: Number) -> str:
-    return f"{int(value):,}" if value == int(value) else f"{float(value):,.6g}"
+    return f"{share:.4f} ({shown(part)} of {shown(whole)})"

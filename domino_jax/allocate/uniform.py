@@ -36,16 +36,40 @@ def uniform_scheme(
         scheme = {layer.name: NM(_within(layer, share), layer.m) for layer in movable}
         if total_cost(layers, budget.cost, scheme) <= budget.allowed:
             return scheme
-    raise InputError(f"budget {budget.share} is out of reach of uniform schemes, not of mixed ones")
+    raise InputError(
+        f"budget {budget.share:.6g} is out of reach of uniform schemes, not of mixed ones"
+    )
 
 
 def allocate(problem: Problem) -> Scheme:
     """Is the entry 'uniform' of `ALLOCATORS`."""
+    nm = problem.options.get("nm", "")
+    if nm:
+        return uniform_nm(problem.layers, NM.parse(nm))
     return uniform_scheme(problem.layers, problem.budget)
 
 
 def _within(layer: LayerSpec, share: Fraction) -> int:
     return max((n for n in layer.candidates if n <= share * layer.m), default=layer.candidates[0])
+
+
+def uniform_nm(layers: Iterable[LayerSpec], nm: NM) -> Scheme:
+    """Gives every layer of this M this N; one of another M the same share of it, or less.
+
+    Raises:
+        InputError: no layer has this M.
+    """
+    movable = grouped(layers)
+    sizes = sorted({layer.m for layer in movable})
+    if nm.m not in sizes:
+        raise InputError(
+            f"nm: expected N:M of M = {' or '.join(map(str, sizes))}, by m and rules, got {nm}"
+        )
+    share = Fraction(nm.n, nm.m)
+    return {
+        layer.name: nm if layer.m == nm.m else NM(_within(layer, share), layer.m)
+        for layer in movable
+    }
 
 
 def uniform(layers: Iterable[LayerSpec], n: int) -> Scheme:

@@ -14,6 +14,7 @@ from fractions import Fraction
 from numbers import Real
 from typing import Any
 
+from domino_jax.core.amounts import parse_amount
 from domino_jax.core.errors import InputError
 from domino_jax.core.files import read_json
 from domino_jax.core.layers import LayerSpec, counted, inputs_of
@@ -29,9 +30,9 @@ class Budget:
     """What a scheme may cost; made once by `budget_of`, and passed on.
 
     Attributes:
-        share: of the dense cost, in (0, 1).
+        share: of the dense cost, in (0, 1); to show and for rules in floats.
         cost: what is counted.
-        allowed: the share of the dense cost of the layers that it was made for, exactly.
+        allowed: what a scheme of the layers that it was made for may cost, exactly.
     """
 
     share: float
@@ -59,32 +60,53 @@ def count_macs(layer: LayerSpec, n: int | None = None) -> int:
 
 
 def budget_of(
-    layers: Iterable[LayerSpec], budget: "float | Budget", cost: Cost = count_weights
+    layers: Iterable[LayerSpec],
+    budget: "float | Fraction | str | Budget",
+    cost: Cost = count_weights,
+    *,
+    movable: bool = False,
 ) -> Budget:
-    """Makes the budget of a share of the dense cost; one that is made already stays as it is.
+    """Makes the budget of layers; one that is made already stays as it is.
+
+    Args:
+        layers: as `find_layers` gives them.
+        budget: share of the dense cost, or a count ('5.0M', '227M MACs'); see `amounts`.
+        cost: what is counted.
+        movable: the budget is of the grouped layers alone; the others come on top, dense.
 
     Raises:
-        InputError: the budget is no share in (0, 1), or a `Budget` that counts another cost.
+        InputError: the budget is no share in (0, 1) and no count below the dense cost, counts
+            something else than the cost, or is a `Budget` that counts another cost.
     """
     if isinstance(budget, Budget):
         if cost not in (budget.cost, count_weights):
             raise InputError("budget: expected a share beside a cost, got a Budget, which has one")
         return budget
-    require_share("budget", budget)
-    return Budget(budget, cost, as_fraction(budget) * total_cost(layers, cost))
+    layers, amount = tuple(layers), parse_amount(budget)
+    counts = {"macs": count_macs, "params": count_weights}
+    if amount.unit and counts[amount.unit] is not cost:
+        raise InputError(
+            f"budget: expected a count of what the objective counts, got {budget!r}: set the "
+            f"objective to {amount.unit!r}"
+        )
+    dense = total_cost(layers, cost)
+    beside = total_cost([x for x in layers if x.groups is None], cost) if movable else 0
+    allowed = beside + (amount.value * (dense - beside) if amount.is_share else amount.value)
+    if not allowed < dense:
+        raise InputError(f"budget: expected less than the dense {shown(dense)}, got {budget!r}")
+    share = budget if isinstance(budget, float) and not movable else float(allowed / dense)
+    return Budget(share, cost, allowed)
 
 
-def require_share(what: str, value: float, *, closed: bool = False) -> None:
-    """Refuses what is no share in (0, 1), or in (0, 1] if closed.
+def require_share(what: str, value: float) -> None:
+    """Refuses what is no share in (0, 1].
 
     Raises:
         InputError: what it is, and what came.
     """
     number = isinstance(value, Real) and not isinstance(value, bool)
-    if not number or not (0 < value <= 1 if closed else 0 < value < 1):
-        raise InputError(
-            f"{what}: expected a share in (0, 1{']' if closed else ')'}, got {value!r}"
-        )
+    if not number or not 0 < value <= 1:
+        raise InputError(f"{what}: expected a share in (0, 1], got {value!r}")
 
 
 def table_cost(table: Mapping[str, Any], layers: Iterable[LayerSpec]) -> Cost:
@@ -197,3 +219,8 @@ def _number(layer: LayerSpec, value: Any) -> Fraction:
             f"cost table: {layer.name}: expected a finite number of 0 or more, got {value!r}"
         )
     return as_fraction(value)
+
+
+def shown(value: Number) -> str:
+    """Writes a cost for people."""
+    return f"{int(value):,}" if value == int(value) else f"{float(value):,.6g}"

@@ -154,6 +154,30 @@ def count_short(
     return counts if axes.stack else counts.reshape(())
 
 
+def sums_by_rank(w: jax.Array, value: jax.Array, m: int, axes: Axes) -> jax.Array:
+    """Adds up a value of each weight over the weights that are first, second, … of their group.
+
+    What `top_n` removes at n are the ranks from n on.
+
+    Args:
+        w: kernel, whose magnitudes make the order.
+        value: of each weight, the shape of w.
+        m: group size.
+        axes: the parts the kernel's axes play.
+
+    Returns:
+        [S, M], at least float32; rank 0, the largest magnitude, first.
+    """
+    grouped = _groups(value.astype(_wide(value.dtype)), m, axes)
+    rank = _rank(_groups(_bits(_magnitude(w)), m, axes))
+
+    def of_rank(index: jax.Array) -> jax.Array:
+        chosen = rank == index.astype(rank.dtype)
+        return jnp.sum(jnp.where(chosen, grouped, jnp.zeros_like(grouped)), axis=(1, 2, 3, 4))
+
+    return jax.lax.map(of_rank, jnp.arange(m, dtype=jnp.int32)).T
+
+
 def slice_norms(w: jax.Array, axes: Axes) -> jax.Array:
     """Returns the L2 norm of each stack slice, at least float32: [S], [] without stack axes."""
     # Reduced where it lies, and only then brought to the order of the stack axes: no copy of w.

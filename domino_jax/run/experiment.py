@@ -14,10 +14,11 @@ from ml_collections import ConfigDict
 from domino_jax import __version__
 from domino_jax import data as _data
 from domino_jax import models as _models
+from domino_jax.allocate.uniform import uniform_nm
 from domino_jax.core import costs, published, scheme
 from domino_jax.core.kernels import signatures
 from domino_jax.core.layers import LayerSpec
-from domino_jax.core.scheme import Scheme
+from domino_jax.core.scheme import NM, Scheme
 from domino_jax.pytorch import state_dict
 from domino_jax.run import checks, monitor, repairs
 from domino_jax.run.phases import Phase, make_phase, planned_steps
@@ -118,7 +119,7 @@ def assemble(
         checks.require_init(config.init, weights_of(model))
     objective = config.search.objective
     cost = OBJECTIVES.get(objective) or costs.read_table(objective, layers)
-    budget = costs.budget_of(layers, config.search.budget, cost)
+    budget = _budget(config.search, layers, cost)
     mesh = devices.make_mesh()
     phases = {name: make_phase(name, config, workdir, data, mesh, should_stop) for name in PHASES}
     trainer = _trainer(config.train, layers, phases["train"])
@@ -130,6 +131,18 @@ def assemble(
 def _trainer(settings: ConfigDict, layers: tuple[LayerSpec, ...], phase: Phase) -> Trainer:
     steps, options = planned_steps(phase), dict(settings.items())
     return make_trainer(settings.method, Training(layers, steps, phase.rate, options))
+
+
+def _budget(search: ConfigDict, layers: tuple[LayerSpec, ...], cost: costs.Cost) -> costs.Budget:
+    """Makes the budget that the settings say, in whatever words.
+
+    Raises:
+        InputError: it is no budget of these layers.
+    """
+    if search.nm:
+        allowed = costs.total_cost(layers, cost, uniform_nm(layers, NM.parse(search.nm)))
+        return costs.Budget(float(allowed / costs.total_cost(layers, cost)), cost, allowed)
+    return costs.budget_of(layers, search.budget, cost, movable=search.budget_of == "movable")
 
 
 def read_scheme(path: Path, layers: tuple[LayerSpec, ...]) -> Scheme:

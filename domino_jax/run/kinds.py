@@ -10,6 +10,10 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from domino_jax.core.amounts import FORMS, parse_amount
+from domino_jax.core.errors import InputError
+from domino_jax.core.scheme import NM
+
 LARGEST_COUNT = 2**31 - 1  # int32
 LARGEST_NUMBER = 1e38  # float32 ends at 3.4e38
 LARGEST_SEED = 2**32 - 1  # of which JAX uses the lower 32 bits
@@ -62,9 +66,14 @@ def below(high: float) -> Kind:
     return lambda v: _is_number(v) and 0 <= v < high, lambda: f"a number from 0 to below {high:g}"
 
 
-def share() -> Kind:
-    """Shares that are neither nothing nor all."""
-    return lambda v: _is_number(v) and 0 < v < 1, lambda: "a share above 0 and below 1"
+def budget() -> Kind:
+    """Shares, and budgets in words."""
+    return _is_budget, lambda: FORMS
+
+
+def nm() -> Kind:
+    """'' or N:M."""
+    return lambda v: v == "" or _is_nm(v), lambda: "'' or N:M, such as '8:16'"
 
 
 def none_or(kind: Kind) -> Kind:
@@ -106,6 +115,21 @@ def pairs() -> Kind:
 
 def _is_text(value: Any) -> bool:
     return isinstance(value, str) and "\0" not in value
+
+
+def _is_budget(value: Any) -> bool:
+    try:
+        parse_amount(value)
+    except InputError:
+        return False
+    return True
+
+
+def _is_nm(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and bool(NM.parse(value))
+    except InputError:
+        return False
 
 
 def _is_int(value: Any) -> bool:

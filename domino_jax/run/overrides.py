@@ -138,6 +138,10 @@ def _read(key: str, text: str, held: Any) -> Any:
         return value
     if value is None and setting is not None and setting.values:
         return value
+    if kind is object:
+        if setting is not None and not setting.allows(value):
+            raise _refused(key, text, kind)
+        return value
     value = _cast(value, kind)
     if type(value) is not kind:
         raise _refused(key, text, kind)

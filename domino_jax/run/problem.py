@@ -1,17 +1,20 @@
 """The problem that a run puts to an allocator: layers, budget, and on demand all the rest."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 import jax
 
 from domino_jax.allocate.problem import Batch, Problem, Weights
-from domino_jax.run import checks
+from domino_jax.core.errors import InputError
+from domino_jax.run import checks, monitor
 from domino_jax.run.dense import dense_network
 from domino_jax.run.experiment import Experiment
 from domino_jax.run.phases import train_batches
-from domino_jax.train import losses
+from domino_jax.train import loop, losses
 from domino_jax.train.mesh import split_batch
 
 
@@ -30,9 +33,24 @@ def problem_of(exp: Experiment, begin: Callable[[], None]) -> Problem:
 
     def batches(first: int, count: int) -> Iterator[Batch]:
         checks.require_filled(exp.config, exp.data, "search")
+        _require_data(exp, first + count)
         dataset = train_batches(exp.phases["search"])
-        for number in range(first, first + count):
-            yield split_batch(exp.mesh, dataset[number])
+        numbers = range(first, first + count)
+        return (split_batch(exp.mesh, dataset[number]) for number in numbers)
+
+    @contextmanager
+    def progress(title: str, pieces: int, before: int) -> Iterator[Callable[[int, str], None]]:
+        began = time.perf_counter()
+        with monitor.progress(title, pieces, before) as show:
+
+            def checked(done: int, text: str) -> None:
+                spent = time.perf_counter() - began
+                left = spent * (pieces - done) / max(done - before, 1)
+                show(done, f"{text}  {left:.0f} s left".strip())
+                if exp.should_stop():
+                    raise loop.Stopped(f"stopped at {title} {done}/{pieces}")
+
+            yield checked
 
     return Problem(
         layers=exp.layers,
@@ -43,7 +61,25 @@ def problem_of(exp: Experiment, begin: Callable[[], None]) -> Problem:
         training_loss=_loss(exp, train=True),
         batches=batches,
         should_stop=exp.should_stop,
+        progress=progress,
+        folder=exp.workdir,
+        say=lambda line: monitor.console().print(line, markup=False, highlight=False),
     )
+
+
+def _require_data(exp: Experiment, count: int) -> None:
+    """Refuses more batches than one pass over the data has: they would repeat.
+
+    Raises:
+        InputError: how many there are.
+    """
+    settings, size = exp.config.search, exp.data.train_size
+    if count * settings.batch > size:
+        raise InputError(
+            f"search.calibration_batches: expected at most {size // settings.batch // 2} (twice as "
+            f"many, of search.batch = {settings.batch}, are read of {size} training examples), got "
+            f"{settings.calibration_batches}"
+        )
 
 
 def options_of(exp: Experiment) -> Mapping[str, Any]:

@@ -15,6 +15,8 @@ import jax
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
+from domino_jax.allocate.calibration import TABLE
+from domino_jax.allocate.measured import FILE as MEASURED
 from domino_jax.core.errors import InputError
 from domino_jax.core.files import digest_of
 from domino_jax.core.scheme import Scheme
@@ -24,7 +26,7 @@ from domino_jax.run.settings import defaults, flat
 RECORD = "config.json"
 OURS = {"program": "domino_jax", "format": 1}
 PHASES = ("dense", "search", "train")
-FILES = ("scheme.json", "results.json", "timing.json", "report.png")
+FILES = ("scheme.json", "results.json", "timing.json", "report.png", TABLE, MEASURED)
 COMMON = ("seed", "init", "init_head", "model", "data", "dense")
 # No result depends on where the data lie (`DATA` tells which they are), on who reads them, or on
 # when a search gives up.

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from domino_jax.core import costs as _budget
-from domino_jax.core.costs import Cost, Number, as_fraction
+from domino_jax.core import costs
+from domino_jax.core.costs import Budget, Cost, Number
 from domino_jax.core.errors import escaped
 from domino_jax.core.files import replacing
 from domino_jax.core.layers import LayerSpec
@@ -23,15 +23,14 @@ _OF_BIASES = ("goes into add", "goes into sub", "goes into mul", "goes into div"
 
 
 def summary(
-    layers: Iterable[LayerSpec], scheme: Scheme, cost: Cost, budget: float, *, activations: int = 0
+    layers: Iterable[LayerSpec], scheme: Scheme, budget: Budget, *, activations: int = 0
 ) -> dict[str, Any]:
     """Gathers every number of the table: one row a layer, and the totals.
 
     Args:
         layers: as `find_layers` gives them.
         scheme: of the grouped layers.
-        cost: what the budget counts.
-        budget: share of the dense cost.
+        budget: of these layers.
         activations: MACs of products that no weight takes part in, which no budget counts.
 
     Returns:
@@ -39,13 +38,12 @@ def summary(
         dense network and of the scheme, the budget in units of that cost, and those MACs apart.
     """
     layers = tuple(layers)
-    dense = _budget.total_cost(layers, cost)
     return {
         "layers": [_row(layer, scheme) for layer in layers],
         "totals": {
-            "weights": _pair(layers, _budget.count_weights, scheme),
-            "macs": _pair(layers, _budget.count_macs, scheme),
-            "cost": _pair(layers, cost, scheme) | {"budget": _json(as_fraction(budget) * dense)},
+            "weights": _pair(layers, costs.count_weights, scheme),
+            "macs": _pair(layers, costs.count_macs, scheme),
+            "cost": _pair(layers, budget.cost, scheme) | {"budget": _json(budget.allowed)},
             "activations": activations,
         },
     }
@@ -59,15 +57,15 @@ def _row(layer: LayerSpec, scheme: Scheme) -> dict[str, Any]:
         "shape": list(layer.shape),
         "nm": str(nm) if nm else "",
         "density": n / layer.m if n else 1.0,
-        "weights": [_budget.count_weights(layer, n), layer.size],
-        "macs": [_budget.count_macs(layer, n), layer.macs] if layer.roles else [0, 0],
+        "weights": [costs.count_weights(layer, n), layer.size],
+        "macs": [costs.count_macs(layer, n), layer.macs] if layer.roles else [0, 0],
         "reason": layer.reason or "",
         "counted": layer.roles is not None,
     }
 
 
 def _pair(layers: Sequence[LayerSpec], cost: Cost, scheme: Scheme) -> dict[str, Any]:
-    dense, kept = _budget.total_cost(layers, cost), _budget.total_cost(layers, cost, scheme)
+    dense, kept = costs.total_cost(layers, cost), costs.total_cost(layers, cost, scheme)
     return {"dense": _json(dense), "scheme": _json(kept), "share": float(kept / dense)}
 
 

@@ -3,11 +3,13 @@
 from functools import cache
 from typing import Any
 
+from domino_jax.allocate.finish import finished, magnitude_table
 from domino_jax.allocate.problem import Problem
 from domino_jax.allocate.search import Search, by_layer, scheme_of
 from domino_jax.allocate.stall import layer_norms, why_stuck
 from domino_jax.allocate.table import allocate
 from domino_jax.core import costs
+from domino_jax.core.errors import InputError
 from domino_jax.core.scheme import Scheme, save
 from domino_jax.run import checks, monitor, provenance, report, workdir
 from domino_jax.run.experiment import Experiment, forward_of, versions
@@ -49,20 +51,56 @@ def find_scheme(exp: Experiment, *, anew: bool = False) -> None:
 
 
 def _searched(exp: Experiment, search: Search, problem: Problem) -> tuple[Scheme, int]:
-    """Trains and votes until the search is done; returns its scheme and the steps made."""
-    run = _search(exp, search, *problem.weights())
-    return scheme_of(exp.layers, run.search), int(run.train.step)
+    """Trains and votes until the search is done; returns its scheme and the steps made.
+
+    The scheme uses the budget up; that of a search that stands still near its budget too.
+    """
+    params, stats = problem.weights()
+    losses = magnitude_table(exp.layers, params)
+
+    def end(run: loop.SearchRun) -> tuple[Scheme, int] | None:
+        before = scheme_of(exp.layers, run.search)
+        after = finished(exp.layers, before, exp.budget, losses)
+        if after is None:
+            return None
+        _say_finish(exp, before, after)
+        return after, int(run.train.step)
+
+    try:
+        answer = end(_search(exp, search, params, stats))
+    except loop.Stuck as stuck:
+        answer = end(_last(exp, search, params, stats))
+        if answer is None:
+            raise
+        monitor.say(f"that search stood still near its budget: {stuck}")
+    if answer is None:
+        raise InputError(f"search.method: expected a search that meets its budget, got {search}")
+    return answer
+
+
+def _say_finish(exp: Experiment, before: Scheme, after: Scheme) -> None:
+    changed = [name for name in before if before[name] != after[name]]
+    if changed:
+        was, now = (costs.kept_share(exp.layers, exp.budget.cost, each) for each in (before, after))
+        monitor.say(
+            f"exact finish: {len(changed)} of {len(before)} layers keep "
+            f"{'more' if now > was else 'fewer'} weights, {was:.4f} -> {now:.4f} of dense"
+        )
+
+
+def _last(exp: Experiment, search: Search, params: Any, stats: Any) -> loop.SearchRun:
+    """Returns the last saved state of the search, or that before its first step."""
+    first = search_parts(exp).trainer.init(params, None)
+    start = first_state(params, stats, first.state)
+    return resume(exp.phases["search"], loop.SearchRun(start, search.init(params)))
 
 
 def _search(exp: Experiment, search: Search, params: Any, stats: Any) -> loop.SearchRun:
     phase, settings = exp.phases["search"], exp.config.search
     norms = layer_norms(exp.layers)
     start_norms = norms(params)
-    trainer, step = search_parts(exp)
-    first = trainer.init(params, None)
-    run = resume(
-        phase, loop.SearchRun(first_state(params, stats, first.state), search.init(params))
-    )
+    _, step = search_parts(exp)
+    run = _last(exp, search, params, stats)
     start = int(run.train.step)
     phase.folder.mkdir(exist_ok=True)
     if run.search.done:
@@ -77,13 +115,13 @@ def _search(exp: Experiment, search: Search, params: Any, stats: Any) -> loop.Se
         now = share(run)
         workdir.append_point(curve, {"step": step, "share": now})
         n = {f"n/{name}": float(n) for name, n in by_layer(exp.layers, run.search.n).items()}
-        return f"cost {now:.4f} -> {settings.budget:g}", {"share": now, **n}
+        return f"cost {now:.4f} -> {exp.budget.share:g}", {"share": now, **n}
 
     def stuck(run: loop.SearchRun) -> str:
         why = why_stuck(
             exp.layers, run.search, norms(run.train.params), start_norms, settings.patience
         )
-        return why and f"{why}; cost {share(run):.4f} of dense, budget {settings.budget:g}"
+        return why and f"{why}; cost {share(run):.4f} of dense, budget {exp.budget.share:g}"
 
     with running(phase, "search", start=start, steps=settings.max_steps, describe=describe) as (
         batches,
@@ -116,8 +154,7 @@ def _write(exp: Experiment, scheme: Scheme, *, steps: int) -> None:
     numbers = report.summary(
         exp.layers,
         scheme,
-        exp.budget.cost,
-        settings.budget,
+        exp.budget,
         activations=activation_macs(forward_of(exp.model), exp.model.params, exp.data.example),
     )
     save(
@@ -125,7 +162,7 @@ def _write(exp: Experiment, scheme: Scheme, *, steps: int) -> None:
         scheme,
         model=exp.config.model.name,
         objective=settings.objective,
-        budget=settings.budget,
+        budget=exp.budget.share,
         achieved=numbers["totals"]["cost"]["share"],
         steps=steps,
         config=exp.config.to_dict(),
@@ -137,10 +174,10 @@ def _write(exp: Experiment, scheme: Scheme, *, steps: int) -> None:
         numbers,
         workdir.read_curve(exp.workdir / "search" / workdir.CURVE),
         f"{exp.config.model.name} on {exp.config.data.name}: N of M = {_sizes(scheme)} under "
-        f"{settings.budget:.2%} of {settings.objective}",
-        settings.budget,
+        f"{exp.budget.share:.2%} of {settings.objective}",
+        exp.budget.share,
     )
-    report.print_table(numbers, settings.objective, settings.budget, monitor.console())
+    report.print_table(numbers, settings.objective, exp.budget.share, monitor.console())
     monitor.say(f"{exp.workdir}: scheme.json, report.png; next: train.py with the same flags")
 
 

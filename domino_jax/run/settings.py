@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
+from ml_collections.config_dict import FieldReference
 
 from domino_jax.core.errors import InputError
 from domino_jax.run.settings_table import GROUPS, SETTINGS
@@ -62,7 +62,9 @@ def defaults() -> ConfigDict:
         config[group] = Settings(group=group)
     for key, setting in SETTINGS.items():
         group, _, name = key.rpartition(".")
-        held = placeholder(setting.values) if setting.values else setting.default
+        held = setting.default
+        if setting.values:
+            held = FieldReference(held, field_type=setting.values)
         (config[group] if group else config)[name] = held
     return config.lock()
 
@@ -131,6 +133,7 @@ def _check_together(values: Mapping[str, Any]) -> None:
 
     _require_final_candidate(values)
     _require_pace(values)
+    _require_reader(values)
     for phase in ("dense", "train"):
         _require_short_warmup(values, phase)
     _require_torch_init(values)
@@ -150,6 +153,14 @@ def _require_pace(values: Mapping[str, Any]) -> None:
     if values["search.pace"] == "domino" and all(values[key] == 0 for key in weights):
         raise InputError(
             f"{' and '.join(weights)}: expected one above 0, or no layer ever decays; got 0 and 0"
+        )
+
+
+def _require_reader(values: Mapping[str, Any]) -> None:
+    method, table = values["search.method"], values["search.table"]
+    if table and method != "table" and ":" not in method:  # one of your own may read it
+        raise InputError(
+            f"search.table: expected search.method='table' to read {table!r}, got {method!r}"
         )
 
 

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 from domino_jax.run import kinds
 
 STARTS = ("dense", "random")
+STATISTICS = ("running", "batch")
+PARTS = ("all", "movable")
 
 
 class Setting(NamedTuple):
@@ -19,7 +21,7 @@ class Setting(NamedTuple):
         allows: says whether a value may be; it may raise TypeError or OverflowError for no.
         expected: the words for it.
         meaning: one or two sentences.
-        values: their type, where the default is None.
+        values: their type, where it is not that of the default; object: the check alone says.
     """
 
     default: Any
@@ -151,7 +153,8 @@ _SEARCH = {
     "method": Setting(
         "domino",
         *kinds.one_of_or_own(_methods),
-        "How the N of each layer is found: 'domino' searches; 'uniform' takes the largest N that "
+        "How the N of each layer is found: 'sensitivity' and 'fisher' measure what the loss asks "
+        "for, 'table' reads it from `table`; 'domino' searches; 'uniform' takes the largest N that "
         "fits everywhere, 'erk' the densities of Erdős-Rényi-kernel graphs; 'dense' keeps all; or "
         "'package.module:function'.",
     ),
@@ -167,7 +170,25 @@ _SEARCH = {
         *kinds.name(),
         "What the budget counts: 'params', 'macs' or a JSON file {path: {n: cost}}.",
     ),
-    "budget": Setting(0.2, *kinds.share(), "Share of the dense cost that is kept."),
+    "budget": Setting(
+        0.2,
+        *kinds.budget(),
+        "What is kept of the dense cost: a share, also '25%' or '1/4', or a count: '5.0M' of what "
+        "the objective counts, '227M MACs'.",
+        object,
+    ),
+    "budget_of": Setting(
+        "all",
+        *kinds.one_of(lambda: PARTS),
+        "'all': the budget is of the whole cost; 'movable': of the layers that have groups, and "
+        "those that stay dense come on top.",
+    ),
+    "nm": Setting(
+        "",
+        *kinds.nm(),
+        "The budget is what this N:M in every layer costs ('2:16'), and 'uniform' is this N:M; '' "
+        "leaves it to `budget`.",
+    ),
     "vote_ratio": Setting(
         0.75,
         *kinds.above(0, 1),
@@ -202,6 +223,24 @@ _SEARCH = {
     "batch": Setting(64, *kinds.whole(1), "Examples of one step, on all devices together."),
     "max_steps": Setting(100_000, *kinds.whole(1), "The search gives up after so many steps."),
     "patience": Setting(200, *kinds.whole(1), "It gives up after so many votes without change."),
+    "calibration_batches": Setting(
+        8,
+        *kinds.whole(1),
+        "Batches of the training data that a loss is measured on; the best of several schemes is "
+        "told on as many others.",
+    ),
+    "calibration_statistics": Setting(
+        "running",
+        *kinds.one_of(lambda: STATISTICS),
+        "Statistics of batch norms while losses are measured; 'batch': those of each batch.",
+    ),
+    "grid": Setting(
+        None,
+        *kinds.none_or(kinds.rising()),
+        "The N that 'sensitivity' measures, the others lie between them; None: every candidate.",
+        tuple,
+    ),
+    "table": Setting("", *kinds.text(), "The loss table (JSON) that the method 'table' reads."),
     "shrink_m": Setting(
         False,
         *kinds.flag(),

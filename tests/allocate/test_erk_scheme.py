@@ -8,7 +8,7 @@ import made
 import numpy as np
 import pytest
 
-from domino_jax.allocate.erk import erk_scheme
+from domino_jax.allocate.erk import erk_scheme, finished_by_scale
 from domino_jax.core import costs as budget
 from domino_jax.core.erk import erk
 from domino_jax.core.kernels import n_by_path
@@ -157,8 +157,24 @@ def test_the_dearest_scale_that_fits_is_taken_exactly():
 def test_out_of_reach():
     with pytest.raises(ValueError, match=r"out of reach: the candidates allow 0\.2500 \(12 of 48"):
         erk_scheme(PAIR, 0.2)
-    with pytest.raises(ValueError, match="a share in"):
+    with pytest.raises(ValueError, match="expected a share"):
         erk_scheme(PAIR, 0.0)
     table = {"large": {1: 9, 2: 9, 4: 1}, "small": {1: 1, 2: 9, 4: 9}}
     with pytest.raises(ValueError, match=r"budget 0\.5 is out of reach of ERK schemes, not of"):
         erk_scheme(PAIR, 0.5, cost=budget.table_cost(table, PAIR))
+
+
+@pytest.mark.parametrize("share", [0.3, 0.45, 0.62, 0.8])
+def test_the_finish_raises_layers_until_no_next_candidate_fits(share):
+    layers = [layer(f"l{i}", (8 * (i + 1), 5 + 3 * i), (1, 2, 4, 8)) for i in range(5)]
+    limit = budget.budget_of(layers, share)
+    before = erk_scheme(layers, share)
+    after = finished_by_scale(layers, before, limit)
+    assert all(after[name].n >= nm.n for name, nm in before.items())
+    spent = budget.total_cost(layers, limit.cost, after)
+    assert spent <= limit.allowed
+    for each in layers:
+        n = after[each.name].n
+        if n < 8:
+            raised = {**after, each.name: NM(2 * n, 8)}
+            assert budget.total_cost(layers, limit.cost, raised) > limit.allowed

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from domino_jax.allocate.dense import dense_scheme
-from domino_jax.allocate.uniform import uniform_scheme
+from domino_jax.allocate.uniform import uniform_nm, uniform_scheme
 from domino_jax.core import costs
 from domino_jax.core.kernels import n_by_path
 from domino_jax.core.masks import Axes
@@ -76,8 +76,15 @@ def test_a_cost_that_does_not_rise_with_n():
 def test_out_of_reach():
     with pytest.raises(ValueError, match=r"out of reach: the candidates allow 0\.2858 \(32 of 112"):
         uniform_scheme(NET, 0.28)
-    with pytest.raises(ValueError, match="a share in"):
+    with pytest.raises(ValueError, match="expected a share"):
         uniform_scheme(NET, 1.0)
     crossed = {"a": {1: 1, 2: 8, 4: 8, 8: 8}, "b": {1: 9, 2: 1, 4: 9}, "c": 0}
     with pytest.raises(ValueError, match=r"budget 0\.3 is out of reach of uniform schemes, not of"):
         uniform_scheme(NET, 0.3, cost=costs.table_cost(crossed, NET))
+
+
+def test_an_nm_is_taken_as_it_is_said():
+    # 3 of 8 is no candidate of a; b has another M, and takes no larger share.
+    assert uniform_nm(NET, NM(3, 8)) == {"a": NM(3, 8), "b": NM(1, 4)}
+    with pytest.raises(ValueError, match="nm: expected N:M of M = 4 or 8, by m and rules, got 8:1"):
+        uniform_nm(NET, NM(8, 16))

@@ -145,3 +145,15 @@ def test_no_sort_in_the_compiled_mask():
     text = jax.jit(lambda w, n: masks.top_n(w, n, 16, CONV)).lower(w, jnp.int32(4)).as_text()
     assert "sort" not in text
     assert "top_k" not in text
+
+
+def test_sums_by_rank_add_up_what_top_n_removes():
+    rng = np.random.default_rng(0)
+    axes = Axes((0,), (1,), (2,), (3,))
+    w = jnp.asarray(rng.normal(size=(2, 3, 10, 5)), jnp.float32)  # 10 inputs: a short last group
+    value = jnp.asarray(rng.exponential(size=w.shape), jnp.float32)
+    sums = np.asarray(masks.sums_by_rank(w, value, 4, axes))
+    assert sums.shape == (2, 4)
+    for n in range(1, 5):
+        removed = np.where(kept(w, n, 4, axes), 0, np.asarray(value)).sum((1, 2, 3))
+        assert np.allclose(sums[:, n:].sum(1), removed, rtol=1e-5)

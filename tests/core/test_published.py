@@ -98,7 +98,7 @@ def test_masks_take_it_although_the_stem_stays_dense(layers, scheme):
     assert {path: int(n) for path, n in levels.items()} == {
         path: nm.n for path, nm in scheme.items() if path != STEM
     }
-    totals = report.summary(layers, scheme, costs.count_weights, 0.2)["totals"]
+    totals = report.summary(layers, scheme, costs.budget_of(layers, 0.2))["totals"]
     assert totals["weights"]["scheme"] == 4_907_200
 
 

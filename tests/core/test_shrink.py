@@ -210,7 +210,7 @@ def test_costs_and_table():
     assert costs.total_cost(layers, costs.table_cost(dict.fromkeys(SHAPES, 16), layers), found) == (
         2 * 16 + 2 + 1 + 4 + 8 + 1
     )
-    summary = report.summary(layers, found, costs.count_weights, 0.5)
+    summary = report.summary(layers, found, costs.budget_of(layers, 0.5))
     rows = {row["name"]: (row["nm"], row["density"]) for row in summary["layers"]}
     assert rows["halves"] == ("1:8", 1 / 8)
     assert (rows["pairs"], rows["each"]) == (("1:2", 1 / 2), ("", 1.0))

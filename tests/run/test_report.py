@@ -29,7 +29,7 @@ CURVE = [{"step": 0, "share": 1.0}, {"step": 50, "share": 0.6}, {"step": 100, "s
 
 
 def numbers(cost=costs.count_weights, scheme=SCHEME):
-    return report.summary(LAYERS, scheme, cost, 0.4)
+    return report.summary(LAYERS, scheme, costs.budget_of(LAYERS, 0.4, cost))
 
 
 def printed(objective="params", cost=costs.count_weights):
@@ -138,7 +138,7 @@ def test_a_cost_table_has_a_line_of_its_own():
 
 
 def test_products_of_activations_stand_apart(capsys):
-    found = report.summary(LAYERS, SCHEME, costs.count_weights, 0.4, activations=1_234_567)
+    found = report.summary(LAYERS, SCHEME, costs.budget_of(LAYERS, 0.4), activations=1_234_567)
     report.print_table(found, "params", 0.4, monitor.console())
     assert cells(capsys.readouterr().out, "MACs of activations") == [
         *("1,234,567", "1,234,567", "", "not counted"),
@@ -168,7 +168,7 @@ def test_picture(tmp_path, curve):
 
 def test_the_picture_grows_with_the_network(tmp_path):
     layers = [made.layer(f"{i}", (8, 4), DENSE, 32, (1, 2, 4)) for i in range(40)]
-    found = report.summary(layers, uniform.uniform(layers, 2), costs.count_weights, 0.5)
+    found = report.summary(layers, uniform.uniform(layers, 2), costs.budget_of(layers, 0.5))
     report.plot(tmp_path / "report.png", found, CURVE, "deep", 0.5)
     assert matplotlib.image.imread(tmp_path / "report.png").shape[:2] == (900, 1776)
 

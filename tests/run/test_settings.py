@@ -51,7 +51,10 @@ VALUES = {
     "data.dir": TEXT,
     "data.workers": COUNT_OR_NONE,
     "dense.optimizer": (["sgd", "adamw"], ["adam", "adamw_decoupled", None]),
-    "search.method": (["domino", "uniform", "erk", "dense"], ["greedy", None]),
+    "search.method": (
+        ["domino", "uniform", "erk", "dense", "sensitivity", "fisher", "table"],
+        ["greedy", None],
+    ),
     "search.m": ([2, 64], [1, 65, 4.0, True, "4", None]),
     "search.candidates": (
         [None, (1, 2, 16), [16], (15, 16)],
@@ -69,7 +72,12 @@ VALUES = {
         ],
     ),
     "search.objective": (["params", "macs", "costs.json"], ["", None, 1]),
-    "search.budget": ([1e-9, 0.999], [0, 1, 1.5, -0.1, math.nan, True, "0.2", None]),
+    "search.budget": (
+        [1e-9, 0.999, "25%", "1/4", "5.0M", "227M MACs", 1_600_000],
+        [0, 1, 1.5, -0.1, math.nan, True, "100%", "4/4", "20 percent", "5T", "", None],
+    ),
+    "search.budget_of": (["all", "movable"], ["some", None]),
+    "search.nm": (["", "2:4", "8:16"], ["4:2", "2/4", "0:4", 2, None]),
     "search.vote_ratio": ([0.01, 1], [0, 1.01, math.nan, True, None]),
     "search.vote_every": COUNT,
     "search.penalty": NOT_NEGATIVE,
@@ -85,6 +93,10 @@ VALUES = {
     "search.batch": COUNT,
     "search.max_steps": COUNT,
     "search.patience": COUNT,
+    "search.calibration_batches": COUNT,
+    "search.calibration_statistics": (["running", "batch"], ["frozen", "", None]),
+    "search.grid": ([None, (1, 2, 4), [8]], [(), 8, "1,2", (2, 1), (0, 1), (1.0,)]),
+    "search.table": ([""], TEXT[1]),  # the method 'table' alone reads another
     "search.shrink_m": ([True, False], [0, 1, "True", None]),
     "search.rules": (
         [(), (("a", "dense"), ("b$", "flatten")), [["c", 8]], (("d", (1, 2, 4)),)],

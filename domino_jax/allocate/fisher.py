@@ -1,0 +1,166 @@
+"""The rise of the loss that a diagonal, local quadratic expects: half the sum of F w² removed.
+
+F, the empirical Fisher information, is the mean square of each weight's gradient. One pass over the
+batches gives the table of every candidate. It strips layers near a saturated output, where the
+quadratic is blind: floors on n and the true joint loss guard against that (`best_of`).
+
+Scale: with micro-batches of b examples F is b times the mean square of the gradient of their mean
+loss. That is the mean square of one example's gradient where the gradients of examples are
+independent with mean 0, and is so exactly for b = 1. Letters: B examples, b of a micro-batch.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from domino_jax.allocate.calibration import (
+    keep_table,
+    loss_of,
+    own_batches,
+    refuse_early,
+    taken_scheme,
+)
+from domino_jax.allocate.loss_table import LossTable
+from domino_jax.allocate.problem import Problem
+from domino_jax.core.errors import InputError
+from domino_jax.core.kernels import kernels
+from domino_jax.core.layers import LayerSpec, grouped
+from domino_jax.core.masks import sums_by_rank
+from domino_jax.core.paths import leaves_by_path, replace_leaves
+from domino_jax.core.scheme import Scheme
+
+MICRO = 4  # examples of one gradient in a search: small ones see more, large ones are quicker
+
+
+def fisher_table(
+    layers: Iterable[LayerSpec],
+    params: Any,
+    loss: Callable[[Any, Any], jax.Array],
+    batches: Iterable[Any],
+    *,
+    micro: int = 1,
+    at_once: int = 1,
+    report: Callable[[int], None] = lambda done: None,
+) -> LossTable:
+    """Makes the table of the diagonal Fisher information.
+
+    Args:
+        layers: as `find_layers` gives them.
+        params: of the dense network.
+        loss: (params, batch) -> mean loss.
+        batches: leaves [B, ...], of one shape.
+        micro: b, examples of one gradient.
+        at_once: gradients side by side (`vmap`); each takes the memory of the weights.
+        report: called with the number of batches done.
+
+    Raises:
+        InputError: b · at_once does not divide B, there is no batch, or F is not finite.
+    """
+    layers = tuple(layers)
+    add = jax.jit(_adding(layers, loss, micro, at_once))
+    by_path = leaves_by_path(params)
+    squares = {path: jnp.zeros(by_path[path].shape, jnp.float32) for path in kernels(layers)}
+    gradients = 0
+    for done, batch in enumerate(batches, start=1):
+        _require_divides(batch, micro, at_once)
+        squares = add(squares, params, batch)
+        gradients += jax.tree.leaves(batch)[0].shape[0] // micro
+        report(done)
+    if not gradients:
+        raise InputError("fisher: expected at least one calibration batch, got none")
+    return quadratic_table(
+        layers, params, {path: micro / gradients * total for path, total in squares.items()}
+    )
+
+
+def allocate(problem: Problem) -> Scheme:
+    """Is the entry 'fisher' of `ALLOCATORS`."""
+    refuse_early(problem)
+    params, _ = problem.weights()
+    batches = own_batches(problem)
+    size = jax.tree.leaves(batches[0])[0].shape[0]
+    micro = next(b for b in range(min(MICRO, size), 0, -1) if size % b == 0)
+    with problem.progress("fisher", len(batches), 0) as show:
+        table = fisher_table(
+            problem.layers,
+            params,
+            loss_of(problem),
+            batches,
+            micro=micro,
+            report=lambda done: show(done, f"micro-batches of {micro}"),
+        )
+    keep_table(problem, table, "fisher")
+    return taken_scheme(problem, table, "fisher")
+
+
+def quadratic_table(
+    layers: Iterable[LayerSpec], params: Any, curvature: dict[str, jax.Array]
+) -> LossTable:
+    """Makes the table of half the sum of curvature · w² over the weights that a mask removes.
+
+    Args:
+        layers: as `find_layers` gives them.
+        params: of the dense network.
+        curvature: path -> second derivative for each weight of a grouped kernel.
+
+    Raises:
+        InputError: a sum is not finite.
+    """
+    layers = tuple(layers)
+
+    @jax.jit
+    def sums(params: Any, curvature: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        by_path = leaves_by_path(params)
+        made = {}
+        for path, kernel in kernels(layers).items():
+            w = by_path[path].astype(curvature[path].dtype)
+            half = 0.5 * curvature[path] * jnp.square(w)
+            made[path] = sums_by_rank(by_path[path], half, kernel.m, kernel.axes)
+        return made
+
+    by_rank = jax.device_get(sums(params, curvature))
+    return {
+        layer.name: _row(layer, by_rank[layer.path][layer.index or 0]) for layer in grouped(layers)
+    }
+
+
+def _row(layer: LayerSpec, sums: np.ndarray) -> dict[int, float]:
+    if not np.isfinite(sums).all():
+        raise InputError(f"{layer.name}: expected finite squared gradients, got NaN or infinity")
+    return {n: math.fsum(sums[n:].tolist()) for n in layer.candidates}
+
+
+def _adding(
+    layers: tuple[LayerSpec, ...], loss: Callable[[Any, Any], jax.Array], micro: int, at_once: int
+) -> Callable[[dict[str, jax.Array], Any, Any], dict[str, jax.Array]]:
+    """Makes (squares, params, batch) -> squares and those of the gradients of a batch."""
+
+    def squared(params: Any, part: Any) -> dict[str, jax.Array]:
+        by_path = leaves_by_path(params)
+        own = {path: by_path[path] for path in kernels(layers)}
+        grads = jax.grad(lambda own: loss(replace_leaves(params, own), part))(own)
+        return {path: jnp.square(grad.astype(jnp.float32)) for path, grad in grads.items()}
+
+    def add(squares: dict[str, jax.Array], params: Any, batch: Any) -> dict[str, jax.Array]:
+        parts = jax.tree.map(lambda x: x.reshape(-1, at_once, micro, *x.shape[1:]), batch)
+
+        def chunk(squares: dict[str, jax.Array], part: Any) -> tuple[dict[str, jax.Array], None]:
+            each = jax.vmap(squared, (None, 0))(params, part)
+            return {path: total + each[path].sum(0) for path, total in squares.items()}, None
+
+        return jax.lax.scan(chunk, squares, parts)[0]
+
+    return add
+
+
+def _require_divides(batch: Any, micro: int, at_once: int) -> None:
+    for leaf in jax.tree.leaves(batch):
+        if leaf.shape[0] % (micro * at_once):
+            raise InputError(
+                f"fisher: expected micro-batches of {micro} examples, {at_once} at once, to fill "
+                f"a batch, got a batch of {leaf.shape[0]}"
+            )

@@ -1,0 +1,40 @@
+"""The true loss of the network that a scheme makes of the dense weights."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+
+from domino_jax.core.errors import InputError
+from domino_jax.core.kernels import n_by_path
+from domino_jax.core.layers import LayerSpec
+from domino_jax.core.masked import hard_mask
+from domino_jax.core.scheme import NM
+
+
+def joint_loss(
+    layers: Iterable[LayerSpec],
+    params: Any,
+    loss: Callable[[Any, Any], jax.Array],
+    batches: Sequence[Any],
+) -> Callable[[Mapping[str, NM]], float]:
+    """Makes scheme -> true mean loss over the batches of the masked dense weights.
+
+    Raises:
+        InputError: of the function: the loss is not finite.
+    """
+    layers = tuple(layers)
+    masked_loss = jax.jit(lambda params, n, batch: loss(hard_mask(params, layers, n), batch))
+
+    def of_scheme(scheme: Mapping[str, NM]) -> float:
+        n = n_by_path(scheme, layers)
+        values = [masked_loss(params, n, batch) for batch in batches]
+        mean = math.fsum(map(float, values)) / len(values)
+        if not math.isfinite(mean):
+            pruned = [f"{name} at {nm}" for name, nm in scheme.items() if nm.n < nm.m]
+            what = ", ".join(pruned[:3]) or "the dense network"
+            raise InputError(f"calibration: expected a finite loss with {what}, got {mean}")
+        return mean
+
+    return of_scheme

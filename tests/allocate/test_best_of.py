@@ -1,0 +1,80 @@
+"""Uniform and the table's schemes by their true loss: the best is taken."""
+
+import made
+
+from domino_jax.allocate.best_of import described, try_all
+from domino_jax.core.costs import budget_of, table_cost, total_cost
+from domino_jax.core.masks import Axes
+
+IO = Axes((), (), (0,), (1,))
+ALL = tuple(range(1, 9))
+LAYERS = tuple(made.layer(name, (32, 8), IO, 256, ALL) for name in "abcd")
+BUDGET = budget_of(LAYERS, 0.5)
+
+
+def falling(scale):
+    return {n: scale * (8 - n) ** 2 for n in ALL}
+
+
+# The table believes that b is nearly useless.
+TABLE = {"a": falling(1.0), "b": falling(1e-6), "c": falling(0.5), "d": falling(0.4)}
+
+
+def try_with(true_loss):
+    return {trial.name: trial for trial in try_all(LAYERS, TABLE, BUDGET, true_loss)}
+
+
+def n_of(trial):
+    return {name: nm.n for name, nm in trial.scheme.items()}
+
+
+def test_the_schemes_keep_their_floors_and_the_budget():
+    trials = try_with(lambda scheme: 0.0)
+    assert {name: n_of(trial)["b"] for name, trial in trials.items()} == {
+        "no floor": 1,
+        "uniform": 4,
+        "n >= 1/2 of uniform's": 2,
+        "n >= 3/4 of uniform's": 3,
+    }  # "n >= uniform's - 1" is the same scheme as that of 3/4: it is measured once
+    for trial in trials.values():
+        assert total_cost(LAYERS, BUDGET.cost, trial.scheme) <= BUDGET.allowed
+
+
+def test_the_table_says_what_it_expects():
+    trials = try_with(lambda scheme: 2.0)
+    for trial in trials.values():
+        rises = sum(TABLE[name][n] for name, n in n_of(trial).items())
+        assert trial.predicted == 2.0 + rises
+
+
+def test_the_least_true_loss_comes_first():
+    assert next(iter(try_with(lambda scheme: scheme["a"].n))) == "uniform"
+    assert next(iter(try_with(lambda scheme: -scheme["a"].n))) == "no floor"
+    first = next(iter(try_with(lambda scheme: abs(scheme["b"].n - 2))))
+    assert first == "n >= 1/2 of uniform's"
+
+
+def test_nothing_is_measured_twice():
+    seen = []
+    try_with(lambda scheme: seen.append(str(scheme)) or 0.0)
+    assert len(seen) == len(set(seen)) == 5  # dense, and the four above
+
+
+def test_without_a_uniform_scheme_within_reach_the_table_decides():
+    layers = tuple(made.layer(name, (32, 8), IO, 256, (1, 8)) for name in "ab")
+    # This machine is slow where a is sparse: only one sparse, one dense is fast.
+    cost = table_cost({"a": {"1": 5, "8": 1}, "b": {"1": 1, "8": 5}}, layers)
+    table = {"a": {1: 1.0, 8: 0.0}, "b": {1: 1.0, 8: 0.0}}
+    trials = try_all(layers, table, budget_of(layers, 0.5, cost), lambda scheme: 0.0)
+    assert [trial.name for trial in trials] == ["no floor"]
+    assert n_of(trials[0]) == {"a": 8, "b": 1}
+
+
+def test_the_report_names_the_one_that_is_taken():
+    trials = try_all(LAYERS, TABLE, BUDGET, lambda scheme: scheme["a"].n)
+    lines = described(trials, "fisher")
+    assert lines[0].startswith("fisher: uniform is taken; ")
+    assert len(lines) == 5
+    assert lines[1].split() == ["4.0000", f"{trials[0].predicted:.4f}", "uniform"]
+    late = described([trials[0]._replace(gap=0.0123)], "fisher")
+    assert late[1].endswith("uniform (stopped within 1.23% of optimal)")
