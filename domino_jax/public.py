@@ -26,6 +26,7 @@ from domino_jax.core.scheme import load as load_scheme
 from domino_jax.core.scheme import save as save_scheme
 from domino_jax.models import Model, plain
 from domino_jax.trace.activations import activation_macs
+from domino_jax.trace.kernels import find_kernels
 from domino_jax.trace.layers import find_layers
 from domino_jax.train.masking import straight_through
 from domino_jax.train.transforms import (
@@ -60,6 +61,7 @@ __all__ = [
     "domino",
     "domino_pace",
     "erk_scheme",
+    "find_kernels",
     "find_layers",
     "fixed_masks",
     "flattened",

@@ -71,6 +71,10 @@ CALLS = {
     "domino": lambda folder: bool(SEARCH.init(PARAMS).done) is False,
     "domino_pace": lambda folder: set(dj.domino_pace(LAYERS, 0.5)({"a": 4, "b": 4})) == {"a", "b"},
     "erk_scheme": lambda folder: set(dj.erk_scheme(LAYERS, 0.5)) == {"a", "b"},
+    "find_kernels": lambda folder: (
+        [kernel.macs for kernel in dj.find_kernels(apply, PARAMS, X)]
+        == [layer.macs for layer in LAYERS]
+    ),
     "find_layers": lambda folder: [layer.name for layer in LAYERS] == ["a", "b"],
     "fixed_masks": lambda folder: kept(updated(dj.fixed_masks(optax.sgd(1.0)))) == kept(MASKS),
     "flattened": lambda folder: dj.flattened(LAYERS, 4) == LAYERS,

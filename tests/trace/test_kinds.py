@@ -86,6 +86,8 @@ def attention(query):
 QUERIES = {
     "bias": lambda p: p["q"] @ p["wq"] + p["b"],
     "bias of rank 2": lambda p: (p["q"] @ p["wq"]).reshape(-1, 4, 4) + p["b"].reshape(4, 4),
+    "scale": lambda p: (p["q"] @ p["wq"]) * p["s"],
+    "scale of one row": lambda p: (p["q"] @ p["wq"]) * p["s"].reshape(1, 16),
     "bias and scale": lambda p: (p["q"] @ p["wq"]) * p["s"] + p["b"],
     "scale of rank 2": lambda p: (p["q"] @ p["wq"]) * p["s"].reshape(1, 16) + p["b"],
     "difference": lambda p: p["b"] - p["q"] @ p["wq"],

@@ -298,5 +298,5 @@ def test_reference_sr_ste_number_for_number():
             ours = (
                 sparse["fc"]["kernel"] if name == "Linear0" else sparse["convs"][path[6]]["kernel"]
             )
-            theirs = arrays[f"sparse/{name}"]
+            theirs = arrays[f"masked/{name}"]
             np.testing.assert_allclose(golden.torch_layout(path, ours), theirs, atol=1e-9)
