@@ -225,11 +225,8 @@ def _shapes_in_jax(name, monkeypatch):
 @pytest.mark.parametrize("name", networks.NAMES)
 def test_names_and_shapes_are_those_of_the_network_in_jax(name, monkeypatch):
     """Depths and widths are written down there and here."""
-    if name in (*torchvision_networks.REGNETS, *torchvision_networks.VITS, "googlenet"):
-        pytest.importorskip("torchvision")
-    device = (
-        "cpu" if name in torchvision_networks.REGNETS else "meta"
-    )  # widths are computed in tensors
+    # The widths of RegNets are computed in tensors.
+    device = "cpu" if name in torchvision_networks.REGNETS else "meta"
     with torch.device(device):
         network = networks.create(name, classes=7, image=(32, 32), positions=8)
     state = network.state_dict().items()
