@@ -198,8 +198,8 @@ def _function(name: str) -> Callable[[str], str]:
         found = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # whatever a user's module does when imported
         raise InputError(
-            f"--names {name!r}: 'package.module:function' is wanted; {type(error).__name__}: "
-            f"{error}"
+            f"--names: expected 'package.module:function', got {name!r} "
+            f"({type(error).__name__}: {error})"
         ) from None
     if not callable(found):
         raise InputError(f"--names {name!r}: is no function")

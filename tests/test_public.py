@@ -86,6 +86,10 @@ CALLS = {
     "domino_pace": lambda folder: set(dj.domino_pace(LAYERS, 0.5)({"a": 4, "b": 4})) == {"a", "b"},
     "erk_scheme": lambda folder: set(dj.erk_scheme(LAYERS, 0.5)) == {"a", "b"},
     "exact_scheme": lambda folder: dj.exact_scheme(LAYERS, TABLE, [PROBLEM.budget]).loss == 1.0,
+    "find_kernels": lambda folder: (
+        [kernel.macs for kernel in dj.find_kernels(apply, PARAMS, X)]
+        == [layer.macs for layer in LAYERS]
+    ),
     "find_layers": lambda folder: [layer.name for layer in LAYERS] == ["a", "b"],
     "fisher_table": lambda folder: falls(dj.fisher_table(LAYERS, PARAMS, loss, [X])),
     "fixed_masks": lambda folder: kept(updated(dj.fixed_masks(optax.sgd(1.0)))) == kept(MASKS),

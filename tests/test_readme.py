@@ -18,9 +18,13 @@ import test_imports
 from flax import nnx
 
 import domino_jax as dj
-from domino_jax.models import from_nnx
+from domino_jax.allocate.paces import PACES
+from domino_jax.allocate.table import ALLOCATORS
+from domino_jax.data import DATA_SETS
+from domino_jax.models import NETWORKS, from_nnx
 from domino_jax.run import rehearsal
 from domino_jax.run.settings_table import SETTINGS
+from domino_jax.train.trainers import TRAINERS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -192,3 +196,9 @@ def test_every_command_names_what_is_there(page, words):
     for setting in settings:
         key = setting.removeprefix("--config.").partition("=")[0]
         assert key in known or key.startswith(("model.", "data."))
+
+
+@pytest.mark.parametrize("table", [ALLOCATORS, TRAINERS, PACES, NETWORKS, DATA_SETS])
+def test_every_entry_of_a_table_is_on_a_page(table):
+    pages = "\n".join(page.read_text() for page in DOCS)
+    assert [name for name in table if f"`{name}`" not in pages and f"'{name}'" not in pages] == []

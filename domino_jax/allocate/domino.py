@@ -204,9 +204,7 @@ def _to_paces(
         factor = values.get(name, math.nan)
         if not math.isfinite(factor):
             given = factor if name in values else "none"
-            raise InputError(
-                f"pace rule: a finite factor for layer {name!r} is wanted, got {given}"
-            )
+            raise InputError(f"pace rule: expected a finite factor for layer {name!r}, got {given}")
     return {
         path: jnp.asarray(stacked(kernel, values, 0.0), threshold[path].dtype)
         for path, kernel in kernels(layers).items()

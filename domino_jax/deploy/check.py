@@ -127,7 +127,7 @@ def _check(flags: argparse.Namespace) -> int:
     exported = export.info.get("dtype", "float32")
     name = flags.dtype or (exported if device.type == "cuda" else "float32")
     if name not in sparse24.DTYPES:
-        raise ValueError(f"{export.folder}: dtype is {name!r}: one of {sparse24.DTYPES} is wanted")
+        raise ValueError(f"{export.folder}: dtype: expected one of {sparse24.DTYPES}, got {name!r}")
     dtype = getattr(torch, name)
     model = put(_build(flags.model, export), export, device, dtype)
     allowed = TOLERANCE[name]  # the stored logits are those of the weights as they were rounded

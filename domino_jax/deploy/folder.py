@@ -67,7 +67,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: broken JSON ({error})") from None
     if not isinstance(found, dict):
-        raise ValueError(f"{path}: an object is wanted")
+        raise ValueError(f"{path}: expected a JSON object")
     return found
 
 

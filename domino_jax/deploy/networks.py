@@ -55,7 +55,7 @@ def create(
             there, or there is nothing to fold.
     """
     if name not in NETWORKS:
-        raise ValueError(f"model {name!r}: one of {', '.join(NAMES)} is wanted")
+        raise ValueError(f"model: expected one of {', '.join(NAMES)}, got {name!r}")
     builder = NETWORKS[name]
     sizes = {"channels": in_channels, "image": image, "positions": positions}
     asked = inspect.signature(builder).parameters

@@ -131,5 +131,5 @@ def build(
         ("stem", form.stem, STEMS),
     ):
         if value not in allowed:
-            raise ValueError(f"{what} {value!r}: one of {', '.join(allowed)} is wanted")
+            raise ValueError(f"{what}: expected one of {', '.join(allowed)}, got {value!r}")
     return ResNet(form, classes=classes, in_channels=channels)

@@ -50,7 +50,8 @@ def find_kernels(
 
     Multiply-adds are those that one example takes in the program as it is written: a gather, a
     `switch` or a `ragged_dot` computes each token with its own expert, shared out evenly among the
-    experts; an einsum over all experts, or a scan over them, computes every token with each.
+    experts; an einsum over all experts, or a scan over them, computes every token with each. An
+    einsum that sums over the experts (weights times one-hot) has them among its inputs.
 
     Args:
         apply: `apply(params, inputs)`.

@@ -176,5 +176,7 @@ def test_every_name_is_a_setting(name):
 def test_other_names_are_refused():
     config = settings.defaults()
     config.search.pace = "cosine"
-    with pytest.raises(InputError, match=r"search.pace: one of 'domino', 'constant', or 'package"):
+    with pytest.raises(
+        InputError, match=r"search.pace: expected one of 'domino', 'constant', or 'package"
+    ):
         settings.check(config)

@@ -136,8 +136,8 @@ WHOLE = gzip.compress(idx(IMAGES))
         ("train", "images", WHOLE[:200] + b"xyz" + WHOLE[203:], "damaged|cannot be read"),
         ("train", "images", idx(IMAGES), "cannot be read .*gzip"),
         ("t10k", "images", gzip.compress(idx(IMAGES)[:-5]), r"7 x 28 x 28; it has 5483; rein"),
-        ("t10k", "images", gzip.compress(idx(IMAGES)[:9]), "3 axes is wanted, .*got 00 00 08 03"),
-        ("t10k", "images", gzip.compress(idx(LABELS)), "starts with 00 00 08 03; got 00 00 08 01"),
+        ("t10k", "images", gzip.compress(idx(IMAGES)[:9]), "3 axes, .*got 00 00 08 03"),
+        ("t10k", "images", gzip.compress(idx(LABELS)), "starts with 00 00 08 03, got 00 00 08 01"),
         (
             "t10k",
             "images",

@@ -125,11 +125,11 @@ def test_a_missing_folder(tmp_path):
 
 def test_missing_and_empty_parts(root):
     (root / "test").rename(root / "tests")
-    with pytest.raises(ValueError, match=r"test/, or else one of val/, .* is wanted, got none"):
+    with pytest.raises(ValueError, match=r"expected test/, or else one of val/, .*, got none"):
         create(root)
     for name in ("val", "valid"):
         (root / name).mkdir()
-    with pytest.raises(ValueError, match=r"or else one of val/, .* is wanted, got val/, valid/"):
+    with pytest.raises(ValueError, match=r"or else one of val/, .*, got val/, valid/"):
         create(root)
     (root / "test" / "ant").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"test: no images in the folders of its classes"):

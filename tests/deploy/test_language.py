@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
 from domino_jax import find_layers, models
 from domino_jax.core.kernels import n_by_path
@@ -11,12 +12,10 @@ from domino_jax.core.layers import grouped
 from domino_jax.core.masked import hard_mask
 from domino_jax.core.paths import leaves_by_path, replace_leaves
 from domino_jax.core.scheme import NM
+from domino_jax.deploy import networks
 from domino_jax.pytorch import exported
 from domino_jax.pytorch.document import Network
 from domino_jax.pytorch.writer import export as write
-
-torch = pytest.importorskip("torch")
-from domino_jax.deploy import networks  # noqa: E402
 
 CLASSES, LENGTH = 19, 12
 OPTIONS = {"width": 32, "depth": 2, "heads": 4}
@@ -63,12 +62,12 @@ def test_logits_are_those_of_the_network_in_jax(folder):
     wanted = held["logits"]
     assert wanted.shape == (5, LENGTH, CLASSES)
     assert np.abs(found - wanted).max() <= 1e-4 * np.abs(wanted).max()
-    np.testing.assert_allclose(start, found[:, :7], atol=1e-5)  # shorter ones, and none looks ahead
+    np.testing.assert_allclose(
+        start, found[:, :7], rtol=0, atol=1e-5
+    )  # shorter ones, and none looks ahead
 
 
 def test_onnx(tmp_path):
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(package)
     write(_network(), tmp_path / "out", dtype="float32", onnx=True)  # compares the logits itself
     assert (tmp_path / "out" / "model.onnx").stat().st_size > 0
 

@@ -93,7 +93,7 @@ def test_the_input_transform_is_two_normalizations():
     pixels = np.random.default_rng(0).uniform(size=(2, 3, 3, 3)).astype(np.float32)
     mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     found = googlenet._transformed(jnp.asarray((pixels - mean) / deviation, jnp.float32))
-    np.testing.assert_allclose(found, (pixels - 0.5) / 0.5, atol=1e-6)
+    np.testing.assert_allclose(found, (pixels - 0.5) / 0.5, rtol=0, atol=1e-6)
 
 
 def test_folding_its_norms_keeps_the_logits(network):

@@ -170,7 +170,7 @@ def test_batch_norm_statistics_of_a_sharded_batch_are_global():
     sharded = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
     call = jax.jit(lambda x: model.apply(model.params, model.stats, x, train=True, key=None))
     jax.tree.map(
-        lambda one, two: np.testing.assert_allclose(one, two, atol=1e-6),
+        lambda one, two: np.testing.assert_allclose(one, two, rtol=0, atol=1e-6),
         call(sharded),
         call(jnp.asarray(x)),
     )
@@ -245,12 +245,12 @@ def test_against_torch(case, make, shape):
         trained, stats = call(params, stats, inputs, train=True, key=None)
         evaluated, _ = call(params, stats, inputs, train=False, key=None)
         assert trained.dtype == jnp.float64
-    np.testing.assert_allclose(trained, _channels_last(golden.pop("train")), atol=1e-11)
-    np.testing.assert_allclose(evaluated, _channels_last(golden.pop("eval")), atol=1e-11)
+    np.testing.assert_allclose(trained, _channels_last(golden.pop("train")), rtol=0, atol=1e-11)
+    np.testing.assert_allclose(evaluated, _channels_last(golden.pop("eval")), rtol=0, atol=1e-11)
     moved = {_torch_name(path): value for path, value in leaves_by_path(stats).items()}
     assert len(golden) >= 2
     for name, value in golden.items():
-        np.testing.assert_allclose(moved[name], value, atol=1e-12, err_msg=name)
+        np.testing.assert_allclose(moved[name], value, rtol=0, atol=1e-12, err_msg=name)
 
 
 def test_pad_shortcut_by_hand():

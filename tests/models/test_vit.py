@@ -92,7 +92,6 @@ def test_every_name_and_shape_of_torchvision():
 @pytest.fixture(scope="module")
 def pair():
     """Ours, its axes, and PyTorch's network of other, random weights."""
-    pytest.importorskip("torch")
     import torch_vit  # noqa: PLC0415
 
     model = _tiny()

@@ -1,5 +1,6 @@
 """Networks out: parity with PyTorch, real 2:4 patterns, folders that agree, and what is refused."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+import torch
 
 from domino_jax import data, export, find_layers, models
 from domino_jax.core import scheme
@@ -18,15 +20,13 @@ from domino_jax.core.layers import grouped
 from domino_jax.core.masked import hard_mask
 from domino_jax.core.paths import leaves_by_path, replace_leaves
 from domino_jax.core.scheme import NM
+from domino_jax.deploy import networks
 from domino_jax.pytorch import exported
 from domino_jax.pytorch.document import Network
 from domino_jax.pytorch.writer import export as write
 from domino_jax.pytorch.writer import relative_difference
 from domino_jax.run import checkpoint
 from domino_jax.run.settings import defaults
-
-torch = pytest.importorskip("torch")
-from domino_jax.deploy import networks  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 
@@ -167,7 +167,7 @@ def test_a_digits_run(tmp_path, digits_run, small, capsys):
     assert layers["layer1.0.conv1"]["sparse24"]
     assert layers["layer1.0.conv1"]["jax"] == "layer1/0/conv1/kernel"
     assert layers["layer1.0.conv2"]["why"] == "8:16 is no 2:4 pattern, which float16 kernels take"
-    assert layers["fc"]["why"] in ("dense", "10 rows are no multiple of 16 (cusparselt, float16)")
+    assert layers["fc"]["why"] == "dense"
 
 
 def test_top_1_of_all_digits(tmp_path, digits_run, small):
@@ -182,9 +182,7 @@ def test_top_1_of_all_digits(tmp_path, digits_run, small):
 
 
 def test_onnx(tmp_path, digits_run, monkeypatch):
-    onnx = pytest.importorskip("onnx")
-    pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
+    onnx = importlib.import_module("onnx")
     assert _run(digits_run, tmp_path / "out", "--format=onnx", "--fold") == 0
     graph = onnx.load(tmp_path / "out" / "model.onnx").graph
     assert graph.input[0].type.tensor_type.shape.dim[0].dim_param
@@ -241,7 +239,7 @@ def test_wrong_arguments(tmp_path, digits_run, capsys):
     assert "no such folder" in _refused(capsys, tmp_path, tmp_path / "absent")
     assert "train.py has not finished" in _refused(capsys, tmp_path, tmp_path)
     text = _refused(capsys, tmp_path, digits_run, "--names=absent:names")
-    assert "'package.module:function' is wanted" in text
+    assert "expected 'package.module:function'" in text
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("")
     assert "exists already" in _refused(capsys, tmp_path, digits_run)

@@ -1,15 +1,13 @@
 """Linear layers of an ONNX graph as Gemm: the same outputs, the weights where TensorRT looks."""
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
+import torch
+from torch import nn
 
-torch = pytest.importorskip("torch")
-onnx = pytest.importorskip("onnx")
-onnxruntime = pytest.importorskip("onnxruntime")
-pytest.importorskip("onnxscript")
-from torch import nn  # noqa: E402
-
-from domino_jax.pytorch import onnx_file, onnx_gemm  # noqa: E402
+from domino_jax.pytorch import onnx_file, onnx_gemm
 
 
 class Net(nn.Module):

@@ -8,18 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+import torch
 import torch_state
 
 from domino_jax import models
 from domino_jax.core.paths import leaves_by_path
+
+# Also PyTorch's own module may warn under the suite's strict filter.
+from domino_jax.deploy import networks
 from domino_jax.pytorch import state_dict, torch_file
 from domino_jax.pytorch.layouts import COUNTER, tensors, to_torch
 from domino_jax.run import dense, experiment, settings
 from domino_jax.trace.layers import find_layers
-
-torch = pytest.importorskip("torch")
-# Also PyTorch's own module may warn under the suite's strict filter.
-from domino_jax.deploy import networks  # noqa: E402
 
 
 def _torch_network(name, classes, channels, seed=0, **options):

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+import torch
+from torch import nn
 
 from domino_jax import find_layers, models
 from domino_jax.core.kernels import n_by_path
@@ -21,9 +23,6 @@ from domino_jax.core.scheme import NM
 from domino_jax.pytorch import state_dict, torch_file
 from domino_jax.pytorch.document import Network
 from domino_jax.pytorch.writer import export as write
-
-torch = pytest.importorskip("torch")
-from torch import nn  # noqa: E402
 
 HIDDEN, OUT = "hidden.weight", "head.weight"
 

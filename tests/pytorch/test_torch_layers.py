@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from domino_jax import find_layers, models
 from domino_jax.core.kernels import n_by_path
@@ -19,9 +21,6 @@ from domino_jax.core.scheme import NM
 from domino_jax.pytorch import exported, state_dict
 from domino_jax.pytorch.document import Network
 from domino_jax.pytorch.writer import export as write
-
-torch = pytest.importorskip("torch")
-from torch import nn  # noqa: E402
 
 SPATIAL = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
 HEAD = 4

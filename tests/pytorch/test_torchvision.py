@@ -7,18 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 import torch_state
+import torchvision
 
 from domino_jax import models
 from domino_jax.core.paths import leaves_by_path, replace_leaves
+
+# Also PyTorch's own module may warn under the suite's strict filter.
+from domino_jax.deploy import networks
 from domino_jax.pytorch import state_dict
 from domino_jax.pytorch.layouts import from_torch, tensors, to_torch
 from domino_jax.trace.layers import find_layers
-
-torch = pytest.importorskip("torch")
-torchvision = pytest.importorskip("torchvision")
-# Also PyTorch's own module may warn under the suite's strict filter.
-from domino_jax.deploy import networks  # noqa: E402
 
 CLASSES = 11
 NO_DROPOUT = {"dropout": 0.0}  # whose draws differ

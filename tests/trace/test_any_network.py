@@ -6,6 +6,7 @@ with NumPy along those hand-written axes, not by our masks.
 Letters: B examples, T tokens, D features, H heads, L depth of a stack.
 """
 
+import importlib
 import math
 from typing import Any, NamedTuple
 
@@ -69,7 +70,7 @@ def _is_shape(node):
 
 
 def flax_linen():
-    nn = pytest.importorskip("flax.linen")
+    nn = importlib.import_module("flax.linen")
 
     class Net(nn.Module):
         @nn.compact
@@ -90,7 +91,7 @@ def flax_linen():
 
 
 def flax_nnx():
-    nnx = pytest.importorskip("flax.nnx")
+    nnx = importlib.import_module("flax.nnx")
 
     class Net(nnx.Module):
         def __init__(self, rngs):
@@ -111,7 +112,7 @@ def flax_nnx():
 
 def equinox():
     """Its arrays as a dict by path; all weights are (out, in)."""
-    eqx = pytest.importorskip("equinox")
+    eqx = importlib.import_module("equinox")
 
     class Net(eqx.Module):
         conv: Any
@@ -142,7 +143,7 @@ def equinox():
 
 def nnx_attention():
     """Has query, key and value kernels (D, H, D/H), and an output kernel (H, D/H, D)."""
-    nnx = pytest.importorskip("flax.nnx")
+    nnx = importlib.import_module("flax.nnx")
 
     class Net(nnx.Module):
         def __init__(self, rngs):
@@ -160,7 +161,7 @@ def nnx_attention():
 
 def scanned_transformer():
     """Has two blocks under nn.scan and nn.remat: each kernel has a leading axis of depth 2."""
-    nn = pytest.importorskip("flax.linen")
+    nn = importlib.import_module("flax.linen")
 
     class Block(nn.Module):
         @nn.compact
@@ -202,8 +203,8 @@ def mamba2():
 
     Its depthwise convolution is written as products of shifted inputs, so it has no layer.
     """
-    nnx = pytest.importorskip("flax.nnx")
-    package = pytest.importorskip("mamba2_jax")
+    nnx = importlib.import_module("flax.nnx")
+    package = importlib.import_module("mamba2_jax")
     sizes = {"hidden_size": 8, "state_size": 4, "head_dim": 4, "num_hidden_layers": 1}
     config = package.Mamba2Config(vocab_size=12, chunk_size=4, **sizes)
     net = dj.models.from_nnx(

@@ -3,6 +3,8 @@
 Letters: B examples, T tokens, D features, E experts, O outputs.
 """
 
+import importlib
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -86,6 +88,8 @@ def attention(query):
 QUERIES = {
     "bias": lambda p: p["q"] @ p["wq"] + p["b"],
     "bias of rank 2": lambda p: (p["q"] @ p["wq"]).reshape(-1, 4, 4) + p["b"].reshape(4, 4),
+    "scale": lambda p: (p["q"] @ p["wq"]) * p["s"],
+    "scale of one row": lambda p: (p["q"] @ p["wq"]) * p["s"].reshape(1, 16),
     "bias and scale": lambda p: (p["q"] @ p["wq"]) * p["s"] + p["b"],
     "scale of rank 2": lambda p: (p["q"] @ p["wq"]) * p["s"].reshape(1, 16) + p["b"],
     "difference": lambda p: p["b"] - p["q"] @ p["wq"],
@@ -132,7 +136,7 @@ def test_weight_normalization_can_be_pruned(g):
 
 
 def test_weight_normalization_of_equinox():
-    eqx = pytest.importorskip("equinox")
+    eqx = importlib.import_module("equinox")
     for layer, x, macs in (
         (eqx.nn.Linear(8, 4, key=jax.random.key(0)), floats(2, 8), 32),
         (eqx.nn.Conv1d(8, 4, 3, key=jax.random.key(0)), floats(2, 8, 9), 7 * 3 * 32),

@@ -1,8 +1,9 @@
 """The layers of networks written with the usual libraries: Flax Linen and NNX, Equinox."""
 
+import importlib
+
 import jax
 import jax.numpy as jnp
-import pytest
 
 from domino_jax.core.masks import Axes
 from domino_jax.trace.layers import find_layers
@@ -23,7 +24,7 @@ def reasons(layers):
 
 
 def test_flax_linen():
-    nn = pytest.importorskip("flax.linen")
+    nn = importlib.import_module("flax.linen")
 
     class Block(nn.Module):
         @nn.compact
@@ -68,7 +69,7 @@ def test_flax_linen():
 
 
 def test_flax_nnx():
-    nnx = pytest.importorskip("flax.nnx")
+    nnx = importlib.import_module("flax.nnx")
 
     class Net(nnx.Module):
         def __init__(self, rngs):
@@ -103,7 +104,7 @@ def test_flax_nnx():
 
 
 def test_equinox():
-    eqx = pytest.importorskip("equinox")
+    eqx = importlib.import_module("equinox")
     keys = jax.random.split(jax.random.key(0), 3)
 
     class Net(eqx.Module):

@@ -136,8 +136,8 @@ def _idx(path: Path, axes: int) -> np.ndarray:
     head = 4 + 4 * axes
     if len(content) < head or content[:4] != bytes((0, 0, 8, axes)):
         raise InputError(
-            f"{path}: an IDX file of bytes with {axes} axes is wanted, which starts with 00 00 08 "
-            f"{axes:02x}; got {content[:4].hex(' ') or 'nothing'}; {remedy}"
+            f"{path}: expected an IDX file of bytes with {axes} axes, which starts with 00 00 08 "
+            f"{axes:02x}, got {content[:4].hex(' ') or 'nothing'}; {remedy}"
         )
     shape = tuple(map(int, np.frombuffer(content, ">u4", axes, 4)))
     if len(content) - head != math.prod(shape):

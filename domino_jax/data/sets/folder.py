@@ -116,7 +116,7 @@ def _tested(root: Path) -> Path:
     if len(found) != 1:
         held = ", ".join(f"{path.name}/" for path in found) or "none"
         raise InputError(
-            f"{root}: test/, or else one of val/, valid/ and validation/ is wanted, got {held}"
+            f"{root}: expected test/, or else one of val/, valid/ and validation/, got {held}"
         )
     return found[0]
 
