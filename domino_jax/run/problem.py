@@ -35,7 +35,7 @@ def problem_of(exp: Experiment, begin: Callable[[], None]) -> Problem:
 
     def batches(first: int, count: int) -> Iterator[Batch]:
         checks.require_filled(exp.config, exp.data, "search")
-        _require_data(exp, first + count)
+        require_data(exp, first + count)
         dataset = train_batches(exp.phases["search"])
         numbers = range(first, first + count)
         return (split_batch(exp.mesh, dataset[number]) for number in numbers)
@@ -79,7 +79,7 @@ def problem_of(exp: Experiment, begin: Callable[[], None]) -> Problem:
     )
 
 
-def _require_data(exp: Experiment, count: int) -> None:
+def require_data(exp: Experiment, count: int) -> None:
     """Refuses more batches than one pass over the data has: they would repeat.
 
     Raises:

@@ -29,7 +29,7 @@ from domino_jax.data.pipeline import evaluate_batches, train_batches
 from domino_jax.run import checks, monitor
 from domino_jax.run.experiment import Experiment, assemble, data_options, read_scheme
 from domino_jax.run.phases import planned_steps
-from domino_jax.run.problem import options_of
+from domino_jax.run.problem import options_of, require_data
 from domino_jax.run.settings import check
 from domino_jax.run.steps import Parts, dense_parts, search_parts, train_parts
 from domino_jax.train import mesh as devices
@@ -91,7 +91,7 @@ def _zeros(spec: _data.Spec) -> _data.Data:
 
 
 class _NeedsWeights(Exception):  # noqa: N818 (no error: an allocator asked, and a run has them)
-    """An allocator asked for the dense network, which a rehearsal does not train."""
+    """An allocator asked for the dense network or for data, which a rehearsal does not have."""
 
 
 def _answer(exp: Experiment) -> Scheme | Search | None:
@@ -109,7 +109,11 @@ def _answer(exp: Experiment) -> Scheme | Search | None:
     def weights() -> Any:
         raise _NeedsWeights
 
-    problem = Problem(exp.layers, exp.budget, options_of(exp), weights)
+    def batches(first: int, count: int) -> Any:
+        require_data(exp, first + count)
+        raise _NeedsWeights
+
+    problem = Problem(exp.layers, exp.budget, options_of(exp), weights, batches=batches)
     try:
         answer = allocate(settings.method, problem)
     except _NeedsWeights:

@@ -75,8 +75,9 @@ def test_a_scheme_says_what_it_keeps(nowhere, capsys):
     assert "0.80.txt: keeps 19.24% of the weights" in capsys.readouterr().out
 
 
-def test_no_dense_phase_and_no_search_where_there_would_be_none(nowhere, capsys, tmp_path):
-    config = scripts.settings("search.method=uniform")
+@pytest.mark.parametrize("method", ["uniform", "sensitivity", "fisher"])
+def test_no_dense_phase_and_no_search_where_there_would_be_none(nowhere, capsys, method):
+    config = scripts.settings(f"search.method={method}", "search.calibration_batches=2")
     rehearsal.rehearse(config)
     assert rows(capsys.readouterr().out).keys() == {"dense", "train"}
 
@@ -94,6 +95,12 @@ def test_no_dense_phase_and_no_search_where_there_would_be_none(nowhere, capsys,
 def test_what_a_run_would_refuse_is_refused(nowhere, override, message):
     with pytest.raises(ValueError, match=message):
         rehearsal.rehearse(scripts.settings(override))
+
+
+def test_calibration_that_a_run_would_refuse_is_refused(nowhere):
+    options = ("search.method=fisher", "search.calibration_batches=100000")
+    with pytest.raises(ValueError, match=r"^search.calibration_batches: expected at most"):
+        rehearsal.rehearse(scripts.settings(*options))
 
 
 def test_fixed_masks_and_other_optimizers(nowhere, capsys):
