@@ -189,21 +189,21 @@ def lowest_cost(layers: Iterable[LayerSpec], cost: Cost) -> Number:
     )
 
 
-def _entry(layer: LayerSpec, given: Any) -> dict[int | None, Fraction]:
-    wanted = layer.candidates if not layer.reason else ()
-    found: dict[int | None, Fraction]
-    if isinstance(given, Mapping):
-        known = {_count(layer, n): _number(layer, value) for n, value in given.items()}
-        missing = [n for n in wanted if n not in known]
+def _entry(layer: LayerSpec, cost: Any) -> dict[int | None, Fraction]:
+    needed = layer.candidates if not layer.reason else ()
+    cost_by_n: dict[int | None, Fraction]
+    if isinstance(cost, Mapping):
+        known = {_count(layer, n): _number(layer, value) for n, value in cost.items()}
+        missing = [n for n in needed if n not in known]
         if missing or not known:
             raise InputError(f"cost table: {layer.name}: no cost for n = {missing}; has {[*known]}")
-        found = {n: known[n] for n in wanted}
-        found[None] = known[layer.m] if wanted else known[max(known)]
+        cost_by_n = {n: known[n] for n in needed}
+        cost_by_n[None] = known[layer.m] if needed else known[max(known)]
     else:
-        dense = _number(layer, given)
-        found = {n: dense * n / layer.m for n in wanted}
-        found[None] = dense
-    return found
+        dense = _number(layer, cost)
+        cost_by_n = {n: dense * n / layer.m for n in needed}
+        cost_by_n[None] = dense
+    return cost_by_n
 
 
 def _count(layer: LayerSpec, n: Any) -> int:

@@ -124,12 +124,12 @@ def _flattened(layer: LayerSpec, candidates: tuple[int, ...]) -> LayerSpec:
 
 
 def _with_groups(
-    layer: LayerSpec, wanted: tuple[int, ...], candidates: tuple[int, ...]
+    layer: LayerSpec, all_candidates: tuple[int, ...], candidates: tuple[int, ...]
 ) -> LayerSpec:
     """Groups a layer along its traced inputs; without candidates, or if depthwise, it is dense."""
     if candidates and not layer.reason and layer.roles is not None:
         return replace(layer, groups=Groups(layer.roles, candidates))
-    return replace(layer, reason=layer.reason or _misfit(layer, wanted))
+    return replace(layer, reason=layer.reason or _misfit(layer, all_candidates))
 
 
 def _span(layer: LayerSpec) -> int:

@@ -42,10 +42,10 @@ def find_products(
     arrays = arrays_by_path(params)
     examples = [INPUT] * (len(jaxpr.jaxpr.invars) - of_params)
 
-    def follow(wanted: Callable[[int], bool]) -> Outcome:
+    def follow(has_rank: Callable[[int], bool]) -> Outcome:
         values = [
             (views.whole(path, leaf.shape),)
-            if jnp.issubdtype(leaf.dtype, jnp.floating) and wanted(len(leaf.shape))
+            if jnp.issubdtype(leaf.dtype, jnp.floating) and has_rank(len(leaf.shape))
             else frozenset({path})
             for path, leaf in arrays.items()
         ]
