@@ -54,11 +54,11 @@ def find_files(folders: Iterable[Path]) -> tuple[Path, ...]:
 
     Of files with one name and size the first is taken, by folder, then by path.
     """
-    found: dict[tuple[str, int], Path] = {}
+    file_by_mark: dict[tuple[str, int], Path] = {}
     for folder in folders:
         for path in sorted(_below(folder)):
-            found.setdefault(_mark(path), path)
-    return tuple(found[mark] for mark in sorted(found))
+            file_by_mark.setdefault(_mark(path), path)
+    return tuple(file_by_mark[mark] for mark in sorted(file_by_mark))
 
 
 def fingerprint(files: Sequence[Path]) -> str:

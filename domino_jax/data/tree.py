@@ -66,7 +66,7 @@ def pictures(splits: Sequence[Path], names: Sequence[str]) -> list[Pictures]:
 def _of_split(
     split: int, folder: Path, names: Sequence[str], owners: Mapping[str, set[tuple[int, int]]]
 ) -> Pictures:
-    found = Pictures([], [])
+    split_pictures = Pictures([], [])
     taken: dict[str, tuple[int, str]] = {}  # real file -> label and path
     for label, name in enumerate(names):
         kept = []
@@ -83,11 +83,11 @@ def _of_split(
             if first == path:
                 kept.append(path)
         kept.sort(key=Path)
-        found.paths.extend(kept)
-        found.labels.extend([label] * len(kept))
-    if not found.paths:
+        split_pictures.paths.extend(kept)
+        split_pictures.labels.extend([label] * len(kept))
+    if not split_pictures.paths:
         raise InputError(f"{folder}: no images in the folders of its classes")
-    return found
+    return split_pictures
 
 
 def _owner(real: str, owners: Mapping[str, set[tuple[int, int]]]) -> set[tuple[int, int]] | None:

@@ -37,11 +37,11 @@ def parity(model: nn.Module, held: Mapping[str, Tensor], dtype: torch.dtype) -> 
         raise ValueError(
             f"samples: the model cannot take inputs of shape {[*inputs.shape]}: {cause}"
         ) from None
-    wanted = held["logits"].double()
-    if logits.shape != wanted.shape:
-        raise ValueError(f"samples: logits of shape {[*wanted.shape]}, got {[*logits.shape]}")
-    apart = (logits - wanted).abs().max() / wanted.abs().max()
-    return float(apart), float((logits.argmax(-1) == wanted.argmax(-1)).double().mean())
+    stored = held["logits"].double()
+    if logits.shape != stored.shape:
+        raise ValueError(f"samples: logits of shape {[*stored.shape]}, got {[*logits.shape]}")
+    apart = (logits - stored).abs().max() / stored.abs().max()
+    return float(apart), float((logits.argmax(-1) == stored.argmax(-1)).double().mean())
 
 
 def costs(export: Export, entry: Entry, counts: Sequence[int] = ()) -> dict[str, Any]:
@@ -73,10 +73,10 @@ def costs(export: Export, entry: Entry, counts: Sequence[int] = ()) -> dict[str,
 def table(export: Export, entry: Entry) -> str:
     """Writes the times of an export as a Markdown table."""
     lines = ["| layer | N:M | ms dense | ms sparse | runs |", "|---|---|---|---|---|"]
-    for name, found in entry["layers"].items():
-        layer, times = export.layers[name], found["ms"]
+    for name, timing in entry["layers"].items():
+        layer, times = export.layers[name], timing["ms"]
         sparse = [time for kernel, time in times.items() if kernel != "dense"]
-        runs = f"dense: {found['why']}" if found["why"] else found["runs"]
+        runs = f"dense: {timing['why']}" if timing["why"] else timing["runs"]
         columns = (_ms(times.get("dense")), _ms(min(sparse, default=None)), runs)
         lines.append(f"| {name} | {layer['n']}:{layer['m']} | {' | '.join(columns)} |")
     whole = entry["model"]
@@ -135,9 +135,9 @@ def _check(flags: argparse.Namespace) -> int:
     print(
         f"dense against stored logits: {dense[0]:.1e} (at most {allowed:g}), top-1 {dense[1]:.4f}"
     )
-    backends, why = working_backends(device, dtype)
+    backends, reason = working_backends(device, dtype)
     if not backends:
-        print(f"runs dense, with the zeros in place: {why}")
+        print(f"runs dense, with the zeros in place: {reason}")
     options = {"batch": flags.batch, "compiled": flags.compile, "seconds": flags.seconds}
     entry = tune(model, export, backends, **options)
     sparse = parity(model, held, dtype)

@@ -61,14 +61,14 @@ def _require_layer(folder: Path, path: str, layer: Any, weights: Mapping[str, Te
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: broken JSON ({error})") from None
-    if not isinstance(found, dict):
+    if not isinstance(document, dict):
         raise ValueError(f"{path}: expected a JSON object")
-    return found
+    return document
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -85,10 +85,10 @@ def read_samples(folder: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: the file is missing, damaged or has other tensors.
     """
-    found = read_tensors(folder / "samples.safetensors")
-    if not {"inputs", "logits"} <= set(found) or len(found["inputs"]) != len(found["logits"]):
+    samples = read_tensors(folder / "samples.safetensors")
+    if not {"inputs", "logits"} <= set(samples) or len(samples["inputs"]) != len(samples["logits"]):
         raise ValueError(f"{folder / 'samples.safetensors'}: wants as many 'inputs' as 'logits'")
-    return found
+    return samples
 
 
 def put(model: nn.Module, export: Export, device: torch.device, dtype: torch.dtype) -> nn.Module:

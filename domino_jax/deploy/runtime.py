@@ -81,11 +81,11 @@ def load(
     device = device_of(device)
     export = read_folder(folder)
     model = put(model, export, device, dtype)
-    why = ""
+    reason = ""
     if backends is None:
-        backends, why = working_backends(device, dtype)
+        backends, reason = working_backends(device, dtype)
     if not backends:
-        LOG.warning("runs dense, with the zeros in place: %s", why)
+        LOG.warning("runs dense, with the zeros in place: %s", reason)
     elif autotune:
         tune(model, export, backends, batch=batch, compiled=compile, example=example)
     else:

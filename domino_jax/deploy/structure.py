@@ -36,8 +36,8 @@ def why_dense(model: nn.Module, path: str) -> str:
 
 def why_not_packed(model: nn.Module, path: str, layer: Mapping[str, Any]) -> str:
     """Says why a module stays dense, by its structure or the weights that are in it; or ''."""
-    if found := why_dense(model, path):
-        return found
+    if reason := why_dense(model, path):
+        return reason
     weight = model.get_submodule(path).get_parameter("weight")
     kept, group = kernel_pattern(weight.dtype)
     if layer["n"] == layer["m"]:

@@ -73,19 +73,19 @@ def tune(
     known = {backend.name: backend for backend in backends}
     file = export.folder / "tuning.json"
     entries = _entries(file)
-    found = next((e for e in entries if all(e.get(k) == v for k, v in key.items())), None)
-    if found is None:
-        found = key | _measure(model, export, backends, inputs, compiled, seconds=seconds)
+    entry = next((e for e in entries if all(e.get(k) == v for k, v in key.items())), None)
+    if entry is None:
+        entry = key | _measure(model, export, backends, inputs, compiled, seconds=seconds)
         others = [e for e in entries if any(e.get(k) != v for k, v in key.items())]
-        text = json.dumps({"format": 1, "entries": [*others, found]}, indent=1) + "\n"
+        text = json.dumps({"format": 1, "entries": [*others, entry]}, indent=1) + "\n"
         try:
             write_whole(file, text)
         except ValueError as error:  # a deployment may be read-only: measured again next time
             LOG.warning("%s", error)
-    if found["runs"] == "sparse":
+    if entry["runs"] == "sparse":
         structure.split_attention(model, export)
-        structure.replace(model, _chosen(model, export, found["layers"], known))
-    return found
+        structure.replace(model, _chosen(model, export, entry["layers"], known))
+    return entry
 
 
 def moved(inputs: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -117,9 +117,9 @@ def _entries(file: Path) -> list[Entry]:
     if not file.exists():
         return []
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        if found["format"] == 1 and all(_is_entry(entry) for entry in found["entries"]):
-            return list(found["entries"])
+        document = json.loads(file.read_text(encoding="utf-8"))
+        if document["format"] == 1 and all(_is_entry(entry) for entry in document["entries"]):
+            return list(document["entries"])
     except (ValueError, KeyError, TypeError):
         pass
     raise ValueError(f"{file}: damaged; delete it to measure again")
@@ -170,17 +170,17 @@ def _layers(
     """
     paths = {name: structure.product_path(model, layer) for name, layer in export.layers.items()}
     calls = _calls(model, list(paths.values()), inputs)
-    found: dict[str, Entry] = {}
+    entry_by_layer: dict[str, Entry] = {}
     for name, path in paths.items():
         times = _times(model, name, path, calls[path], backends, seconds)
-        why = structure.why_not_packed(model, path, export.layers[name])
+        reason = structure.why_not_packed(model, path, export.layers[name])
         best = min(times, key=lambda kernel: times[kernel]) if times else "dense"
         if not times:
-            why = structure.why_dense(model, path) or "not used"
-        elif not why and (best == "dense" or times[best] >= MARGIN * times["dense"]):
-            why = "no faster" if len(times) > 1 else "no sparse kernel here"
-        found[name] = {"ms": times, "runs": "dense" if why else best, "why": why}
-    return found
+            reason = structure.why_dense(model, path) or "not used"
+        elif not reason and (best == "dense" or times[best] >= MARGIN * times["dense"]):
+            reason = "no faster" if len(times) > 1 else "no sparse kernel here"
+        entry_by_layer[name] = {"ms": times, "runs": "dense" if reason else best, "why": reason}
+    return entry_by_layer
 
 
 def _times(
@@ -200,8 +200,8 @@ def _times(
         try:
             times[backend.name] = _time(packed(module, backend), calls, seconds)
         except RuntimeError as error:  # of one shape, or out of memory
-            fault = str(error).splitlines()[0]
-            LOG.warning("%s: not with %s: %s", name, backend.name, fault)
+            reason = str(error).splitlines()[0]
+            LOG.warning("%s: not with %s: %s", name, backend.name, reason)
     return times
 
 

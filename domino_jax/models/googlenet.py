@@ -67,8 +67,8 @@ class Inception(nnx.Module):
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """Maps [B, H, W, C] to [B, H, W, outputs]."""
         lists = (self.branch2, self.branch3, self.branch4)
-        found = [self.branch1(inputs), *(in_turn(branch, inputs) for branch in lists)]
-        return jnp.concatenate(found, 3)
+        outputs = [self.branch1(inputs), *(in_turn(branch, inputs) for branch in lists)]
+        return jnp.concatenate(outputs, 3)
 
 
 def _pair(inputs: int, inside: int, outputs: int, *, dtype: Any) -> nnx.List:

@@ -34,7 +34,7 @@ class Attempt(NamedTuple):
         notes: what else was done to them.
         arrays: name -> array or tensor, without counters.
         layout: of the leaves that it is for.
-        fault: why it does not fit; '' where it does.
+        reason: why it does not fit; '' where it does.
         matches: number of names that the network has.
         left: names of the set that are left out.
     """
@@ -44,7 +44,7 @@ class Attempt(NamedTuple):
     notes: tuple[str, ...]
     arrays: dict[str, Any]
     layout: Sequence[Tensor]
-    fault: str
+    reason: str
     matches: int
     left: tuple[str, ...]
 
@@ -79,11 +79,11 @@ def choose(
         for where, arrays in sets.items()
         for attempt in _attempts(where, arrays, layout, fresh)
     ]
-    fits = [attempt for attempt in tried if not attempt.fault]
+    fits = [attempt for attempt in tried if not attempt.reason]
     if not fits:
         nearest = max(tried, key=lambda attempt: attempt.matches)
         within = f" (in {nearest.label!r})" if nearest.label else ""
-        raise InputError(f"{path}: {nearest.fault}{within}")
+        raise InputError(f"{path}: {nearest.reason}{within}")
     fits = [attempt for attempt in fits if attempt.layout is fits[0].layout]
     first, *others = [fit for fit in fits if "ema" not in fit.label.lower()] or fits
     for other in others:
@@ -149,18 +149,18 @@ def _attempt(
     owners = {_owner(name) for name in heads} - {""}
     unused = {*counters(layout), *heads}
     unused |= {name for name in current if _owner(name) in owners}
-    wanted = {tensor.name: tensor for tensor in layout if tensor.name not in heads}
+    expected = {tensor.name: tensor for tensor in layout if tensor.name not in heads}
     arrays = {name: array for name, array in current.items() if name not in unused}
-    arrays = _without_tied(arrays, wanted)
-    arrays, resized, fault = _resized(arrays, wanted)
-    matches = sum(name in wanted for name in arrays)
+    arrays = _without_tied(arrays, expected)
+    arrays, resized, reason = _resized(arrays, expected)
+    matches = sum(name in expected for name in arrays)
     used = {f"{prefix}{origins[name]}" for name in arrays} | {f"{prefix}{name}" for name in unused}
     left = tuple(name for name in bare if name not in used)
-    fault = fault or _fault(arrays, wanted)
+    reason = reason or _reason_against(arrays, expected)
     notes += (resized,) if resized else ()
     if any(name != origin for name, origin in origins.items()):
         notes = (*notes, "names of an older torchvision")
-    return Attempt(where, prefix, notes, arrays, layout, fault, matches, left)
+    return Attempt(where, prefix, notes, arrays, layout, reason, matches, left)
 
 
 def _owner(name: str) -> str:
@@ -191,10 +191,10 @@ def _origins(arrays: Arrays, known: Set[str]) -> dict[str, str]:
     return new
 
 
-def _without_tied(arrays: Mapping[str, Any], wanted: Mapping[str, Tensor]) -> dict[str, Any]:
+def _without_tied(arrays: Mapping[str, Any], expected: Mapping[str, Tensor]) -> dict[str, Any]:
     """Leaves out what is there under another name: tied tensors have several."""
-    extra = [name for name in arrays if name not in wanted]
-    there = [array for name, array in arrays.items() if name in wanted]
+    extra = [name for name in arrays if name not in expected]
+    there = [array for name, array in arrays.items() if name in expected]
     tied = {
         name
         for name in extra
@@ -206,14 +206,14 @@ def _without_tied(arrays: Mapping[str, Any], wanted: Mapping[str, Tensor]) -> di
 
 
 def _resized(
-    arrays: dict[str, Any], wanted: Mapping[str, Tensor]
+    arrays: dict[str, Any], expected: Mapping[str, Tensor]
 ) -> tuple[dict[str, Any], str, str]:
     """Brings a vision transformer's positions to the network's number of them.
 
     Returns:
         The arrays, and in words what was done and why it could not be done, '' where neither.
     """
-    table, tensor = arrays.get(positions.NAME), wanted.get(positions.NAME)
+    table, tensor = arrays.get(positions.NAME), expected.get(positions.NAME)
     if table is None or tensor is None or len(table.shape) != 3 or not _is_plain(table):
         return arrays, "", ""
     shape = tuple(table.shape)
@@ -262,15 +262,15 @@ def _equal(array: Any, other: Any) -> bool:
     return bool(array.shape == other.shape and (array == other).all())
 
 
-def _fault(arrays: Mapping[str, Any], wanted: Mapping[str, Tensor]) -> str:
+def _reason_against(arrays: Mapping[str, Any], expected: Mapping[str, Tensor]) -> str:
     """Says why arrays are not those of the network; '' where they are."""
-    missing = [name for name in wanted if name not in arrays]
-    extra = [name for name in arrays if name not in wanted]
-    faults = [f"lacks {missing[0]!r} ({len(missing)} in all)"] if missing else []
-    faults += [f"has an unexpected {extra[0]!r} ({len(extra)} in all)"] if extra else []
-    if faults:
-        return f"a state dict of another network: it {' and '.join(faults)}"
-    for name, tensor in wanted.items():
+    missing = [name for name in expected if name not in arrays]
+    extra = [name for name in arrays if name not in expected]
+    reasons = [f"lacks {missing[0]!r} ({len(missing)} in all)"] if missing else []
+    reasons += [f"has an unexpected {extra[0]!r} ({len(extra)} in all)"] if extra else []
+    if reasons:
+        return f"a state dict of another network: it {' and '.join(reasons)}"
+    for name, tensor in expected.items():
         if (shape := tuple(arrays[name].shape)) != tensor.shape:
             hint = (
                 "if only the number of classes differs, init_head = False starts with a fresh last "

@@ -54,8 +54,8 @@ def latest(folder: str | os.PathLike[str]) -> int | None:
 def tidy(folder: str | os.PathLike[str]) -> None:
     """Ends what a killed process had begun: what is whole becomes a step, the rest goes."""
     folder = Path(folder)
-    found = list(folder.iterdir()) if folder.is_dir() else []
-    left = [path for path in found if _LEFTOVER.fullmatch(path.name)]
+    entries = list(folder.iterdir()) if folder.is_dir() else []
+    left = [path for path in entries if _LEFTOVER.fullmatch(path.name)]
     for name in sorted({path.name.partition(".")[0] for path in left}):
         place, new, old = folder / name, folder / f"{name}.new", folder / f"{name}.old"
         if place.exists():

@@ -125,7 +125,7 @@ def _phases(exp: Experiment, *, searches: bool) -> Iterator[tuple[str, Parts, An
     if not exp.config.init:
         yield "dense", dense_parts(exp), None
     if searches:
-        pace = {path: jnp.ones(np.shape(level), float) for path, level in n.items()}
+        pace = {path: jnp.ones(np.shape(kept), float) for path, kept in n.items()}
         yield "search", search_parts(exp), {"n": n, "pace": pace}
     parts = train_parts(exp)
     if parts.trainer.update is not None and planned_steps(exp.phases["train"]):

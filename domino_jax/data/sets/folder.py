@@ -112,13 +112,13 @@ def _tested(root: Path) -> Path:
     """Returns the folder that is reported: test/, or the only one for validation."""
     if (root / _TEST).is_dir():
         return root / _TEST
-    found = [root / name for name in _VALIDATIONS if (root / name).is_dir()]
-    if len(found) != 1:
-        held = ", ".join(f"{path.name}/" for path in found) or "none"
+    folders = [root / name for name in _VALIDATIONS if (root / name).is_dir()]
+    if len(folders) != 1:
+        held = ", ".join(f"{path.name}/" for path in folders) or "none"
         raise InputError(
             f"{root}: expected test/, or else one of val/, valid/ and validation/, got {held}"
         )
-    return found[0]
+    return folders[0]
 
 
 def _require_all_trained(folder: Path, names: Sequence[str], labels: Sequence[int]) -> None:
