@@ -130,8 +130,8 @@ def _layers(
 ) -> tuple[LayerSpec, ...]:
     """Finds the layers of the run, in groups of the M that its scheme says of each.
 
-    A run of train.py alone records no M: of those in the scheme, the one under which all others
-    follow from the rules is the run's.
+    A run of train.py alone records no M. Its M is the one of the scheme's from which all others
+    follow by the rules.
 
     Raises:
         InputError: no M gives the groups of the scheme.

@@ -32,7 +32,7 @@ class Budget:
     Attributes:
         share: of the dense cost, in (0, 1); to show and for rules in floats.
         cost: what is counted.
-        allowed: what a scheme of the layers that it was made for may cost, exactly.
+        allowed: the most that a scheme of these layers may cost, exactly.
     """
 
     share: float
@@ -66,7 +66,7 @@ def budget_of(
     *,
     movable: bool = False,
 ) -> Budget:
-    """Makes the budget of layers; one that is made already stays as it is.
+    """Makes the budget of layers; a `Budget` is checked and returned as it is.
 
     Args:
         layers: as `find_layers` gives them.

@@ -21,7 +21,7 @@ def call_factory(
         known: name -> 'package.module:factory'.
         arguments: of the factory.
         result: the type that it must return.
-        what: it makes, for error messages: 'model', 'data set'.
+        what: the kind of thing it makes, for error messages: 'model', 'data set'.
 
     Raises:
         InputError: an unknown name, a factory that cannot be imported or does not take the
@@ -71,7 +71,7 @@ def told(error: BaseException, name: str) -> str:
 
     Args:
         error: what was raised.
-        name: of the factory that was called, or that made what was called.
+        name: of the factory that was called, or of the one that made the called function.
     """
     text = next(iter(str(error).splitlines()), "").rstrip(".")
     said = f"{type(error).__name__}: {text}" if text else type(error).__name__

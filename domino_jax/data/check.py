@@ -1,4 +1,4 @@
-"""Which pictures cannot be read: asked before a run, which one of them could lose.
+"""Which pictures cannot be read: asked before a run, since one of them could end it.
 
 Every file is opened, in threads, and as much of it is looked at as is cheap:
 

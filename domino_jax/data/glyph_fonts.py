@@ -80,7 +80,7 @@ def design_of(family: str) -> str:
 
 
 def is_test(design: str) -> bool:
-    """Says whether the fonts of a design test."""
+    """Says whether the fonts of a design belong to the test set."""
     return int(hashlib.sha256(design.encode()).hexdigest(), 16) % _TEST_EVERY == 0
 
 

@@ -47,7 +47,7 @@ _FLAGS = {
     8: _PLAIN | cv2.IMREAD_REDUCED_GRAYSCALE_8,
 }
 
-# Up to where three weights smooth enough: 500 pixels for 224.
+# Three weights smooth enough up to this ratio: 500 pixels for 224.
 _SMOOTHED = 2.25
 
 

@@ -94,8 +94,7 @@ def read_samples(folder: Path) -> dict[str, Tensor]:
 def put(model: nn.Module, export: Export, device: torch.device, dtype: torch.dtype) -> nn.Module:
     """Loads the weights (strictly) and moves the model, batch norms in float32, channels-last.
 
-    A tied tensor of the model, which shares the memory of one that the export has, is there with
-    it.
+    A tensor of the model that is tied to one in the export shares its memory and is loaded with it.
 
     Raises:
         ValueError: the weights are of another model.

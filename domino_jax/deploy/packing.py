@@ -15,7 +15,7 @@ from . import sparse24
 
 
 class Backend(NamedTuple):
-    """A sparse kernel: `pack` makes of a matrix a weight of `functional.linear`."""
+    """A sparse kernel: `pack` turns a matrix into a weight that `functional.linear` takes."""
 
     name: str
     rows: int

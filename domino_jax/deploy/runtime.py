@@ -54,9 +54,10 @@ def load(
 ) -> nn.Module:
     """Puts exported weights into a model and packs what runs sparse; batch norms stay float32.
 
-    Without `autotune` every linear layer and 1x1 convolution that can runs sparse; with it what is
-    faster on this device, as measured once and kept in the folder's tuning.json, and nothing if the
-    whole model is no faster. Without a sparse tensor core all runs dense, which is logged.
+    Without `autotune` every linear layer and 1x1 convolution runs sparse if it can. With it, only
+    layers that are faster so on this device do, and none if the whole model is no faster; this is
+    measured once and kept in the folder's tuning.json. Without a sparse tensor core all layers run
+    dense, which is logged.
 
     Args:
         model: the definition; it is changed in place.

@@ -2,7 +2,7 @@
 
 Sub-modules have torchvision's names: `inception3a/branch2/1/conv/kernel`. The auxiliary heads,
 which help training alone and whose pretrained weights torchvision itself drops, are not there;
-`domino_jax.torch_import` leaves them out of a file. Letters: B examples, H, W image rows and
+`domino_jax.pytorch.joining` leaves them out of a file. Letters: B examples, H, W image rows and
 columns, C channels.
 """
 

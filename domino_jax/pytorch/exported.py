@@ -97,7 +97,8 @@ def judge(
     """Judges one layer of export.json by its written weight.
 
     Returns:
-        Whether its zeros are the kernels' pattern, whether it can run sparse as it is, why not.
+        Whether its zeros are the kernels' pattern, whether it can run sparse as it is, and the
+        reason why not ('' where it can).
     """
     matrix, nm = layer_matrix(weights[entry["weight"]], entry), NM(entry["n"], entry["m"])
     reason = semi_structured.why_not(matrix, nm, dtype, backend)

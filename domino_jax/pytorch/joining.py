@@ -211,7 +211,8 @@ def _resized(
     """Brings a vision transformer's positions to the network's number of them.
 
     Returns:
-        The arrays, and in words what was done and why it could not be done, '' where neither.
+        The arrays; in words what was done, '' if nothing was; the reason why it could not be
+        done, '' if it was or need not be.
     """
     table, tensor = arrays.get(positions.NAME), expected.get(positions.NAME)
     if table is None or tensor is None or len(table.shape) != 3 or not _is_plain(table):
@@ -232,7 +233,7 @@ def _resized(
 
 
 def _is_tied(array: Any, other: Any) -> bool:
-    """Says whether two arrays are one; constants, such as zero biases, are equal by chance."""
+    """Says whether two arrays are one tensor; equal constants, such as zero biases, are not."""
     if array is other or (_place(array) is not None and _place(array) == _place(other)):
         return True
     plain = len(array.shape) > 1 and _size(array) > 1 and _is_plain(array) and _is_plain(other)

@@ -54,7 +54,7 @@ def find(path: Path) -> Saved | None:
 
 
 def _items(folder: Path | None) -> dict[str, Path]:
-    """Returns the pytrees of a folder by name; one that is alone and no part of ours is ''."""
+    """Returns the folders of pytrees by name; a single one that is no part of ours is named ''."""
     if folder is None or not folder.is_dir():
         return {}
     if (folder / _TREE).is_file():
@@ -100,7 +100,7 @@ def _without_value(part: dict[str, tuple[str, str]]) -> dict[str, tuple[str, str
 
 
 def _read(folder: Path, tree: Any, name_by_path: Mapping[str, str]) -> dict[str, np.ndarray]:
-    """Reads the leaves of some paths, under the names that the paths are to have."""
+    """Reads the leaves at some paths and returns them by their new names."""
     if not name_by_path:
         return {}
 

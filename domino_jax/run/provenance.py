@@ -233,7 +233,7 @@ def _require_same(
 def _differences(recorded: Part, part: Part) -> list[str]:
     """Lists the keys that differ, with both values.
 
-    A key that an older record does not have was at what is its default today.
+    A key that an older record lacks had the value that is its default today.
     """
     texts = []
     missing = _settings(defaults(), (*COMMON, "search", "train"))
@@ -257,13 +257,13 @@ def _differences(recorded: Part, part: Part) -> list[str]:
 
 
 def _same_inputs(recorded: Part, part: Part) -> list[str]:
-    """Lists the settings that name what holds the same as before, wherever it lies now."""
+    """Lists the settings whose files hold the same as before, wherever they lie now."""
     contents = {key: f"{key}{CONTENT}" for key in INPUTS}
     return [key for key, at in contents.items() if at in part and recorded.get(at) == part[at]]
 
 
 def _has_changed(key: str, recorded: Part, part: Part) -> bool:
-    """Says whether a setting names what it named before, which holds something else now."""
+    """Says whether a setting names the same file as before, which holds something else now."""
     there, here = recorded.get(f"{key}{CONTENT}"), part.get(f"{key}{CONTENT}")
     return bool(there and here) and there != here and recorded.get(key) == part.get(key)
 

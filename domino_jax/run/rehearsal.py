@@ -120,7 +120,7 @@ def _answer(exp: Experiment) -> Scheme | Search | None:
 
 
 def _phases(exp: Experiment, *, searches: bool) -> Iterator[tuple[str, Parts, Any]]:
-    """Yields the phases that a run would have: name, trainer and step, what its target is of."""
+    """Yields the phases of a run: name, trainer and step, and what its target is made from."""
     n = n_by_path(dense_scheme(exp.layers), exp.layers)
     if not exp.config.init:
         yield "dense", dense_parts(exp), None

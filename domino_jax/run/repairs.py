@@ -2,10 +2,11 @@
 
     data_files.json    {"fingerprint": …, "files": {name: bytes}, "broken": [name, …]}
 
-A work directory tells its data by their fingerprint, and refuses others. Of data in files of their
-own it also notes the size of each, and which could not be read when a run asked for them. Data that
-differ from those in noted files alone, which now can be read or are gone, are the same data mended:
-the run goes on, and says which. Any other difference is other data.
+A work directory knows its data by their fingerprint, and refuses others. Where each example is a
+file, it also notes the size of each file, and which files could not be read when a run asked for
+them. If the data then differ in these broken files alone, and each of them can now be read or is
+gone, they are the same data mended: the run goes on, and says which files changed. Any other
+difference is other data.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,7 +43,7 @@ def require_readable(folder: Path, data: Data) -> None:
 
 @contextmanager
 def noting(folder: Path, data: Data) -> Iterator[None]:
-    """Looks for files that broke during a run when wrong data end it.
+    """Looks for files that broke during a run, if wrong data end the run.
 
     Raises:
         InputError: as `require_readable`, or what was raised.

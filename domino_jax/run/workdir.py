@@ -96,7 +96,7 @@ def locked(workdir: Path) -> Iterator[None]:
 
 
 def _is_there(path: Path, file: IO[str]) -> bool:
-    """Says whether an open file is still the one at a path; who locks a removed one has nothing."""
+    """Says whether an open file is still the one at a path: the lock of a removed one is void."""
     try:
         return os.path.samestat(path.stat(), os.fstat(file.fileno()))
     except FileNotFoundError:
@@ -139,7 +139,7 @@ def require_held(workdir: Path) -> None:
 
 @contextmanager
 def writing(workdir: Path) -> Iterator[None]:
-    """Asks before something is written, and again where that failed: what became of the directory.
+    """Checks that the directory is ours before something is written, and again if that fails.
 
     Raises:
         InputError: as `require_held`.

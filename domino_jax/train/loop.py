@@ -50,7 +50,7 @@ class Hooks:
 
     Attributes:
         log: called with (step, mean loss since the last call, state) every `log_every` steps, and
-            with the last mean again where the state changed without a step, by the last vote.
+            with the last mean again where the last vote changed the state without a step.
         save: called with (step, state) every `checkpoint_every` steps and when stopping.
         should_stop: asked before every step.
         log_every: in steps.

@@ -84,7 +84,7 @@ def survivor_decay(
 def sr_ste(decay: float) -> optax.GradientTransformationExtraArgs:
     """Adds decay * w for the weights outside the masks (extra argument `masks`).
 
-    The gradient it is given is that at the masked weights, for all weights (straight through).
+    The gradient that it takes is the one at the masked weights, for all weights (straight through).
     Source: SR-STE (Zhou et al., ICLR 2021), Eq. 9.
     """
 
