@@ -67,20 +67,24 @@ def network_of(
         say(f"model.dtype={dtype} is left out: the stored logits are those of float32")
     config = _config(flat)
     settings.check(config)
-    held = data.create(
+    dataset = data.create(
         config.data.name, data_dir=config.data.dir, **experiment.data_options(config)
     )
     options = experiment.model_options(config)
     model = models.create(
-        config.model.name, example=held.example, classes=held.classes, seed=config.seed, **options
+        config.model.name,
+        example=dataset.example,
+        classes=dataset.classes,
+        seed=config.seed,
+        **options,
     )
     saved = checkpoint.restore_parts(sparse, experiment.weights_of(model))
-    batch = next(iter(held.evaluate(SAMPLES)))
+    batch = next(iter(dataset.evaluate(SAMPLES)))
     return Network(
         name=config.model.name,
         options=options,
         model=model._replace(params=saved["params"], stats=saved["stats"]),
-        layers=_layers(model, held.example, config.search, trained_scheme),
+        layers=_layers(model, dataset.example, config.search, trained_scheme),
         scheme=trained_scheme,
         inputs=np.asarray(batch["inputs"])[np.asarray(batch["weight"]) > 0],
         known=known,
@@ -139,10 +143,10 @@ def _layers(
     sizes = sorted({nm.m for nm in trained_scheme.values()}, reverse=True)
     reasons: list[str] = []
     for m in dict.fromkeys((search.m, *(size for size in sizes if size > 1))):
-        tried = search.copy_and_resolve_references()
-        tried.m, tried.candidates = m, search.candidates if m == search.m else None
+        trial = search.copy_and_resolve_references()
+        trial.m, trial.candidates = m, search.candidates if m == search.m else None
         try:
-            layers = experiment.layers_of(model, example, tried)
+            layers = experiment.layers_of(model, example, trial)
             n_by_path(trained_scheme, layers)
         except InputError as error:
             reasons.append(str(error))
@@ -168,9 +172,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _require_flags(flags: argparse.Namespace, rest: Sequence[str]) -> None:
     """Refuses unknown flags, by their nearest names, and missing ones."""
-    known = [f"--{name}" for name in vars(flags)]
+    names = [f"--{name}" for name in vars(flags)]
     for word in rest:
-        require_known([word.partition("=")[0]], known, what="flag")
+        require_known([word.partition("=")[0]], names, what="flag")
     for name in ("workdir", "out"):
         if not getattr(flags, name):
             raise InputError(f"--{name}=FOLDER is missing")

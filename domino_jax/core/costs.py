@@ -90,7 +90,7 @@ def budget_of(
             f"objective to {amount.unit!r}"
         )
     dense = total_cost(layers, cost)
-    beside = total_cost([x for x in layers if x.groups is None], cost) if movable else 0
+    beside = total_cost([layer for layer in layers if layer.groups is None], cost) if movable else 0
     allowed = beside + (amount.value * (dense - beside) if amount.is_share else amount.value)
     if not allowed < dense:
         raise InputError(f"budget: expected less than the dense {shown(dense)}, got {budget!r}")
@@ -193,12 +193,14 @@ def _entry(layer: LayerSpec, cost: Any) -> dict[int | None, Fraction]:
     needed = layer.candidates if not layer.reason else ()
     cost_by_n: dict[int | None, Fraction]
     if isinstance(cost, Mapping):
-        known = {_count(layer, n): _number(layer, value) for n, value in cost.items()}
-        missing = [n for n in needed if n not in known]
-        if missing or not known:
-            raise InputError(f"cost table: {layer.name}: no cost for n = {missing}; has {[*known]}")
-        cost_by_n = {n: known[n] for n in needed}
-        cost_by_n[None] = known[layer.m] if needed else known[max(known)]
+        known_costs = {_count(layer, n): _number(layer, value) for n, value in cost.items()}
+        missing = [n for n in needed if n not in known_costs]
+        if missing or not known_costs:
+            raise InputError(
+                f"cost table: {layer.name}: no cost for n = {missing}; has {[*known_costs]}"
+            )
+        cost_by_n = {n: known_costs[n] for n in needed}
+        cost_by_n[None] = known_costs[layer.m] if needed else known_costs[max(known_costs)]
     else:
         dense = _number(layer, cost)
         cost_by_n = {n: dense * n / layer.m for n in needed}

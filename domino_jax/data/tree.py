@@ -67,14 +67,14 @@ def _of_split(
     split: int, folder: Path, names: Sequence[str], owners: Mapping[str, set[tuple[int, int]]]
 ) -> Pictures:
     split_pictures = Pictures([], [])
-    taken: dict[str, tuple[int, str]] = {}  # real file -> label and path
+    owner_by_file: dict[str, tuple[int, str]] = {}  # real file -> label and path
     for label, name in enumerate(names):
         kept = []
         for path, real in _walk(str(folder / name), os.path.realpath(folder), set()):
             owner = _owner(real, owners)
             if owner is not None and (split, label) not in owner:
                 continue
-            before, first = taken.setdefault(real, (label, path))
+            before, first = owner_by_file.setdefault(real, (label, path))
             if before != label:
                 raise InputError(
                     f"{path} and {first} are links to one file, {real}, of two classes: "

@@ -102,13 +102,13 @@ def put(model: nn.Module, export: Export, device: torch.device, dtype: torch.dty
     own = model.state_dict()
     if any(tensor.is_meta for tensor in own.values()):
         raise ValueError("model: expected tensors with values, got some on the device meta")
-    there = {_memory(own[name]) for name in export.weights if name in own}
+    exported_memory = {_memory(own[name]) for name in export.weights if name in own}
     absent = [
         name
         for name, tensor in own.items()
         if name not in export.weights
         and not name.endswith("num_batches_tracked")
-        and _memory(tensor) not in there
+        and _memory(tensor) not in exported_memory
     ]
     wrong = [n for n, w in export.weights.items() if n not in own or own[n].shape != w.shape]
     if absent or wrong:

@@ -39,15 +39,15 @@ def working_backends(device: torch.device, dtype: torch.dtype) -> tuple[tuple[Ba
     name, capability = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
     if torch.version.hip or capability < (8, 0):
         return (), f"{name} has no sparse tensor cores (compute capability {capability}, not 8.0)"
-    known = [
+    backends = [
         Backend(kernel, *sizes[dtype_name(dtype)], _packer(kernel))
         for kernel, sizes in sparse24.MULTIPLES.items()
         if dtype_name(dtype) in sizes
     ]
-    tried = [(backend, _reason_against(backend, device, dtype)) for backend in known]
-    reasons = [f"{backend.name}: {reason}" for backend, reason in tried if reason]
-    reason = "; ".join(reasons) if known else f"no sparse kernel for {dtype}"
-    return tuple(backend for backend, reason in tried if not reason), reason
+    with_reasons = [(backend, _reason_against(backend, device, dtype)) for backend in backends]
+    reasons = [f"{backend.name}: {reason}" for backend, reason in with_reasons if reason]
+    reason = "; ".join(reasons) if backends else f"no sparse kernel for {dtype}"
+    return tuple(backend for backend, reason in with_reasons if not reason), reason
 
 
 def _packer(kernel: str) -> Callable[[Tensor], Tensor]:

@@ -97,7 +97,7 @@ def load(
 
 def _untimed(model: nn.Module, export: Export, backends: Sequence[Backend]) -> dict[str, Backend]:
     """Chooses for linear layers and 1x1 convolutions the first kernel that wastes little."""
-    chosen: dict[str, Backend] = {}
+    backend_by_path: dict[str, Backend] = {}
     for layer in export.layers.values():
         path = product_path(model, layer)
         if why_not_packed(model, path, layer):
@@ -107,9 +107,9 @@ def _untimed(model: nn.Module, export: Export, backends: Sequence[Backend]) -> d
             continue
         for backend in backends:
             size = padded(as_matrix(weight), backend.rows, backend.columns).numel()
-            if path not in chosen and size <= LARGEST_PADDING * weight.numel():
-                chosen[path] = backend
-    return chosen
+            if path not in backend_by_path and size <= LARGEST_PADDING * weight.numel():
+                backend_by_path[path] = backend
+    return backend_by_path
 
 
 if __name__ == "__main__":

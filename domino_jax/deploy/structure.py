@@ -46,11 +46,11 @@ def why_not_packed(model: nn.Module, path: str, layer: Mapping[str, Any]) -> str
     return "" if fits else f"{layer['n']}:{layer['m']} is no {kept}:{group} pattern"
 
 
-def replace(model: nn.Module, chosen: Mapping[str, Backend]) -> dict[str, nn.Module]:
+def replace(model: nn.Module, backend_by_path: Mapping[str, Backend]) -> dict[str, nn.Module]:
     """Packs modules by path; returns what was there."""
-    before = {path: model.get_submodule(path) for path in chosen}
+    before = {path: model.get_submodule(path) for path in backend_by_path}
     for path, module in before.items():
-        set_module(model, path, packed(module, chosen[path]))
+        set_module(model, path, packed(module, backend_by_path[path]))
     return before
 
 

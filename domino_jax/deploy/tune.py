@@ -70,7 +70,7 @@ def tune(
     if inputs.ndim == 4:
         inputs = inputs.contiguous(memory_format=torch.channels_last)
     key = _key(export, inputs, dtype, backends, compiled)
-    known = {backend.name: backend for backend in backends}
+    backend_by_name = {backend.name: backend for backend in backends}
     file = export.folder / "tuning.json"
     entries = _entries(file)
     entry = next((e for e in entries if all(e.get(k) == v for k, v in key.items())), None)
@@ -84,7 +84,7 @@ def tune(
             LOG.warning("%s", error)
     if entry["runs"] == "sparse":
         structure.split_attention(model, export)
-        structure.replace(model, _chosen(model, export, entry["layers"], known))
+        structure.replace(model, _sparse_backends(model, export, entry["layers"], backend_by_name))
     return entry
 
 
@@ -146,13 +146,15 @@ def _measure(
     dense = whole()
     split = structure.split_attention(model, export)
     layers = _layers(model, export, backends, inputs, seconds)
-    chosen = _chosen(model, export, layers, {backend.name: backend for backend in backends})
-    before = structure.replace(model, chosen)
-    sparse = whole() if chosen else None
+    backend_by_path = _sparse_backends(
+        model, export, layers, {backend.name: backend for backend in backends}
+    )
+    before = structure.replace(model, backend_by_path)
+    sparse = whole() if backend_by_path else None
     for path, module in (before | split).items():
         if not any(path.startswith(f"{above}.") for above in split):
             structure.set_module(model, path, module)
-    dense = min(dense, whole()) if chosen else dense  # once more: clocks drift
+    dense = min(dense, whole()) if backend_by_path else dense  # once more: clocks drift
     runs = "sparse" if sparse is not None and sparse < dense else "dense"
     return {"layers": layers, "model": {"dense": dense, "sparse": sparse}, "runs": runs}
 
@@ -205,11 +207,14 @@ def _times(
     return times
 
 
-def _chosen(
-    model: nn.Module, export: Export, layers: Mapping[str, Entry], known: Mapping[str, Backend]
+def _sparse_backends(
+    model: nn.Module,
+    export: Export,
+    layers: Mapping[str, Entry],
+    backend_by_name: Mapping[str, Backend],
 ) -> dict[str, Backend]:
     return {
-        structure.product_path(model, export.layers[name]): known[layer["runs"]]
+        structure.product_path(model, export.layers[name]): backend_by_name[layer["runs"]]
         for name, layer in layers.items()
         if layer["runs"] != "dense"
     }

@@ -153,10 +153,10 @@ def _require_scheme(folder: Path, folder_scheme: Scheme, layers: Mapping[str, An
     entries = {scheme_name(entry): entry for entry in layers.values()}
     for name, nm in folder_scheme.items():
         entry = entries.get(name)
-        there = None if entry is None else NM(entry["n"], entry["m"])
-        if there != nm:
+        written = None if entry is None else NM(entry["n"], entry["m"])
+        if written != nm:
             raise InputError(
-                f"{folder / SCHEME}: {name} is {nm} there, {there or 'absent'} in {DOCUMENT}"
+                f"{folder / SCHEME}: {name} is {nm} there, {written or 'absent'} in {DOCUMENT}"
             )
     for name, entry in entries.items():
         if name not in folder_scheme and entry["n"] < entry["m"]:

@@ -73,15 +73,15 @@ def choose(
     Raises:
         InputError: none fits, or several that differ.
     """
-    tried = [
+    attempts = [
         attempt
         for layout in layouts
         for where, arrays in sets.items()
         for attempt in _attempts(where, arrays, layout, fresh)
     ]
-    fits = [attempt for attempt in tried if not attempt.reason]
+    fits = [attempt for attempt in attempts if not attempt.reason]
     if not fits:
-        nearest = max(tried, key=lambda attempt: attempt.matches)
+        nearest = max(attempts, key=lambda attempt: attempt.matches)
         within = f" (in {nearest.label!r})" if nearest.label else ""
         raise InputError(f"{path}: {nearest.reason}{within}")
     fits = [attempt for attempt in fits if attempt.layout is fits[0].layout]
@@ -110,27 +110,27 @@ def _told(taken: Attempt, others: Sequence[str]) -> str:
 def _attempts(
     where: str, arrays: Arrays, layout: Sequence[Tensor], fresh: str | None
 ) -> Iterator[Attempt]:
-    known = {tensor.name for tensor in layout}
-    bare = _unwrapped(arrays, known)
+    own_names = {tensor.name for tensor in layout}
+    bare = _unwrapped(arrays, own_names)
     wrapper = next((match[2] for name in arrays if (match := re.search(_WRAPPERS, name))), "")
     notes = (f"without '{wrapper}.'",) if wrapper and bare is not arrays else ()
-    for prefix in _prefixes(bare, known):
+    for prefix in _prefixes(bare, own_names):
         yield _attempt((where, prefix, notes), bare, layout, fresh)
 
 
-def _unwrapped(arrays: Arrays, known: Set[str]) -> Arrays:
+def _unwrapped(arrays: Arrays, own_names: Set[str]) -> Arrays:
     """Takes the names of wrapping modules off, unless the network has them or two names meet."""
     bare = {re.sub(_WRAPPERS, "", name): array for name, array in arrays.items()}
-    own = any(re.search(_WRAPPERS, name) for name in known)
+    own = any(re.search(_WRAPPERS, name) for name in own_names)
     return arrays if own or len(bare) < len(arrays) else bare
 
 
-def _prefixes(names: Iterator[str] | Arrays, known: Set[str]) -> list[str]:
+def _prefixes(names: Iterator[str] | Arrays, own_names: Set[str]) -> list[str]:
     """Lists '' and the starts of names after which most are those of the network."""
     count: Counter[str] = Counter()
     for name in names:
         spots = [spot.end() for spot in re.finditer(r"\.", name)]
-        count.update(name[:spot] for spot in spots if name[spot:] in known)
+        count.update(name[:spot] for spot in spots if name[spot:] in own_names)
     return ["", *(prefix for prefix, _ in count.most_common(_PREFIXES))]
 
 
@@ -171,7 +171,7 @@ def _is_in(module: str, path: str) -> bool:
     return path == module or path.startswith(f"{module}/")
 
 
-def _origins(arrays: Arrays, known: Set[str]) -> dict[str, str]:
+def _origins(arrays: Arrays, own_names: Set[str]) -> dict[str, str]:
     """Gives tensors of older files today's names, and leaves auxiliary heads out.
 
     Names that the network itself has, or would have twice, stay.
@@ -184,9 +184,9 @@ def _origins(arrays: Arrays, known: Set[str]) -> dict[str, str]:
         today = name
         for pattern, replacement in _RENAMED:
             today = re.sub(pattern, replacement, today)
-        if name not in known and today in known and today not in arrays:
+        if name not in own_names and today in own_names and today not in arrays:
             new[today] = name
-        elif name in known or not re.search(_AUXILIARY, name):
+        elif name in own_names or not re.search(_AUXILIARY, name):
             new[name] = name
     return new
 
@@ -194,12 +194,13 @@ def _origins(arrays: Arrays, known: Set[str]) -> dict[str, str]:
 def _without_tied(arrays: Mapping[str, Any], expected: Mapping[str, Tensor]) -> dict[str, Any]:
     """Leaves out what is there under another name: tied tensors have several."""
     extra = [name for name in arrays if name not in expected]
-    there = [array for name, array in arrays.items() if name in expected]
+    network_arrays = [array for name, array in arrays.items() if name in expected]
     tied = {
         name
         for name in extra
         if any(
-            arrays[name].shape == other.shape and _is_tied(arrays[name], other) for other in there
+            arrays[name].shape == other.shape and _is_tied(arrays[name], other)
+            for other in network_arrays
         )
     }
     return {name: array for name, array in arrays.items() if name not in tied}

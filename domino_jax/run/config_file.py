@@ -78,7 +78,12 @@ def _said(error: Exception) -> str:
 
 def _no_file(file: Path) -> str:
     folders = dict.fromkeys([file if file.is_dir() else file.parent, Path("configs")])
-    there = {path.stem: str(path) for folder in folders for path in sorted(folder.glob("*.py"))}
-    near = difflib.get_close_matches(file.stem, there, cutoff=0.4) or sorted(there)[:5]
+    path_by_name = {
+        path.stem: str(path) for folder in folders for path in sorted(folder.glob("*.py"))
+    }
+    near = (
+        difflib.get_close_matches(file.stem, path_by_name, cutoff=0.4) or sorted(path_by_name)[:5]
+    )
     reason = "is a folder" if file.is_dir() else "does not exist"
-    return f"config file '{file}' {reason}; nearest: {', '.join(there[n] for n in near) or 'none'}"
+    nearest = ", ".join(path_by_name[name] for name in near) or "none"
+    return f"config file '{file}' {reason}; nearest: {nearest}"

@@ -58,8 +58,8 @@ def rehearse(config: ConfigDict) -> None:
         checks.require_filled(config, exp.data, name)
         steps = f"{planned_steps(phase):,}" if "epochs" in phase.settings else "-"
         work = PASSES * phase.settings.batch * int(costs.total_cost(exp.layers, costs.count_macs))
-        said = _try(exp, name, parts, target, executed=work <= LARGEST_STEP)
-        table.add_row(name, steps, f"{phase.settings.batch:,}", f"{work:.2g}", said)
+        outcome = _try(exp, name, parts, target, executed=work <= LARGEST_STEP)
+        table.add_row(name, steps, f"{phase.settings.batch:,}", f"{work:.2g}", outcome)
     out = monitor.console()
     out.print(table)
     weights = int(costs.total_cost(exp.layers, costs.count_weights))
