@@ -56,8 +56,10 @@ def network_of(
     sparse = workdir / "train" / "sparse"
     if checkpoint.latest(sparse) is None:
         raise InputError(f"workdir {workdir}: train.py has not finished: no weights in {sparse}")
-    flat, found = _record(workdir)
-    found = scheme.load(workdir / "scheme.json") if found is None else found
+    flat, trained_scheme = _record(workdir)
+    trained_scheme = (
+        scheme.load(workdir / "scheme.json") if trained_scheme is None else trained_scheme
+    )
     if data_dir is not None:
         flat["data.dir"] = data_dir
     known = ":" not in flat.get("model.name", "")
@@ -65,21 +67,25 @@ def network_of(
         say(f"model.dtype={dtype} is left out: the stored logits are those of float32")
     config = _config(flat)
     settings.check(config)
-    held = data.create(
+    dataset = data.create(
         config.data.name, data_dir=config.data.dir, **experiment.data_options(config)
     )
     options = experiment.model_options(config)
     model = models.create(
-        config.model.name, example=held.example, classes=held.classes, seed=config.seed, **options
+        config.model.name,
+        example=dataset.example,
+        classes=dataset.classes,
+        seed=config.seed,
+        **options,
     )
     saved = checkpoint.restore_parts(sparse, experiment.weights_of(model))
-    batch = next(iter(held.evaluate(SAMPLES)))
+    batch = next(iter(dataset.evaluate(SAMPLES)))
     return Network(
         name=config.model.name,
         options=options,
         model=model._replace(params=saved["params"], stats=saved["stats"]),
-        layers=_layers(model, held.example, config.search, found),
-        scheme=found,
+        layers=_layers(model, dataset.example, config.search, trained_scheme),
+        scheme=trained_scheme,
         inputs=np.asarray(batch["inputs"])[np.asarray(batch["weight"]) > 0],
         known=known,
     )
@@ -93,9 +99,9 @@ def _record(workdir: Path) -> tuple[dict[str, Any], Scheme | None]:
     if not isinstance(config, Mapping):
         raise InputError(f"{path}: 'config': expected an object, got {config!r}")
     flat = dict(settings.flat(config))
-    record = read_record(workdir)
+    recorded = read_record(workdir)
     for part in ("common", "search", "train"):
-        flat |= record.get(part, {})
+        flat |= recorded.get(part, {})
     flat.pop(DATA, None)
     trained = flat.pop("scheme", None)
     if not flat:
@@ -124,37 +130,37 @@ def _config(flat: Mapping[str, Any]) -> ConfigDict:
 
 
 def _layers(
-    model: models.Model, example: Any, search: ConfigDict, found: Scheme
+    model: models.Model, example: Any, search: ConfigDict, trained_scheme: Scheme
 ) -> tuple[LayerSpec, ...]:
     """Finds the layers of the run, in groups of the M that its scheme says of each.
 
-    A run of train.py alone records no M: of those in the scheme, the one under which all others
-    follow from the rules is the run's.
+    A run of train.py alone records no M. Its M is the one of the scheme's from which all others
+    follow by the rules.
 
     Raises:
         InputError: no M gives the groups of the scheme.
     """
-    sizes = sorted({nm.m for nm in found.values()}, reverse=True)
-    faults: list[str] = []
+    sizes = sorted({nm.m for nm in trained_scheme.values()}, reverse=True)
+    reasons: list[str] = []
     for m in dict.fromkeys((search.m, *(size for size in sizes if size > 1))):
-        tried = search.copy_and_resolve_references()
-        tried.m, tried.candidates = m, search.candidates if m == search.m else None
+        trial = search.copy_and_resolve_references()
+        trial.m, trial.candidates = m, search.candidates if m == search.m else None
         try:
-            layers = experiment.layers_of(model, example, tried)
-            n_by_path(found, layers)
+            layers = experiment.layers_of(model, example, trial)
+            n_by_path(trained_scheme, layers)
         except InputError as error:
-            faults.append(str(error))
+            reasons.append(str(error))
         else:
             return layers
-    raise InputError(faults[0])
+    raise InputError(reasons[0])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code: 0, or 1 after one line on stderr."""
-    given, rest = _parser().parse_known_args(arguments)
+    flags, rest = _parser().parse_known_args(arguments)
     try:
-        _require_flags(given, rest)
-        _run(given)
+        _require_flags(flags, rest)
+        _run(flags)
     except Exception as error:  # of any type
         if os.environ.get(TRACEBACK):
             traceback.print_exc()
@@ -164,30 +170,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _require_flags(given: argparse.Namespace, rest: Sequence[str]) -> None:
+def _require_flags(flags: argparse.Namespace, rest: Sequence[str]) -> None:
     """Refuses unknown flags, by their nearest names, and missing ones."""
-    flags = [f"--{name}" for name in vars(given)]
+    names = [f"--{name}" for name in vars(flags)]
     for word in rest:
-        require_known([word.partition("=")[0]], flags, what="flag")
+        require_known([word.partition("=")[0]], names, what="flag")
     for name in ("workdir", "out"):
-        if not getattr(given, name):
+        if not getattr(flags, name):
             raise InputError(f"--{name}=FOLDER is missing")
 
 
-def _run(given: argparse.Namespace) -> None:
+def _run(flags: argparse.Namespace) -> None:
     logging.set_verbosity(logging.WARNING)  # Orbax reports what it reads at INFO
-    out = Path(given.out)
+    out = Path(flags.out)
     writer.require_free(out)
     said: list[str] = []
-    network = network_of(Path(given.workdir), data_dir=given.data_dir, say=said.append)
+    network = network_of(Path(flags.workdir), data_dir=flags.data_dir, say=said.append)
     document = writer.export(
         network,
         out,
-        dtype=given.dtype,
-        fold_norms=given.fold,
-        onnx=given.format == "onnx",
-        backend=given.backend,
-        names=_function(given.names) if given.names else None,
+        dtype=flags.dtype,
+        fold_norms=flags.fold,
+        onnx=flags.format == "onnx",
+        backend=flags.backend,
+        names=_function(flags.names) if flags.names else None,
     )
     _print(document, out, said)
 
@@ -195,15 +201,15 @@ def _run(given: argparse.Namespace) -> None:
 def _function(name: str) -> Callable[[str], str]:
     module, _, attribute = name.partition(":")
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        names = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # whatever a user's module does when imported
         raise InputError(
             f"--names: expected 'package.module:function', got {name!r} "
             f"({type(error).__name__}: {error})"
         ) from None
-    if not callable(found):
+    if not callable(names):
         raise InputError(f"--names {name!r}: is no function")
-    return found
+    return names
 
 
 def _print(document: Mapping[str, Any], out: Path, said: Sequence[str]) -> None:
@@ -213,8 +219,8 @@ def _print(document: Mapping[str, Any], out: Path, said: Sequence[str]) -> None:
     print(f"{escaped(str(out))}: {len(layers)} layers, {runs} can run sparse ({document['dtype']})")
     for name, entry in layers.items():
         if not entry["sparse24"]:
-            why = "all weights kept" if entry["why"] == "dense" else entry["why"]
-            print(escaped(f"  {name} runs dense: {entry.get('reason', why)}"))
+            reason = "all weights kept" if entry["why"] == "dense" else entry["why"]
+            print(escaped(f"  {name} runs dense: {entry.get('reason', reason)}"))
 
 
 class _Parser(argparse.ArgumentParser):

@@ -30,7 +30,7 @@ class Amount(NamedTuple):
 
     @property
     def is_share(self) -> bool:
-        """A share of a cost; else a count."""
+        """Says whether it is a share of a cost, and no count."""
         return self.value < 1
 
 

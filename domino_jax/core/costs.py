@@ -32,7 +32,7 @@ class Budget:
     Attributes:
         share: of the dense cost, in (0, 1); to show and for rules in floats.
         cost: what is counted.
-        allowed: what a scheme of the layers that it was made for may cost, exactly.
+        allowed: the most that a scheme of these layers may cost, exactly.
     """
 
     share: float
@@ -66,7 +66,7 @@ def budget_of(
     *,
     movable: bool = False,
 ) -> Budget:
-    """Makes the budget of layers; one that is made already stays as it is.
+    """Makes the budget of layers; a `Budget` is checked and returned as it is.
 
     Args:
         layers: as `find_layers` gives them.
@@ -90,7 +90,7 @@ def budget_of(
             f"objective to {amount.unit!r}"
         )
     dense = total_cost(layers, cost)
-    beside = total_cost([x for x in layers if x.groups is None], cost) if movable else 0
+    beside = total_cost([layer for layer in layers if layer.groups is None], cost) if movable else 0
     allowed = beside + (amount.value * (dense - beside) if amount.is_share else amount.value)
     if not allowed < dense:
         raise InputError(f"budget: expected less than the dense {shown(dense)}, got {budget!r}")
@@ -189,21 +189,23 @@ def lowest_cost(layers: Iterable[LayerSpec], cost: Cost) -> Number:
     )
 
 
-def _entry(layer: LayerSpec, given: Any) -> dict[int | None, Fraction]:
-    wanted = layer.candidates if not layer.reason else ()
-    found: dict[int | None, Fraction]
-    if isinstance(given, Mapping):
-        known = {_count(layer, n): _number(layer, value) for n, value in given.items()}
-        missing = [n for n in wanted if n not in known]
-        if missing or not known:
-            raise InputError(f"cost table: {layer.name}: no cost for n = {missing}; has {[*known]}")
-        found = {n: known[n] for n in wanted}
-        found[None] = known[layer.m] if wanted else known[max(known)]
+def _entry(layer: LayerSpec, cost: Any) -> dict[int | None, Fraction]:
+    needed = layer.candidates if not layer.reason else ()
+    cost_by_n: dict[int | None, Fraction]
+    if isinstance(cost, Mapping):
+        known_costs = {_count(layer, n): _number(layer, value) for n, value in cost.items()}
+        missing = [n for n in needed if n not in known_costs]
+        if missing or not known_costs:
+            raise InputError(
+                f"cost table: {layer.name}: no cost for n = {missing}; has {[*known_costs]}"
+            )
+        cost_by_n = {n: known_costs[n] for n in needed}
+        cost_by_n[None] = known_costs[layer.m] if needed else known_costs[max(known_costs)]
     else:
-        dense = _number(layer, given)
-        found = {n: dense * n / layer.m for n in wanted}
-        found[None] = dense
-    return found
+        dense = _number(layer, cost)
+        cost_by_n = {n: dense * n / layer.m for n in needed}
+        cost_by_n[None] = dense
+    return cost_by_n
 
 
 def _count(layer: LayerSpec, n: Any) -> int:

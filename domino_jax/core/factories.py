@@ -21,7 +21,7 @@ def call_factory(
         known: name -> 'package.module:factory'.
         arguments: of the factory.
         result: the type that it must return.
-        what: it makes, for error messages: 'model', 'data set'.
+        what: the kind of thing it makes, for error messages: 'model', 'data set'.
 
     Raises:
         InputError: an unknown name, a factory that cannot be imported or does not take the
@@ -34,17 +34,17 @@ def call_factory(
     except TypeError as error:
         raise InputError(f"{what} {name!r}: {error}; it takes {signature}") from None
     try:
-        made = factory(**arguments)
+        product = factory(**arguments)
     except InputError:
         raise
     except Exception as error:  # whatever a user's factory does
         raise InputError(f"{what} {name!r}: {told(error, name)}") from error
-    if not isinstance(made, result):
+    if not isinstance(product, result):
         raise InputError(
             f"{what} {name!r}: expected a {result.__module__}.{result.__name__} of the factory, "
-            f"got {type(made).__name__}"
+            f"got {type(product).__name__}"
         )
-    return made
+    return product
 
 
 def find_factory(name: str, known: Mapping[str, str], *, what: str) -> Callable[..., Any]:
@@ -71,7 +71,7 @@ def told(error: BaseException, name: str) -> str:
 
     Args:
         error: what was raised.
-        name: of the factory that was called, or that made what was called.
+        name: of the factory that was called, or of the one that made the called function.
     """
     text = next(iter(str(error).splitlines()), "").rstrip(".")
     said = f"{type(error).__name__}: {text}" if text else type(error).__name__
@@ -110,5 +110,5 @@ def _load(target: str, what: str) -> Callable[..., Any]:
     if not callable(getattr(module, attribute, None)):  # a module may make it when it is asked
         functions = [key for key, value in vars(module).items() if callable(value)]
         require_known([attribute], functions, what=f"factory of {module_name}")
-    made: Callable[..., Any] = getattr(module, attribute)
-    return made
+    factory: Callable[..., Any] = getattr(module, attribute)
+    return factory

@@ -116,7 +116,7 @@ def axis_sizes(layer: LayerSpec, axes: tuple[int, ...]) -> tuple[int, ...]:
 def inputs_of(layer: LayerSpec) -> int:
     """Counts the weights along which the groups of one output run.
 
-    Of a layer without groups those of one output at one window position.
+    A layer without groups counts those of one output at one window position.
     """
     along = layer.groups.along if layer.groups else layer.roles
     return math.prod(axis_sizes(layer, along.inputs if along else ()))

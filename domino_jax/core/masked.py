@@ -46,17 +46,17 @@ def make_masks(
     layers = tuple(layers)
     grouped = kernels(layers)
     weights = kernel_weights(params, layers)
-    levels = {path: _level(path, n, kernel) for path, kernel in grouped.items()}
+    checked_n = {path: _checked_n(path, n, kernel) for path, kernel in grouped.items()}
     scored = _scored(weights, scores)
     plan = tuple((path, kernel.m, kernel.axes) for path, kernel in grouped.items())
-    return _compiled_masks(plan, weights | scored, levels, frozenset(scored))
+    return _compiled_masks(plan, weights | scored, checked_n, frozenset(scored))
 
 
 @partial(jax.jit, static_argnums=(0, 3), inline=True)
 def _compiled_masks(
     plan: tuple[tuple[str, int, Axes], ...],
     values: Mapping[str, jax.Array],
-    levels: Mapping[str, jax.Array],
+    n: Mapping[str, jax.Array],
     by_score: frozenset[str],
 ) -> dict[str, jax.Array]:
     """Makes the masks of the kernels in the plan (path, M, axes), which `jit` caches by.
@@ -65,7 +65,7 @@ def _compiled_masks(
     """
     return {
         path: (_masks.top_scores if path in by_score else _masks.top_n)(
-            values[path], levels[path], m, axes
+            values[path], n[path], m, axes
         )
         for path, m, axes in plan
     }
@@ -92,31 +92,31 @@ def _scored(weights: Mapping[str, jax.Array], scores: Scores | None) -> dict[str
     return dict(scores)
 
 
-def _level(path: str, n: Levels, kernel: Kernel) -> Any:
+def _checked_n(path: str, n: Levels, kernel: Kernel) -> Any:
     """Returns the n of a kernel, [] or [S]; its values are checked unless they are traced.
 
     Raises:
         InputError: it is missing, or no integer in 1..M for each slice.
     """
-    level: Any = n.get(path)
-    m, is_int = kernel.m, isinstance(level, int) and not isinstance(level, bool)
-    dtype = getattr(level, "dtype", None)
+    kept: Any = n.get(path)
+    m, is_int = kernel.m, isinstance(kept, int) and not isinstance(kept, bool)
+    dtype = getattr(kept, "dtype", None)
     if not is_int and (dtype is None or not jnp.issubdtype(dtype, jnp.integer)):
-        got = repr(level) if dtype is None else f"{level} of type {dtype}"
-        raise InputError(f"{path}: expected {_wanted(m)}, got {got}")
+        got = repr(kept) if dtype is None else f"{kept} of type {dtype}"
+        raise InputError(f"{path}: expected {_expected_n(m)}, got {got}")
     shapes = [(), (len(kernel.slices),)] if kernel.axes.stack else [()]
-    if np.shape(level) not in shapes:
+    if np.shape(kept) not in shapes:
         allowed = " or ".join(map(str, shapes))
-        raise InputError(f"{path}: expected an n of the shape {allowed}, got {np.shape(level)}")
-    is_traced = isinstance(level, jax.core.Tracer)
-    if not is_traced and getattr(level, "is_fully_addressable", True):
-        values = np.asarray(level)
+        raise InputError(f"{path}: expected an n of the shape {allowed}, got {np.shape(kept)}")
+    is_traced = isinstance(kept, jax.core.Tracer)
+    if not is_traced and getattr(kept, "is_fully_addressable", True):
+        values = np.asarray(kept)
         if not ((values >= 1) & (values <= m)).all():
-            raise InputError(f"{path}: expected {_wanted(m)}, got {values.tolist()}")
-    return jnp.asarray(level, jnp.int32)
+            raise InputError(f"{path}: expected {_expected_n(m)}, got {values.tolist()}")
+    return jnp.asarray(kept, jnp.int32)
 
 
-def _wanted(m: int) -> str:
+def _expected_n(m: int) -> str:
     return f"the number of weights to keep of every {m}, 1 to {m} (n_by_path reads it off a scheme)"
 
 

@@ -157,7 +157,7 @@ def count_short(
 def sums_by_rank(w: jax.Array, value: jax.Array, m: int, axes: Axes) -> jax.Array:
     """Adds up a value of each weight over the weights that are first, second, … of their group.
 
-    What `top_n` removes at n are the ranks from n on.
+    `top_n` with n removes the ranks from n on.
 
     Args:
         w: kernel, whose magnitudes make the order.

@@ -92,8 +92,10 @@ def flattened(
     Raises:
         InputError: m or candidates is not allowed.
     """
-    chosen = checked_candidates(m, candidates)
-    return tuple(_flattened(layer, chosen) if _is_misfit(layer, m) else layer for layer in layers)
+    all_candidates = checked_candidates(m, candidates)
+    return tuple(
+        _flattened(layer, all_candidates) if _is_misfit(layer, m) else layer for layer in layers
+    )
 
 
 def shrunk(
@@ -103,9 +105,11 @@ def shrunk(
 
     Arguments and errors are those of `flattened`.
     """
-    chosen = checked_candidates(m, candidates)
+    all_candidates = checked_candidates(m, candidates)
     return tuple(
-        _with_groups(replace(layer, reason=None), chosen, _shrunk(chosen, _span(layer)))
+        _with_groups(
+            replace(layer, reason=None), all_candidates, _shrunk(all_candidates, _span(layer))
+        )
         if _is_misfit(layer, m)
         else layer
         for layer in layers
@@ -124,12 +128,12 @@ def _flattened(layer: LayerSpec, candidates: tuple[int, ...]) -> LayerSpec:
 
 
 def _with_groups(
-    layer: LayerSpec, wanted: tuple[int, ...], candidates: tuple[int, ...]
+    layer: LayerSpec, all_candidates: tuple[int, ...], candidates: tuple[int, ...]
 ) -> LayerSpec:
     """Groups a layer along its traced inputs; without candidates, or if depthwise, it is dense."""
     if candidates and not layer.reason and layer.roles is not None:
         return replace(layer, groups=Groups(layer.roles, candidates))
-    return replace(layer, reason=layer.reason or _misfit(layer, wanted))
+    return replace(layer, reason=layer.reason or _misfit(layer, all_candidates))
 
 
 def _span(layer: LayerSpec) -> int:

@@ -132,12 +132,12 @@ def load_document(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Builds a JSON object; json itself would let the last of two equal keys win."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
         raise InputError(f"the key {twice!r} is there twice")
-    return found
+    return entries
 
 
 def _require_document(document: Any) -> None:

@@ -167,9 +167,9 @@ def create(name: str, *, data_dir: str = "", workers: int = 0, **options: Any) -
     """
     _require_workers(workers)
     arguments = {"data_dir": data_dir, "workers": workers, **options}
-    known = {key: f"{entry.module}:{entry.create}" for key, entry in DATA_SETS.items()}
-    data: Data = call_factory(name, known, arguments, Data, what="data set")
-    if name in known:
+    factory_by_name = {key: f"{entry.module}:{entry.create}" for key, entry in DATA_SETS.items()}
+    data: Data = call_factory(name, factory_by_name, arguments, Data, what="data set")
+    if name in factory_by_name:
         return data
     return data._replace(
         train=partial(own.train, name, data.train),
@@ -192,8 +192,8 @@ def spec(name: str, *, data_dir: str = "", workers: int = 0, **options: Any) -> 
     _require_workers(workers)
     arguments = {"data_dir": data_dir, "workers": workers, **options}
     if ":" not in name:
-        known = {key: f"{entry.module}:{entry.spec}" for key, entry in DATA_SETS.items()}
-        return call_factory(name, known, arguments, Spec, what="data set")
+        factory_by_name = {key: f"{entry.module}:{entry.spec}" for key, entry in DATA_SETS.items()}
+        return call_factory(name, factory_by_name, arguments, Spec, what="data set")
     data = create(name, **arguments)
     labels = data.train(0, 1)[0]["labels"]
     label = jax.ShapeDtypeStruct(labels.shape, labels.dtype)

@@ -1,4 +1,4 @@
-"""Which pictures cannot be read: asked before a run, which one of them could lose.
+"""Which pictures cannot be read: asked before a run, since one of them could end it.
 
 Every file is opened, in threads, and as much of it is looked at as is cheap:
 
@@ -33,7 +33,7 @@ def broken(files: Mapping[str, str], progress: Progress) -> list[Broken]:
         files: name -> path.
         progress: told how many files are checked, of how many.
     """
-    names, found, done = list(files), [], 0
+    names, broken_files, done = list(files), [], 0
     parts = [names[start : start + _AT_A_TIME] for start in range(0, len(names), _AT_A_TIME)]
 
     def check(part: list[str]) -> list[Broken]:
@@ -42,10 +42,10 @@ def broken(files: Mapping[str, str], progress: Progress) -> list[Broken]:
 
     with ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1))) as threads:
         for part, some in zip(parts, threads.map(check, parts), strict=True):
-            found += some
+            broken_files += some
             done += len(part)
             progress(done, len(names))
-    return found
+    return broken_files
 
 
 def why_broken(path: str) -> str:

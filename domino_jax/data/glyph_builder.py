@@ -112,14 +112,14 @@ def choose(fonts: Iterable[Font]) -> tuple[Chosen, Counter[str]]:
     seen: set[object] = set()
     for font in fonts:
         marks = {(font.family, font.style), font.images.tobytes()}
-        if fault := font.fault or ("a copy of another" if seen & marks else ""):
-            left_out[fault] += 1
+        if reason := font.fault or ("a copy of another" if seen & marks else ""):
+            left_out[reason] += 1
             continue
         seen |= marks
         designs.setdefault(design_of(font.family), []).append(font)
     chosen: Chosen = {"train": {}, "test": {}}
-    for design, found in sorted(designs.items()):
-        members = sorted(found, key=lambda font: (font.family, font.file))
+    for design, fonts_of_design in sorted(designs.items()):
+        members = sorted(fonts_of_design, key=lambda font: (font.family, font.file))
         count = min(len(members), _MOST)
         left_out[f"more than {_MOST} of a design"] += len(members) - count
         kept = [members[k * len(members) // count] for k in range(count)]
@@ -127,13 +127,13 @@ def choose(fonts: Iterable[Font]) -> tuple[Chosen, Counter[str]]:
     return chosen, +left_out
 
 
-def _require_designs(chosen: Mapping[str, Mapping[str, Any]], wanted: int) -> None:
+def _require_designs(chosen: Mapping[str, Mapping[str, Any]], min_designs: int) -> None:
     """Refuses too few designs, or a split that has none."""
     train, test = len(chosen["train"]), len(chosen["test"])
-    if train + test < wanted or not train or not test:
+    if train + test < min_designs or not train or not test:
         raise InputError(
             f"glyphs: the usable fonts found are of {train} designs for training and {test} for "
-            f"testing; {wanted} in all and some of each are wanted; on Debian: {INSTALL}"
+            f"testing; {min_designs} in all and some of each are wanted; on Debian: {INSTALL}"
         )
 
 

@@ -54,11 +54,11 @@ def find_files(folders: Iterable[Path]) -> tuple[Path, ...]:
 
     Of files with one name and size the first is taken, by folder, then by path.
     """
-    found: dict[tuple[str, int], Path] = {}
+    file_by_mark: dict[tuple[str, int], Path] = {}
     for folder in folders:
         for path in sorted(_below(folder)):
-            found.setdefault(_mark(path), path)
-    return tuple(found[mark] for mark in sorted(found))
+            file_by_mark.setdefault(_mark(path), path)
+    return tuple(file_by_mark[mark] for mark in sorted(file_by_mark))
 
 
 def fingerprint(files: Sequence[Path]) -> str:
@@ -80,7 +80,7 @@ def design_of(family: str) -> str:
 
 
 def is_test(design: str) -> bool:
-    """Says whether the fonts of a design test."""
+    """Says whether the fonts of a design belong to the test set."""
     return int(hashlib.sha256(design.encode()).hexdigest(), 16) % _TEST_EVERY == 0
 
 

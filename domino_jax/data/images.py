@@ -47,7 +47,7 @@ _FLAGS = {
     8: _PLAIN | cv2.IMREAD_REDUCED_GRAYSCALE_8,
 }
 
-# Up to where three weights smooth enough: 500 pixels for 224.
+# Three weights smooth enough up to this ratio: 500 pixels for 224.
 _SMOOTHED = 2.25
 
 
@@ -160,14 +160,14 @@ def train_image(data: bytes, rng: np.random.Generator, size: int) -> np.ndarray:
     reduction = _reduction(box, size)
     image = decode(data, reduction)
     if reduction > 1 or max(box.height, box.width) > _SMOOTHED * size:
-        made = _resize(image, box, reduction, size)
+        resized = _resize(image, box, reduction, size)
     else:
         part = image[box.top : box.top + box.height, box.left : box.left + box.width]
         if max(box.height, box.width) > size:
             across, down = _smoothing(box.width / size), _smoothing(box.height / size)
             part = cv2.sepFilter2D(part, -1, across, down)
-        made = cv2.resize(part, (size, size), interpolation=cv2.INTER_LINEAR)
-    return cv2.flip(made, 1) if rng.random() < 0.5 else made
+        resized = cv2.resize(part, (size, size), interpolation=cv2.INTER_LINEAR)
+    return cv2.flip(resized, 1) if rng.random() < 0.5 else resized
 
 
 def evaluation_image(data: bytes, size: int, short: int) -> np.ndarray:
@@ -213,11 +213,11 @@ def normalize(images: np.ndarray, light: np.ndarray | None = None) -> np.ndarray
     # Whole lines of pixels at a time: an innermost axis of 3 would take six times as long.
     gain = np.tile(1 / (255 * STD), width)
     shifts = np.tile((lights - MEAN) / STD, (1, width))
-    made = np.empty((rows, height, width * channels), np.float32)
-    for new, image, shift in zip(made, images, shifts, strict=True):
+    normalized = np.empty((rows, height, width * channels), np.float32)
+    for new, image, shift in zip(normalized, images, shifts, strict=True):
         np.multiply(image.reshape(height, width * channels), gain, out=new)
         np.add(new, shift, out=new)
-    return made.reshape(images.shape)
+    return normalized.reshape(images.shape)
 
 
 def _reduction(box: Box[int] | Box[float], size: int) -> int:

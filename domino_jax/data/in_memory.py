@@ -44,13 +44,13 @@ class _Shuffled:
             now = epochs == epoch
             indices[now] = _order(self.size, self.seed, epoch)[indices[now]]
         if self.augment is None:
-            made = _take(self.arrays, indices[self.part])
+            batch = _take(self.arrays, indices[self.part])
         else:
             # All rows, also those of other processes: each must get the same draws everywhere.
             rng = np.random.default_rng((self.seed, _AUGMENT, step))
             whole = self.augment(_take(self.arrays, indices), rng)
-            made = _take(whole, self.part)
-        return made if self.finish is None else self.finish(made)
+            batch = _take(whole, self.part)
+        return batch if self.finish is None else self.finish(batch)
 
 
 # Streams of random numbers of a seed.
@@ -115,9 +115,9 @@ class _InOrder:
 
     def __getitem__(self, step: int) -> Batch:
         indices = np.arange(step * self.batch, (step + 1) * self.batch)[self.part]
-        made = _take(self.arrays, indices % self.size)
-        made["weight"] = (indices < self.size).astype(np.float32)
-        return made if self.finish is None else self.finish(made)
+        batch = _take(self.arrays, indices % self.size)
+        batch["weight"] = (indices < self.size).astype(np.float32)
+        return batch if self.finish is None else self.finish(batch)
 
 
 def evaluate_arrays(

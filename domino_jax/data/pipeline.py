@@ -15,8 +15,8 @@ processes, batches of four, five records a to e:
     process 0 takes       d   e   c   e   d   b             every other row, whatever P is: the rows
     process 1 takes         b   a   a   c   b   …           of a step are the same for any number
 
-`stream` reads them ahead. Where worker processes do, an array crosses to the main process in shared
-memory, which is why what makes batches large (uint8 to float32) is left to `finish`, after it:
+`stream` reads them ahead. Arrays of worker processes cross to the main process in shared memory.
+So whatever makes batches large (uint8 to float32) is left to `finish`, which comes after that:
 
     worker    source[i] -> augment -> batch -> shared memory ┐
     worker    source[j] -> augment -> batch -> shared memory ┴> main: copy -> finish -> the loop
@@ -179,14 +179,14 @@ def stream(
     for name, value in (("start", start), ("threads", threads), ("workers", workers)):
         if value < 0:
             raise InputError(f"{name} must be 0 or more, got {value}")
-    # With workers `finish` is taken off the batches, which travel, and applied where they arrive.
+    # With workers the batches travel unfinished, and the main process calls `finish`.
     finish = batches.finish if workers and isinstance(batches, Finished) else None
     batches = batches.raw if finish is not None else batches  # type: ignore[attr-defined]
     count = max(len(batches) - start, 0)
     if workers:
         batches = _Endless(batches)
     dataset = batches if isinstance(batches, grain.MapDataset) else grain.MapDataset.source(batches)
-    # One batch in the works for every thread and two that wait; of a worker's one waits.
+    # Each thread makes one batch while two wait; those of a worker wait in its own buffer of one.
     waiting = max(threads, 1) if workers else threads + 2
     ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=waiting)
     dataset = dataset[start:].to_iter_dataset(ahead)
@@ -244,8 +244,8 @@ class Finished:
 class _Endless:
     """Batches, and nothing after them, without an end.
 
-    At an end that grain finds itself its frames keep the last batches of the workers: in a cycle,
-    with the shared memory in which they lie.
+    Where grain itself finds the end, its frames keep the last batches of the workers alive (in a
+    reference cycle), and with them the shared memory in which they lie.
     """
 
     batches: Batches

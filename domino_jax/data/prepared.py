@@ -49,13 +49,13 @@ def require_prepared(builder: Any, archives: Mapping[str, str] | None = None) ->
     bring, remove = dict(archives or {}), f"remove {os.fspath(builder.data_dir)}, then "
     missing = [split for split in bring if split not in splits]
     if not splits:
-        found, remove = "is not prepared", ""
+        reason, remove = "is not prepared", ""
     elif _FORMAT not in (formats := _formats(builder)):
-        found = f"is prepared as {', '.join(formats)} instead of {_FORMAT}"
+        reason = f"is prepared as {', '.join(formats)} instead of {_FORMAT}"
     elif missing:
-        found = f"has no {' and '.join(missing)} split"
+        reason = f"has no {' and '.join(missing)} split"
     elif lost := _lost(builder):
-        found = f"lacks {lost[0]} ({len(lost)} in all)"
+        reason = f"lacks {lost[0]} ({len(lost)} in all)"
     else:
         return
     if bring:
@@ -64,7 +64,7 @@ def require_prepared(builder: Any, archives: Mapping[str, str] | None = None) ->
     builder_of = f"tfds.builder('{name}:{version}', data_dir={root!r})"
     command = f"{builder_of}.download_and_prepare(file_format='{_FORMAT}')"
     raise InputError(
-        f"data set {name!r} {found} in {root}; {remove}run once, where tensorflow-cpu is "
+        f"data set {name!r} {reason} in {root}; {remove}run once, where tensorflow-cpu is "
         f'installed: python -c "import tensorflow_datasets as tfds; {command}"'
     )
 

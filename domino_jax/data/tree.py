@@ -66,15 +66,15 @@ def pictures(splits: Sequence[Path], names: Sequence[str]) -> list[Pictures]:
 def _of_split(
     split: int, folder: Path, names: Sequence[str], owners: Mapping[str, set[tuple[int, int]]]
 ) -> Pictures:
-    found = Pictures([], [])
-    taken: dict[str, tuple[int, str]] = {}  # real file -> label and path
+    split_pictures = Pictures([], [])
+    owner_by_file: dict[str, tuple[int, str]] = {}  # real file -> label and path
     for label, name in enumerate(names):
         kept = []
         for path, real in _walk(str(folder / name), os.path.realpath(folder), set()):
             owner = _owner(real, owners)
             if owner is not None and (split, label) not in owner:
                 continue
-            before, first = taken.setdefault(real, (label, path))
+            before, first = owner_by_file.setdefault(real, (label, path))
             if before != label:
                 raise InputError(
                     f"{path} and {first} are links to one file, {real}, of two classes: "
@@ -83,11 +83,11 @@ def _of_split(
             if first == path:
                 kept.append(path)
         kept.sort(key=Path)
-        found.paths.extend(kept)
-        found.labels.extend([label] * len(kept))
-    if not found.paths:
+        split_pictures.paths.extend(kept)
+        split_pictures.labels.extend([label] * len(kept))
+    if not split_pictures.paths:
         raise InputError(f"{folder}: no images in the folders of its classes")
-    return found
+    return split_pictures
 
 
 def _owner(real: str, owners: Mapping[str, set[tuple[int, int]]]) -> set[tuple[int, int]] | None:

@@ -19,14 +19,16 @@ from .tune import SECONDS, Entry, moved, tune
 TOLERANCE = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 5e-2}  # of the largest logit
 
 
-def parity(model: nn.Module, held: Mapping[str, Tensor], dtype: torch.dtype) -> tuple[float, float]:
+def parity(
+    model: nn.Module, samples: Mapping[str, Tensor], dtype: torch.dtype
+) -> tuple[float, float]:
     """Compares with stored logits: largest difference over the largest logit, share of equal top-1.
 
     Raises:
         ValueError: the model cannot take the inputs, or the logits have another shape.
     """
     device = next(p for p in model.parameters()).device
-    inputs = moved(held["inputs"], device, dtype)
+    inputs = moved(samples["inputs"], device, dtype)
     try:
         with torch.inference_mode():
             logits = model(inputs).cpu().double()
@@ -37,11 +39,11 @@ def parity(model: nn.Module, held: Mapping[str, Tensor], dtype: torch.dtype) -> 
         raise ValueError(
             f"samples: the model cannot take inputs of shape {[*inputs.shape]}: {cause}"
         ) from None
-    wanted = held["logits"].double()
-    if logits.shape != wanted.shape:
-        raise ValueError(f"samples: logits of shape {[*wanted.shape]}, got {[*logits.shape]}")
-    apart = (logits - wanted).abs().max() / wanted.abs().max()
-    return float(apart), float((logits.argmax(-1) == wanted.argmax(-1)).double().mean())
+    stored = samples["logits"].double()
+    if logits.shape != stored.shape:
+        raise ValueError(f"samples: logits of shape {[*stored.shape]}, got {[*logits.shape]}")
+    apart = (logits - stored).abs().max() / stored.abs().max()
+    return float(apart), float((logits.argmax(-1) == stored.argmax(-1)).double().mean())
 
 
 def costs(export: Export, entry: Entry, counts: Sequence[int] = ()) -> dict[str, Any]:
@@ -73,10 +75,10 @@ def costs(export: Export, entry: Entry, counts: Sequence[int] = ()) -> dict[str,
 def table(export: Export, entry: Entry) -> str:
     """Writes the times of an export as a Markdown table."""
     lines = ["| layer | N:M | ms dense | ms sparse | runs |", "|---|---|---|---|---|"]
-    for name, found in entry["layers"].items():
-        layer, times = export.layers[name], found["ms"]
+    for name, timing in entry["layers"].items():
+        layer, times = export.layers[name], timing["ms"]
         sparse = [time for kernel, time in times.items() if kernel != "dense"]
-        runs = f"dense: {found['why']}" if found["why"] else found["runs"]
+        runs = f"dense: {timing['why']}" if timing["why"] else timing["runs"]
         columns = (_ms(times.get("dense")), _ms(min(sparse, default=None)), runs)
         lines.append(f"| {name} | {layer['n']}:{layer['m']} | {' | '.join(columns)} |")
     whole = entry["model"]
@@ -123,7 +125,7 @@ def _check(flags: argparse.Namespace) -> int:
     counts = _require_flags(flags)
     device = device_of(flags.device)
     export = read_folder(flags.check)
-    held = read_samples(export.folder)
+    samples = read_samples(export.folder)
     exported = export.info.get("dtype", "float32")
     name = flags.dtype or (exported if device.type == "cuda" else "float32")
     if name not in sparse24.DTYPES:
@@ -131,16 +133,16 @@ def _check(flags: argparse.Namespace) -> int:
     dtype = getattr(torch, name)
     model = put(_build(flags.model, export), export, device, dtype)
     allowed = TOLERANCE[name]  # the stored logits are those of the weights as they were rounded
-    dense = parity(model, held, dtype)
+    dense = parity(model, samples, dtype)
     print(
         f"dense against stored logits: {dense[0]:.1e} (at most {allowed:g}), top-1 {dense[1]:.4f}"
     )
-    backends, why = working_backends(device, dtype)
+    backends, reason = working_backends(device, dtype)
     if not backends:
-        print(f"runs dense, with the zeros in place: {why}")
+        print(f"runs dense, with the zeros in place: {reason}")
     options = {"batch": flags.batch, "compiled": flags.compile, "seconds": flags.seconds}
     entry = tune(model, export, backends, **options)
-    sparse = parity(model, held, dtype)
+    sparse = parity(model, samples, dtype)
     print(f"as it runs: {sparse[0]:.1e}, top-1 {sparse[1]:.4f}\n\n{table(export, entry)}")
     if flags.costs:
         write_whole(flags.costs, json.dumps(costs(export, entry, counts), indent=1) + "\n")

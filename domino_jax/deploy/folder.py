@@ -61,14 +61,14 @@ def _require_layer(folder: Path, path: str, layer: Any, weights: Mapping[str, Te
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: broken JSON ({error})") from None
-    if not isinstance(found, dict):
+    if not isinstance(document, dict):
         raise ValueError(f"{path}: expected a JSON object")
-    return found
+    return document
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -85,17 +85,16 @@ def read_samples(folder: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: the file is missing, damaged or has other tensors.
     """
-    found = read_tensors(folder / "samples.safetensors")
-    if not {"inputs", "logits"} <= set(found) or len(found["inputs"]) != len(found["logits"]):
+    samples = read_tensors(folder / "samples.safetensors")
+    if not {"inputs", "logits"} <= set(samples) or len(samples["inputs"]) != len(samples["logits"]):
         raise ValueError(f"{folder / 'samples.safetensors'}: wants as many 'inputs' as 'logits'")
-    return found
+    return samples
 
 
 def put(model: nn.Module, export: Export, device: torch.device, dtype: torch.dtype) -> nn.Module:
     """Loads the weights (strictly) and moves the model, batch norms in float32, channels-last.
 
-    A tied tensor of the model, which shares the memory of one that the export has, is there with
-    it.
+    A tensor of the model that is tied to one in the export shares its memory and is loaded with it.
 
     Raises:
         ValueError: the weights are of another model.
@@ -103,13 +102,13 @@ def put(model: nn.Module, export: Export, device: torch.device, dtype: torch.dty
     own = model.state_dict()
     if any(tensor.is_meta for tensor in own.values()):
         raise ValueError("model: expected tensors with values, got some on the device meta")
-    there = {_memory(own[name]) for name in export.weights if name in own}
+    exported_memory = {_memory(own[name]) for name in export.weights if name in own}
     absent = [
         name
         for name, tensor in own.items()
         if name not in export.weights
         and not name.endswith("num_batches_tracked")
-        and _memory(tensor) not in there
+        and _memory(tensor) not in exported_memory
     ]
     wrong = [n for n, w in export.weights.items() if n not in own or own[n].shape != w.shape]
     if absent or wrong:

@@ -39,15 +39,15 @@ def working_backends(device: torch.device, dtype: torch.dtype) -> tuple[tuple[Ba
     name, capability = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
     if torch.version.hip or capability < (8, 0):
         return (), f"{name} has no sparse tensor cores (compute capability {capability}, not 8.0)"
-    known = [
+    backends = [
         Backend(kernel, *sizes[dtype_name(dtype)], _packer(kernel))
         for kernel, sizes in sparse24.MULTIPLES.items()
         if dtype_name(dtype) in sizes
     ]
-    tried = [(backend, _fault(backend, device, dtype)) for backend in known]
-    faults = [f"{backend.name}: {fault}" for backend, fault in tried if fault]
-    why = "; ".join(faults) if known else f"no sparse kernel for {dtype}"
-    return tuple(backend for backend, fault in tried if not fault), why
+    with_reasons = [(backend, _reason_against(backend, device, dtype)) for backend in backends]
+    reasons = [f"{backend.name}: {reason}" for backend, reason in with_reasons if reason]
+    reason = "; ".join(reasons) if backends else f"no sparse kernel for {dtype}"
+    return tuple(backend for backend, reason in with_reasons if not reason), reason
 
 
 def _packer(kernel: str) -> Callable[[Tensor], Tensor]:
@@ -61,7 +61,7 @@ def _packer(kernel: str) -> Callable[[Tensor], Tensor]:
 
 
 @torch.no_grad()
-def _fault(backend: Backend, device: torch.device, dtype: torch.dtype) -> str:
+def _reason_against(backend: Backend, device: torch.device, dtype: torch.dtype) -> str:
     """Says what is wrong with a kernel: PyTorch's lists of architectures lag behind the GPUs."""
     generator = torch.Generator().manual_seed(0)
     matrix, rows = (torch.randn(n, 128, generator=generator).to(device, dtype) for n in (64, 24))
@@ -69,9 +69,9 @@ def _fault(backend: Backend, device: torch.device, dtype: torch.dtype) -> str:
     try:
         packed = backend.pack(matrix)
         for b in (bias, None):  # two different operations
-            found = functional.linear(rows, packed, b).double()
-            wanted = rows.double() @ matrix.double().T + (0 if b is None else b.double())
-            if (found - wanted).abs().max() > 0.02 * wanted.abs().max():
+            product = functional.linear(rows, packed, b).double()
+            expected = rows.double() @ matrix.double().T + (0 if b is None else b.double())
+            if (product - expected).abs().max() > 0.02 * expected.abs().max():
                 return "wrong products"
     except (RuntimeError, AttributeError) as error:
         return str(error).splitlines()[0]

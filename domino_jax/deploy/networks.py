@@ -1,7 +1,7 @@
 """Our networks as PyTorch modules, with torchvision's state-dict names.
 
-A network is found by the name that it has in `domino_jax.models`, its twin in JAX. A builder makes
-one from its name, `classes` and what else it asks for of `channels`, `image` and `positions`.
+A network is found by the name that it has in `domino_jax.models`, its twin in JAX. A builder takes
+the name, `classes`, and those of `channels`, `image` and `positions` that it asks for.
 """
 
 import inspect

@@ -15,7 +15,7 @@ from . import sparse24
 
 
 class Backend(NamedTuple):
-    """A sparse kernel: `pack` makes of a matrix a weight of `functional.linear`."""
+    """A sparse kernel: `pack` turns a matrix into a weight that `functional.linear` takes."""
 
     name: str
     rows: int
@@ -76,9 +76,9 @@ class _Product(nn.Module):
         rows = inputs.reshape(-1, inputs.shape[-1])
         missing = self.columns - rows.shape[1]
         rows = functional.pad(rows, (0, missing)) if missing else rows
-        found = functional.linear(rows, self.weight, self.bias)
-        found = found[:, : self.outputs] if found.shape[1] > self.outputs else found
-        return found.unflatten(0, inputs.shape[:-1])
+        results = functional.linear(rows, self.weight, self.bias)
+        results = results[:, : self.outputs] if results.shape[1] > self.outputs else results
+        return results.unflatten(0, inputs.shape[:-1])
 
 
 class SparseLinear(_Product):

@@ -54,9 +54,10 @@ def load(
 ) -> nn.Module:
     """Puts exported weights into a model and packs what runs sparse; batch norms stay float32.
 
-    Without `autotune` every linear layer and 1x1 convolution that can runs sparse; with it what is
-    faster on this device, as measured once and kept in the folder's tuning.json, and nothing if the
-    whole model is no faster. Without a sparse tensor core all runs dense, which is logged.
+    Without `autotune` every linear layer and 1x1 convolution runs sparse if it can. With it, only
+    layers that are faster so on this device do, and none if the whole model is no faster; this is
+    measured once and kept in the folder's tuning.json. Without a sparse tensor core all layers run
+    dense, which is logged.
 
     Args:
         model: the definition; it is changed in place.
@@ -81,11 +82,11 @@ def load(
     device = device_of(device)
     export = read_folder(folder)
     model = put(model, export, device, dtype)
-    why = ""
+    reason = ""
     if backends is None:
-        backends, why = working_backends(device, dtype)
+        backends, reason = working_backends(device, dtype)
     if not backends:
-        LOG.warning("runs dense, with the zeros in place: %s", why)
+        LOG.warning("runs dense, with the zeros in place: %s", reason)
     elif autotune:
         tune(model, export, backends, batch=batch, compiled=compile, example=example)
     else:
@@ -96,7 +97,7 @@ def load(
 
 def _untimed(model: nn.Module, export: Export, backends: Sequence[Backend]) -> dict[str, Backend]:
     """Chooses for linear layers and 1x1 convolutions the first kernel that wastes little."""
-    chosen: dict[str, Backend] = {}
+    backend_by_path: dict[str, Backend] = {}
     for layer in export.layers.values():
         path = product_path(model, layer)
         if why_not_packed(model, path, layer):
@@ -106,9 +107,9 @@ def _untimed(model: nn.Module, export: Export, backends: Sequence[Backend]) -> d
             continue
         for backend in backends:
             size = padded(as_matrix(weight), backend.rows, backend.columns).numel()
-            if path not in chosen and size <= LARGEST_PADDING * weight.numel():
-                chosen[path] = backend
-    return chosen
+            if path not in backend_by_path and size <= LARGEST_PADDING * weight.numel():
+                backend_by_path[path] = backend
+    return backend_by_path
 
 
 if __name__ == "__main__":

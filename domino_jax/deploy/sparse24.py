@@ -38,7 +38,7 @@ def always_fits(n: int, m: int, dtype: str) -> bool:
 
 
 def _most(start: int, run: int, n: int, m: int) -> int:
-    """Counts the most weights of the run from column `start`, n or fewer in each group's part."""
+    """Counts the most weights that the run from column `start` may hold, at most n of a group."""
     columns = range(start, start + run)
     groups = {column // m for column in columns}
     return sum(min(n, sum(column // m == group for column in columns)) for group in groups)

@@ -36,8 +36,8 @@ def why_dense(model: nn.Module, path: str) -> str:
 
 def why_not_packed(model: nn.Module, path: str, layer: Mapping[str, Any]) -> str:
     """Says why a module stays dense, by its structure or the weights that are in it; or ''."""
-    if found := why_dense(model, path):
-        return found
+    if reason := why_dense(model, path):
+        return reason
     weight = model.get_submodule(path).get_parameter("weight")
     kept, group = kernel_pattern(weight.dtype)
     if layer["n"] == layer["m"]:
@@ -46,11 +46,11 @@ def why_not_packed(model: nn.Module, path: str, layer: Mapping[str, Any]) -> str
     return "" if fits else f"{layer['n']}:{layer['m']} is no {kept}:{group} pattern"
 
 
-def replace(model: nn.Module, chosen: Mapping[str, Backend]) -> dict[str, nn.Module]:
+def replace(model: nn.Module, backend_by_path: Mapping[str, Backend]) -> dict[str, nn.Module]:
     """Packs modules by path; returns what was there."""
-    before = {path: model.get_submodule(path) for path in chosen}
+    before = {path: model.get_submodule(path) for path in backend_by_path}
     for path, module in before.items():
-        set_module(model, path, packed(module, chosen[path]))
+        set_module(model, path, packed(module, backend_by_path[path]))
     return before
 
 

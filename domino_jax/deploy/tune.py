@@ -70,22 +70,22 @@ def tune(
     if inputs.ndim == 4:
         inputs = inputs.contiguous(memory_format=torch.channels_last)
     key = _key(export, inputs, dtype, backends, compiled)
-    known = {backend.name: backend for backend in backends}
+    backend_by_name = {backend.name: backend for backend in backends}
     file = export.folder / "tuning.json"
     entries = _entries(file)
-    found = next((e for e in entries if all(e.get(k) == v for k, v in key.items())), None)
-    if found is None:
-        found = key | _measure(model, export, backends, inputs, compiled, seconds=seconds)
+    entry = next((e for e in entries if all(e.get(k) == v for k, v in key.items())), None)
+    if entry is None:
+        entry = key | _measure(model, export, backends, inputs, compiled, seconds=seconds)
         others = [e for e in entries if any(e.get(k) != v for k, v in key.items())]
-        text = json.dumps({"format": 1, "entries": [*others, found]}, indent=1) + "\n"
+        text = json.dumps({"format": 1, "entries": [*others, entry]}, indent=1) + "\n"
         try:
             write_whole(file, text)
         except ValueError as error:  # a deployment may be read-only: measured again next time
             LOG.warning("%s", error)
-    if found["runs"] == "sparse":
+    if entry["runs"] == "sparse":
         structure.split_attention(model, export)
-        structure.replace(model, _chosen(model, export, found["layers"], known))
-    return found
+        structure.replace(model, _sparse_backends(model, export, entry["layers"], backend_by_name))
+    return entry
 
 
 def moved(inputs: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -117,9 +117,9 @@ def _entries(file: Path) -> list[Entry]:
     if not file.exists():
         return []
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        if found["format"] == 1 and all(_is_entry(entry) for entry in found["entries"]):
-            return list(found["entries"])
+        document = json.loads(file.read_text(encoding="utf-8"))
+        if document["format"] == 1 and all(_is_entry(entry) for entry in document["entries"]):
+            return list(document["entries"])
     except (ValueError, KeyError, TypeError):
         pass
     raise ValueError(f"{file}: damaged; delete it to measure again")
@@ -146,13 +146,15 @@ def _measure(
     dense = whole()
     split = structure.split_attention(model, export)
     layers = _layers(model, export, backends, inputs, seconds)
-    chosen = _chosen(model, export, layers, {backend.name: backend for backend in backends})
-    before = structure.replace(model, chosen)
-    sparse = whole() if chosen else None
+    backend_by_path = _sparse_backends(
+        model, export, layers, {backend.name: backend for backend in backends}
+    )
+    before = structure.replace(model, backend_by_path)
+    sparse = whole() if backend_by_path else None
     for path, module in (before | split).items():
         if not any(path.startswith(f"{above}.") for above in split):
             structure.set_module(model, path, module)
-    dense = min(dense, whole()) if chosen else dense  # once more: clocks drift
+    dense = min(dense, whole()) if backend_by_path else dense  # once more: clocks drift
     runs = "sparse" if sparse is not None and sparse < dense else "dense"
     return {"layers": layers, "model": {"dense": dense, "sparse": sparse}, "runs": runs}
 
@@ -170,17 +172,17 @@ def _layers(
     """
     paths = {name: structure.product_path(model, layer) for name, layer in export.layers.items()}
     calls = _calls(model, list(paths.values()), inputs)
-    found: dict[str, Entry] = {}
+    entry_by_layer: dict[str, Entry] = {}
     for name, path in paths.items():
         times = _times(model, name, path, calls[path], backends, seconds)
-        why = structure.why_not_packed(model, path, export.layers[name])
+        reason = structure.why_not_packed(model, path, export.layers[name])
         best = min(times, key=lambda kernel: times[kernel]) if times else "dense"
         if not times:
-            why = structure.why_dense(model, path) or "not used"
-        elif not why and (best == "dense" or times[best] >= MARGIN * times["dense"]):
-            why = "no faster" if len(times) > 1 else "no sparse kernel here"
-        found[name] = {"ms": times, "runs": "dense" if why else best, "why": why}
-    return found
+            reason = structure.why_dense(model, path) or "not used"
+        elif not reason and (best == "dense" or times[best] >= MARGIN * times["dense"]):
+            reason = "no faster" if len(times) > 1 else "no sparse kernel here"
+        entry_by_layer[name] = {"ms": times, "runs": "dense" if reason else best, "why": reason}
+    return entry_by_layer
 
 
 def _times(
@@ -200,16 +202,19 @@ def _times(
         try:
             times[backend.name] = _time(packed(module, backend), calls, seconds)
         except RuntimeError as error:  # of one shape, or out of memory
-            fault = str(error).splitlines()[0]
-            LOG.warning("%s: not with %s: %s", name, backend.name, fault)
+            reason = str(error).splitlines()[0]
+            LOG.warning("%s: not with %s: %s", name, backend.name, reason)
     return times
 
 
-def _chosen(
-    model: nn.Module, export: Export, layers: Mapping[str, Entry], known: Mapping[str, Backend]
+def _sparse_backends(
+    model: nn.Module,
+    export: Export,
+    layers: Mapping[str, Entry],
+    backend_by_name: Mapping[str, Backend],
 ) -> dict[str, Backend]:
     return {
-        structure.product_path(model, export.layers[name]): known[layer["runs"]]
+        structure.product_path(model, export.layers[name]): backend_by_name[layer["runs"]]
         for name, layer in layers.items()
         if layer["runs"] != "dense"
     }

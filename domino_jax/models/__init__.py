@@ -126,8 +126,8 @@ def create(name: str, *, example: Any, classes: int, seed: int, **options: Any) 
             are narrower than float32: the search and SR-STE decay them by less than such can hold.
     """
     arguments = {"example": example, "classes": classes, "seed": seed, **options}
-    made = call_factory(name, NETWORKS, arguments, Model, what="model")
-    params, stats = _to_arrays(name, "params", made.params), _to_arrays(name, "stats", made.stats)
+    model = call_factory(name, NETWORKS, arguments, Model, what="model")
+    params, stats = _to_arrays(name, "params", model.params), _to_arrays(name, "stats", model.stats)
     for path, leaf in leaves_by_path(params).items():
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             raise InputError(
@@ -139,7 +139,7 @@ def create(name: str, *, example: Any, classes: int, seed: int, **options: Any) 
                 f"model {name!r}: parameter {path!r} is {leaf.dtype}{list(leaf.shape)}, in which "
                 "small decays are lost: make it float32, and let apply compute in less"
             )
-    return Model(_explained(name, made.apply), params, stats)
+    return Model(_explained(name, model.apply), params, stats)
 
 
 def _to_arrays(name: str, part: str, tree: Any) -> Any:
@@ -168,12 +168,12 @@ def _explained(name: str, apply: Callable[..., tuple[Any, Any]]) -> Callable[...
         except InputError:
             raise
         except Exception as error:  # whatever a user's function does
-            given = ", ".join(
+            shapes = ", ".join(
                 f"{path} {getattr(leaf, 'dtype', type(leaf).__name__)}{list(np.shape(leaf))}"
                 for path, leaf in leaves_by_path(inputs).items()
             ).strip()
             raise InputError(
-                f"model {name!r}: apply failed on inputs {given}: {told(error, name)}"
+                f"model {name!r}: apply failed on inputs {shapes}: {told(error, name)}"
             ) from error
 
     return explained

@@ -154,9 +154,9 @@ def byte_lm(
 
 def _length(example: Any) -> int:
     """Returns T of one array of bytes [1, T]."""
-    wanted = "a byte language model takes one integer array (1, positions)"
-    array = only_array(example, 2, wanted)
+    expected = "a byte language model takes one integer array (1, positions)"
+    array = only_array(example, 2, expected)
     if not jnp.issubdtype(array.dtype, jnp.integer):
-        raise InputError(f"{wanted}, got {array.dtype}")
+        raise InputError(f"{expected}, got {array.dtype}")
     require_positive(positions=array.shape[1])
     return array.shape[1]

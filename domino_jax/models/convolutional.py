@@ -119,9 +119,9 @@ def make(
     """
     require_dtype(dtype)
     require_positive(classes=classes)
-    wanted = "a convolutional network takes one array of images (1, rows, columns, channels)"
-    shape = only_array(example, 4, wanted).shape
+    expected = "a convolutional network takes one array of images (1, rows, columns, channels)"
+    shape = only_array(example, 4, expected).shape
     if min(shape[1:3]) < smallest or math.prod(shape) < 1:
-        raise InputError(f"{wanted}, here at least {smallest} by {smallest}, got {tuple(shape)}")
+        raise InputError(f"{expected}, here at least {smallest} by {smallest}, got {tuple(shape)}")
     model = from_nnx(nnx.eval_shape(lambda: module(shape[3])))
     return Model(model.apply, fill(model.params, seed), fill(model.stats, seed))

@@ -2,7 +2,7 @@
 
 Sub-modules have torchvision's names: `inception3a/branch2/1/conv/kernel`. The auxiliary heads,
 which help training alone and whose pretrained weights torchvision itself drops, are not there;
-`domino_jax.torch_import` leaves them out of a file. Letters: B examples, H, W image rows and
+`domino_jax.pytorch.joining` leaves them out of a file. Letters: B examples, H, W image rows and
 columns, C channels.
 """
 
@@ -67,8 +67,8 @@ class Inception(nnx.Module):
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """Maps [B, H, W, C] to [B, H, W, outputs]."""
         lists = (self.branch2, self.branch3, self.branch4)
-        found = [self.branch1(inputs), *(in_turn(branch, inputs) for branch in lists)]
-        return jnp.concatenate(found, 3)
+        outputs = [self.branch1(inputs), *(in_turn(branch, inputs) for branch in lists)]
+        return jnp.concatenate(outputs, 3)
 
 
 def _pair(inputs: int, inside: int, outputs: int, *, dtype: Any) -> nnx.List:

@@ -42,6 +42,6 @@ def _at_least_float32(arrays: _Arrays, /, *, dtype: Any = None, inexact: bool = 
     float32 mean from them, which strict promotion of types refuses.
     """
     del dtype, inexact
-    given = arrays[0].dtype
-    wide = given if jnp.finfo(given).bits > 32 else jnp.float32
+    input_dtype = arrays[0].dtype
+    wide = input_dtype if jnp.finfo(input_dtype).bits > 32 else jnp.float32
     return cast(_Arrays, tuple(array.astype(wide) for array in arrays))

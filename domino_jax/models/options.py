@@ -34,13 +34,13 @@ def require_positive(**sizes: Any) -> None:
             raise InputError(f"{name} must be a positive integer, got {size!r}")
 
 
-def only_array(example: Any, rank: int, wanted: str) -> Any:
+def only_array(example: Any, rank: int, expected: str) -> Any:
     """Returns the one array that an example is.
 
     Args:
         example: a pytree of arrays or ShapeDtypeStructs.
         rank: of the array.
-        wanted: the start of the error message, such as 'a vision transformer takes one array …'.
+        expected: the start of the error message, such as 'a vision transformer takes one array …'.
 
     Raises:
         InputError: another number of arrays, or one of another rank.
@@ -48,5 +48,5 @@ def only_array(example: Any, rank: int, wanted: str) -> Any:
     leaves = jax.tree.leaves(example)
     if len(leaves) != 1 or len(leaves[0].shape) != rank:
         shapes = ", ".join(str(tuple(leaf.shape)) for leaf in leaves)
-        raise InputError(f"{wanted}, got {shapes or 'nothing'}")
+        raise InputError(f"{expected}, got {shapes or 'nothing'}")
     return leaves[0]

@@ -195,13 +195,13 @@ def _create(
 
 def _image(example: Any, patch: int) -> tuple[int, int, int]:
     """Returns (H, W, C) of one array of images [1, H, W, C]."""
-    wanted = (
+    expected = (
         "a vision transformer takes one array of images (1, rows, columns, channels), rows and "
         f"columns multiples of its patch {patch}"
     )
-    shape = only_array(example, 4, wanted).shape
+    shape = only_array(example, 4, expected).shape
     if min(shape[1:3]) < patch or shape[1] % patch or shape[2] % patch:
-        raise InputError(f"{wanted}, got {tuple(shape)}")
+        raise InputError(f"{expected}, got {tuple(shape)}")
     return shape[1], shape[2], shape[3]
 
 

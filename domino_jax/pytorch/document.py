@@ -40,9 +40,9 @@ class Network:
     known: bool = True
 
 
-def level_of(network: Network, spec: LayerSpec) -> NM:
+def level_of(network: Network, layer: LayerSpec) -> NM:
     """Returns a layer's N:M, 1:1 where it has no groups."""
-    return network.scheme.get(spec.name, NM(1, 1)) if not spec.reason else NM(1, 1)
+    return network.scheme.get(layer.name, NM(1, 1)) if not layer.reason else NM(1, 1)
 
 
 def describe(

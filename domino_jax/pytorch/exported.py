@@ -97,13 +97,14 @@ def judge(
     """Judges one layer of export.json by its written weight.
 
     Returns:
-        Whether its zeros are the kernels' pattern, whether it can run sparse as it is, why not.
+        Whether its zeros are the kernels' pattern, whether it can run sparse as it is, and the
+        reason why not ('' where it can).
     """
     matrix, nm = layer_matrix(weights[entry["weight"]], entry), NM(entry["n"], entry["m"])
-    why = semi_structured.why_not(matrix, nm, dtype, backend)
-    if why != "dense":
-        why = _no_product(entry) or why
-    return semi_structured.has_pattern(matrix, dtype), not why, why
+    reason = semi_structured.why_not(matrix, nm, dtype, backend)
+    if reason != "dense":
+        reason = _no_product(entry) or reason
+    return semi_structured.has_pattern(matrix, dtype), not reason, reason
 
 
 def _no_product(entry: Mapping[str, Any]) -> str:
@@ -133,9 +134,9 @@ def check(folder: Path) -> dict[str, Any]:
     """
     document = read_document(folder)
     weights, masks = read_arrays(folder / WEIGHTS), read_arrays(folder / MASKS)
-    found = scheme.load(folder / SCHEME)
+    folder_scheme = scheme.load(folder / SCHEME)
     layers = document["layers"]
-    _require_scheme(folder, found, layers)
+    _require_scheme(folder, folder_scheme, layers)
     _require_masks(folder, weights, masks, layers)
     for name, entry in layers.items():
         claim = entry["pattern24"], entry["sparse24"], entry["why"]
@@ -148,17 +149,17 @@ def check(folder: Path) -> dict[str, Any]:
     return document
 
 
-def _require_scheme(folder: Path, found: Scheme, layers: Mapping[str, Any]) -> None:
+def _require_scheme(folder: Path, folder_scheme: Scheme, layers: Mapping[str, Any]) -> None:
     entries = {scheme_name(entry): entry for entry in layers.values()}
-    for name, nm in found.items():
+    for name, nm in folder_scheme.items():
         entry = entries.get(name)
-        there = None if entry is None else NM(entry["n"], entry["m"])
-        if there != nm:
+        written = None if entry is None else NM(entry["n"], entry["m"])
+        if written != nm:
             raise InputError(
-                f"{folder / SCHEME}: {name} is {nm} there, {there or 'absent'} in {DOCUMENT}"
+                f"{folder / SCHEME}: {name} is {nm} there, {written or 'absent'} in {DOCUMENT}"
             )
     for name, entry in entries.items():
-        if name not in found and entry["n"] < entry["m"]:
+        if name not in folder_scheme and entry["n"] < entry["m"]:
             raise InputError(f"{folder / SCHEME}: no entry for {name}")
 
 

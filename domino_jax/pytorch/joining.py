@@ -34,7 +34,7 @@ class Attempt(NamedTuple):
         notes: what else was done to them.
         arrays: name -> array or tensor, without counters.
         layout: of the leaves that it is for.
-        fault: why it does not fit; '' where it does.
+        reason: why it does not fit; '' where it does.
         matches: number of names that the network has.
         left: names of the set that are left out.
     """
@@ -44,7 +44,7 @@ class Attempt(NamedTuple):
     notes: tuple[str, ...]
     arrays: dict[str, Any]
     layout: Sequence[Tensor]
-    fault: str
+    reason: str
     matches: int
     left: tuple[str, ...]
 
@@ -73,17 +73,17 @@ def choose(
     Raises:
         InputError: none fits, or several that differ.
     """
-    tried = [
+    attempts = [
         attempt
         for layout in layouts
         for where, arrays in sets.items()
         for attempt in _attempts(where, arrays, layout, fresh)
     ]
-    fits = [attempt for attempt in tried if not attempt.fault]
+    fits = [attempt for attempt in attempts if not attempt.reason]
     if not fits:
-        nearest = max(tried, key=lambda attempt: attempt.matches)
+        nearest = max(attempts, key=lambda attempt: attempt.matches)
         within = f" (in {nearest.label!r})" if nearest.label else ""
-        raise InputError(f"{path}: {nearest.fault}{within}")
+        raise InputError(f"{path}: {nearest.reason}{within}")
     fits = [attempt for attempt in fits if attempt.layout is fits[0].layout]
     first, *others = [fit for fit in fits if "ema" not in fit.label.lower()] or fits
     for other in others:
@@ -110,27 +110,27 @@ def _told(taken: Attempt, others: Sequence[str]) -> str:
 def _attempts(
     where: str, arrays: Arrays, layout: Sequence[Tensor], fresh: str | None
 ) -> Iterator[Attempt]:
-    known = {tensor.name for tensor in layout}
-    bare = _unwrapped(arrays, known)
+    own_names = {tensor.name for tensor in layout}
+    bare = _unwrapped(arrays, own_names)
     wrapper = next((match[2] for name in arrays if (match := re.search(_WRAPPERS, name))), "")
     notes = (f"without '{wrapper}.'",) if wrapper and bare is not arrays else ()
-    for prefix in _prefixes(bare, known):
+    for prefix in _prefixes(bare, own_names):
         yield _attempt((where, prefix, notes), bare, layout, fresh)
 
 
-def _unwrapped(arrays: Arrays, known: Set[str]) -> Arrays:
+def _unwrapped(arrays: Arrays, own_names: Set[str]) -> Arrays:
     """Takes the names of wrapping modules off, unless the network has them or two names meet."""
     bare = {re.sub(_WRAPPERS, "", name): array for name, array in arrays.items()}
-    own = any(re.search(_WRAPPERS, name) for name in known)
+    own = any(re.search(_WRAPPERS, name) for name in own_names)
     return arrays if own or len(bare) < len(arrays) else bare
 
 
-def _prefixes(names: Iterator[str] | Arrays, known: Set[str]) -> list[str]:
+def _prefixes(names: Iterator[str] | Arrays, own_names: Set[str]) -> list[str]:
     """Lists '' and the starts of names after which most are those of the network."""
     count: Counter[str] = Counter()
     for name in names:
         spots = [spot.end() for spot in re.finditer(r"\.", name)]
-        count.update(name[:spot] for spot in spots if name[spot:] in known)
+        count.update(name[:spot] for spot in spots if name[spot:] in own_names)
     return ["", *(prefix for prefix, _ in count.most_common(_PREFIXES))]
 
 
@@ -149,18 +149,18 @@ def _attempt(
     owners = {_owner(name) for name in heads} - {""}
     unused = {*counters(layout), *heads}
     unused |= {name for name in current if _owner(name) in owners}
-    wanted = {tensor.name: tensor for tensor in layout if tensor.name not in heads}
+    expected = {tensor.name: tensor for tensor in layout if tensor.name not in heads}
     arrays = {name: array for name, array in current.items() if name not in unused}
-    arrays = _without_tied(arrays, wanted)
-    arrays, resized, fault = _resized(arrays, wanted)
-    matches = sum(name in wanted for name in arrays)
+    arrays = _without_tied(arrays, expected)
+    arrays, resized, reason = _resized(arrays, expected)
+    matches = sum(name in expected for name in arrays)
     used = {f"{prefix}{origins[name]}" for name in arrays} | {f"{prefix}{name}" for name in unused}
     left = tuple(name for name in bare if name not in used)
-    fault = fault or _fault(arrays, wanted)
+    reason = reason or _reason_against(arrays, expected)
     notes += (resized,) if resized else ()
     if any(name != origin for name, origin in origins.items()):
         notes = (*notes, "names of an older torchvision")
-    return Attempt(where, prefix, notes, arrays, layout, fault, matches, left)
+    return Attempt(where, prefix, notes, arrays, layout, reason, matches, left)
 
 
 def _owner(name: str) -> str:
@@ -171,7 +171,7 @@ def _is_in(module: str, path: str) -> bool:
     return path == module or path.startswith(f"{module}/")
 
 
-def _origins(arrays: Arrays, known: Set[str]) -> dict[str, str]:
+def _origins(arrays: Arrays, own_names: Set[str]) -> dict[str, str]:
     """Gives tensors of older files today's names, and leaves auxiliary heads out.
 
     Names that the network itself has, or would have twice, stay.
@@ -184,36 +184,38 @@ def _origins(arrays: Arrays, known: Set[str]) -> dict[str, str]:
         today = name
         for pattern, replacement in _RENAMED:
             today = re.sub(pattern, replacement, today)
-        if name not in known and today in known and today not in arrays:
+        if name not in own_names and today in own_names and today not in arrays:
             new[today] = name
-        elif name in known or not re.search(_AUXILIARY, name):
+        elif name in own_names or not re.search(_AUXILIARY, name):
             new[name] = name
     return new
 
 
-def _without_tied(arrays: Mapping[str, Any], wanted: Mapping[str, Tensor]) -> dict[str, Any]:
+def _without_tied(arrays: Mapping[str, Any], expected: Mapping[str, Tensor]) -> dict[str, Any]:
     """Leaves out what is there under another name: tied tensors have several."""
-    extra = [name for name in arrays if name not in wanted]
-    there = [array for name, array in arrays.items() if name in wanted]
+    extra = [name for name in arrays if name not in expected]
+    network_arrays = [array for name, array in arrays.items() if name in expected]
     tied = {
         name
         for name in extra
         if any(
-            arrays[name].shape == other.shape and _is_tied(arrays[name], other) for other in there
+            arrays[name].shape == other.shape and _is_tied(arrays[name], other)
+            for other in network_arrays
         )
     }
     return {name: array for name, array in arrays.items() if name not in tied}
 
 
 def _resized(
-    arrays: dict[str, Any], wanted: Mapping[str, Tensor]
+    arrays: dict[str, Any], expected: Mapping[str, Tensor]
 ) -> tuple[dict[str, Any], str, str]:
     """Brings a vision transformer's positions to the network's number of them.
 
     Returns:
-        The arrays, and in words what was done and why it could not be done, '' where neither.
+        The arrays; in words what was done, '' if nothing was; the reason why it could not be
+        done, '' if it was or need not be.
     """
-    table, tensor = arrays.get(positions.NAME), wanted.get(positions.NAME)
+    table, tensor = arrays.get(positions.NAME), expected.get(positions.NAME)
     if table is None or tensor is None or len(table.shape) != 3 or not _is_plain(table):
         return arrays, "", ""
     shape = tuple(table.shape)
@@ -232,7 +234,7 @@ def _resized(
 
 
 def _is_tied(array: Any, other: Any) -> bool:
-    """Says whether two arrays are one; constants, such as zero biases, are equal by chance."""
+    """Says whether two arrays are one tensor; equal constants, such as zero biases, are not."""
     if array is other or (_place(array) is not None and _place(array) == _place(other)):
         return True
     plain = len(array.shape) > 1 and _size(array) > 1 and _is_plain(array) and _is_plain(other)
@@ -262,15 +264,15 @@ def _equal(array: Any, other: Any) -> bool:
     return bool(array.shape == other.shape and (array == other).all())
 
 
-def _fault(arrays: Mapping[str, Any], wanted: Mapping[str, Tensor]) -> str:
+def _reason_against(arrays: Mapping[str, Any], expected: Mapping[str, Tensor]) -> str:
     """Says why arrays are not those of the network; '' where they are."""
-    missing = [name for name in wanted if name not in arrays]
-    extra = [name for name in arrays if name not in wanted]
-    faults = [f"lacks {missing[0]!r} ({len(missing)} in all)"] if missing else []
-    faults += [f"has an unexpected {extra[0]!r} ({len(extra)} in all)"] if extra else []
-    if faults:
-        return f"a state dict of another network: it {' and '.join(faults)}"
-    for name, tensor in wanted.items():
+    missing = [name for name in expected if name not in arrays]
+    extra = [name for name in arrays if name not in expected]
+    reasons = [f"lacks {missing[0]!r} ({len(missing)} in all)"] if missing else []
+    reasons += [f"has an unexpected {extra[0]!r} ({len(extra)} in all)"] if extra else []
+    if reasons:
+        return f"a state dict of another network: it {' and '.join(reasons)}"
+    for name, tensor in expected.items():
         if (shape := tuple(arrays[name].shape)) != tensor.shape:
             hint = (
                 "if only the number of classes differs, init_head = False starts with a fresh last "

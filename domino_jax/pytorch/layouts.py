@@ -75,13 +75,15 @@ def tensors(
             several input or output axes, or its products read it in different ways).
     """
     layer_by_path = {layer.path: layer for layer in counted(layers)}
-    found: dict[str, Tensor] = {}
+    tensor_by_name: dict[str, Tensor] = {}
     for path, leaf in (paths.leaves_by_path(params) | paths.leaves_by_path(stats)).items():
         name = names(path)
-        if name in found:
-            raise InputError(f"{path} and {found[name].path} are both named {name!r} for PyTorch")
-        found[name] = _tensor(path, name, tuple(leaf.shape), layer_by_path.get(path))
-    return tuple(found.values())
+        if name in tensor_by_name:
+            raise InputError(
+                f"{path} and {tensor_by_name[name].path} are both named {name!r} for PyTorch"
+            )
+        tensor_by_name[name] = _tensor(path, name, tuple(leaf.shape), layer_by_path.get(path))
+    return tuple(tensor_by_name.values())
 
 
 def plain_tensors(params: Any, stats: Any, layers: Iterable[LayerSpec]) -> tuple[Tensor, ...]:

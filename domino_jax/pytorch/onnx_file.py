@@ -82,9 +82,9 @@ def _convert(torch: Any, model: Any, example: Any, path: Path) -> None:
 
 
 def _require_products(model: Any, document: dict[str, Any]) -> None:
-    there = onnx_gemm.products(model)
+    product_weights = onnx_gemm.products(model)
     for name, entry in document["layers"].items():
-        if entry["sparse24"] and entry["weight"] not in there:
+        if entry["sparse24"] and entry["weight"] not in product_weights:
             raise InputError(
                 f"{FILE}: {name}: can run sparse in PyTorch, but is no Conv or Gemm there, which "
                 "alone run sparse in TensorRT"
@@ -96,6 +96,6 @@ def _require_same_weights(onnx: Any, path: Path, folder: Path) -> None:
     tensors = {t.name: t for t in onnx.load(path).graph.initializer}
     weights = exported.read_arrays(folder / exported.WEIGHTS)
     for name in exported.read_arrays(folder / exported.MASKS):
-        there = onnx.numpy_helper.to_array(tensors[name]) if name in tensors else None
-        if there is None or not np.array_equal(there, weights[name].astype(np.float32)):
+        written = onnx.numpy_helper.to_array(tensors[name]) if name in tensors else None
+        if written is None or not np.array_equal(written, weights[name].astype(np.float32)):
             raise InputError(f"{FILE}: {name} is absent or has other values there")

@@ -62,12 +62,12 @@ def restore(
     """
     path = Path(path)
     sets = torch_file.read(path)
-    layouts, fault = _layouts(path, params, stats, layers, names)
+    layouts, reason = _layouts(path, params, stats, layers, names)
     try:
         taken = joining.choose(path, sets, layouts, fresh, say)
     except InputError:
-        if fault:
-            raise InputError(f"{path}: {fault}") from None
+        if reason:
+            raise InputError(f"{path}: {reason}") from None
         raise
     leaves = paths.leaves_by_path(params) | paths.leaves_by_path(stats)
     arrays = {name: torch_file.as_array(path, name, t) for name, t in taken.arrays.items()}

@@ -140,11 +140,11 @@ def _require_whole(path: Path) -> None:
         return
     try:
         with zipfile.ZipFile(path) as archive:
-            records = archive.infolist()
-            total = sum(record.file_size for record in records)
+            members = archive.infolist()
+            total = sum(member.file_size for member in members)
             if total > path.stat().st_size:
                 raise InputError(f"{path}: claims {total:,} bytes, more than the file has")
-            scripted = [record for record in records if record.filename.endswith("/constants.pkl")]
+            scripted = [member for member in members if member.filename.endswith("/constants.pkl")]
             if scripted:
                 raise InputError(
                     f"{path}: expected a state dict, got a TorchScript program; convert it: "
@@ -153,9 +153,9 @@ def _require_whole(path: Path) -> None:
                 )
             if broken := archive.testzip():
                 raise zipfile.BadZipFile(f"Bad CRC-32 for file {broken!r}")
-            for record in records:
-                if record.filename.endswith("/data.pkl"):
-                    _require_bounded(path, archive.read(record))
+            for member in members:
+                if member.filename.endswith("/data.pkl"):
+                    _require_bounded(path, archive.read(member))
     except zipfile.BadZipFile as error:
         again = (
             "; files of torch.serialization.set_crc32_options(False) must be saved with checksums"
@@ -196,18 +196,18 @@ def _require_bounded(path: Path, content: bytes) -> None:
         return  # no pickle any more: the numbers themselves, or something that PyTorch refuses
 
 
-def _sets(found: Any, where: str, depth: int) -> Iterator[tuple[str, dict[str, Any]]]:
+def _sets(loaded: Any, where: str, depth: int) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields the dicts of tensors in an object, by their keys."""
-    if isinstance(found, list | tuple):
-        found = dict(enumerate(found))
-    elif isinstance(found, _HARMLESS):
-        found = vars(found)
-    if not isinstance(found, Mapping):
+    if isinstance(loaded, list | tuple):
+        loaded = dict(enumerate(loaded))
+    elif isinstance(loaded, _HARMLESS):
+        loaded = vars(loaded)
+    if not isinstance(loaded, Mapping):
         return
-    tensors = {str(key): value for key, value in found.items() if hasattr(value, "layout")}
+    tensors = {str(key): value for key, value in loaded.items() if hasattr(value, "layout")}
     if tensors:
         yield where, tensors
-    for key, value in found.items():
+    for key, value in loaded.items():
         if depth > 0:
             yield from _sets(value, f"{where}/{key}".strip("/"), depth - 1)
 

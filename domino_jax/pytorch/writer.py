@@ -197,15 +197,21 @@ def _masks(network: Network, params: Mapping[str, np.ndarray]) -> dict[str, np.n
     Raises:
         InputError: the scheme does not fit, or a weight outside the masks is not zero.
     """
-    levels = n_by_path(network.scheme, network.layers)
-    masks = jax.jit(lambda params: make_masks(params, network.layers, levels))(network.model.params)
-    sparse = {s.path for s in network.layers if level_of(network, s).n < level_of(network, s).m}
-    found = {path: np.asarray(mask) for path, mask in masks.items() if path in sparse}
-    for path, mask in found.items():
+    n = n_by_path(network.scheme, network.layers)
+    masks = jax.jit(lambda params: make_masks(params, network.layers, n))(network.model.params)
+    sparse = {
+        layer.path
+        for layer in network.layers
+        if level_of(network, layer).n < level_of(network, layer).m
+    }
+    sparse_masks = {path: np.asarray(mask) for path, mask in masks.items() if path in sparse}
+    for path, mask in sparse_masks.items():
         if more := np.count_nonzero(params[path][~mask]):
-            which = ", ".join(str(network.scheme[s.name]) for s in network.layers if s.path == path)
+            which = ", ".join(
+                str(network.scheme[layer.name]) for layer in network.layers if layer.path == path
+            )
             raise InputError(f"{path}: {more} weights more than its {which} allows are not zero")
-    return {path: mask.astype(np.uint8) for path, mask in found.items()}
+    return {path: mask.astype(np.uint8) for path, mask in sparse_masks.items()}
 
 
 def _folded(
@@ -227,10 +233,10 @@ def _folded(
     return folded.params, folded.stats, folded.convolutions
 
 
-def relative_difference(found: np.ndarray, expected: np.ndarray) -> float:
+def relative_difference(actual: np.ndarray, expected: np.ndarray) -> float:
     """Returns the largest difference relative to the largest expected value; NaN where one is."""
     scale = float(np.abs(expected).max())
-    return float(np.abs(found - expected).max()) / (scale or 1.0)
+    return float(np.abs(actual - expected).max()) / (scale or 1.0)
 
 
 def _rounded(path: str, array: np.ndarray, dtype: str) -> np.ndarray:

@@ -54,8 +54,8 @@ def latest(folder: str | os.PathLike[str]) -> int | None:
 def tidy(folder: str | os.PathLike[str]) -> None:
     """Ends what a killed process had begun: what is whole becomes a step, the rest goes."""
     folder = Path(folder)
-    found = list(folder.iterdir()) if folder.is_dir() else []
-    left = [path for path in found if _LEFTOVER.fullmatch(path.name)]
+    entries = list(folder.iterdir()) if folder.is_dir() else []
+    left = [path for path in entries if _LEFTOVER.fullmatch(path.name)]
     for name in sorted({path.name.partition(".")[0] for path in left}):
         place, new, old = folder / name, folder / f"{name}.new", folder / f"{name}.old"
         if place.exists():
@@ -135,8 +135,8 @@ def restore(folder: str | os.PathLike[str], template: Any, step: int | None = No
     if step is not None and step not in saved:
         some = ", ".join(str(step) for step in saved[-5:])
         raise InputError(f"{folder}: there is no step {step}, only {some}")
-    chosen = folder / str(saved[-1] if step is None else step)
-    return _restore(_open(chosen), template)
+    step_folder = folder / str(saved[-1] if step is None else step)
+    return _restore(_open(step_folder), template)
 
 
 def restore_parts(path: str | os.PathLike[str], template: Mapping[str, Any]) -> dict[str, Any]:
@@ -168,9 +168,9 @@ def _parts(path: str | os.PathLike[str], template: Mapping[str, Any]) -> Saved:
     """Opens the last step; of its leaves those within the parts of the template."""
     path = Path(path).absolute()
     last = latest(path)
-    chosen = path if last is None else path / str(last)
-    other = None if (chosen / manifest.FILE).exists() else plain.find(path)
-    saved = other or _open(chosen)
+    step_folder = path if last is None else path / str(last)
+    other = None if (step_folder / manifest.FILE).exists() else plain.find(path)
+    saved = other or _open(step_folder)
     parts = {leaf: spec for leaf, spec in saved.leaves.items() if leaf.split("/")[0] in template}
     return saved._replace(leaves=parts)
 

@@ -83,28 +83,28 @@ def require_outputs(name: str, model: Model, data: Data) -> None:
 
     # Two examples: batch norms refuse to train on a single value for each channel.
     two = jax.tree.map(lambda x: jax.ShapeDtypeStruct((2, *x.shape[1:]), x.dtype), data.example)
-    made = jax.eval_shape(train, model.params, model.stats, two)
-    if not isinstance(made, tuple) or len(made) != 2:
-        raise InputError(f"model {name!r}: expected (outputs, stats) of apply, got {_kind(made)}")
-    outputs, stats = made
+    result = jax.eval_shape(train, model.params, model.stats, two)
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise InputError(f"model {name!r}: expected (outputs, stats) of apply, got {_kind(result)}")
+    outputs, stats = result
     shape = getattr(outputs, "shape", None)
     if not shape or shape[-1] < data.classes:
-        found = f"outputs {_kind(outputs)}" if shape is None else f"outputs of shape {shape}"
+        got_outputs = f"outputs {_kind(outputs)}" if shape is None else f"outputs of shape {shape}"
         raise InputError(
             f"model {name!r}: expected an array of outputs [B, ..., C] with C of at least the "
-            f"{data.classes} classes of the data, got {found}"
+            f"{data.classes} classes of the data, got {got_outputs}"
         )
     if shape[0] != 2:
         raise InputError(
             f"model {name!r}: apply must keep the examples along the first axis of its outputs: "
             f"of 2 examples it makes outputs of shape {shape}"
         )
-    wanted, got = _specs(model.stats), _specs(stats)
-    for path in [*wanted, *got]:
-        if wanted.get(path) != got.get(path):
+    expected, returned = _specs(model.stats), _specs(stats)
+    for path in [*expected, *returned]:
+        if expected.get(path) != returned.get(path):
             raise InputError(
                 f"model {name!r}: apply must return stats like those of the model, where {path!r} "
-                f"is {wanted.get(path, 'absent')}; got {got.get(path, 'none')}"
+                f"is {expected.get(path, 'absent')}; got {returned.get(path, 'none')}"
             )
 
 
@@ -122,9 +122,9 @@ def require_init(init: str, template: Mapping[str, Any]) -> None:
         return
     path = Path(init)
     if not path.is_dir():
-        fault = "is no folder" if path.exists() else "does not exist"
+        reason = "is no folder" if path.exists() else "does not exist"
         raise InputError(
-            f"init: {init} {fault}; expected a folder that holds checkpoints, or a file that ends "
+            f"init: {init} {reason}; expected a folder that holds checkpoints, or a file that ends "
             f"in {' or '.join(SUFFIXES)}"
         )
     inside = [str(sub) for sub in sorted(path.iterdir()) if checkpoint.latest(sub) is not None]

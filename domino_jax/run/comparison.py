@@ -160,11 +160,13 @@ def _is_done(config: ConfigDict, cell: Cell, place: Path) -> bool:
     results = workdir.read_json(place / "results.json")
     if not {"search", "train"} <= results.keys() or not (place / "scheme.json").exists():
         return False
-    made = load_document(place / "scheme.json").get("config", {})
-    wanted = json.loads(json.dumps(config.to_dict()))
-    budget = made.get("search", {}).get("budget")
-    wanted["search"]["budget"] = budget  # that of N:M is known only where the layers are
-    return bool(made == wanted) and (":" in cell.budget or budget == float(cell.budget))
+    saved_config = load_document(place / "scheme.json").get("config", {})
+    expected_config = json.loads(json.dumps(config.to_dict()))
+    budget = saved_config.get("search", {}).get("budget")
+    expected_config["search"]["budget"] = budget  # that of N:M is known only where the layers are
+    return bool(saved_config == expected_config) and (
+        ":" in cell.budget or budget == float(cell.budget)
+    )
 
 
 @contextlib.contextmanager

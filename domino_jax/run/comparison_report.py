@@ -84,19 +84,19 @@ def write_csv(path: Path, outcomes: Sequence[Outcome]) -> None:
 
 def table(outcomes: Sequence[Outcome], metric: str) -> Table:
     """Makes the table: mean and deviation over the seeds of what is kept and of each stage."""
-    made = Table(show_edge=False, header_style="bold", pad_edge=False)
+    summary = Table(show_edge=False, header_style="bold", pad_edge=False)
     for title in ("budget", "method", "trainer"):
-        made.add_column(title, no_wrap=True)
+        summary.add_column(title, no_wrap=True)
     for title in ("kept", *STAGES):
-        made.add_column(title, justify="right", no_wrap=True)
+        summary.add_column(title, justify="right", no_wrap=True)
     for (budget, method, trainer), group in _groups(outcomes).items():
         cells = [
             _spread([o.metrics[stage][metric] for o in group if stage in o.metrics], metric)
             for stage in STAGES
         ]
         kept = f"{statistics.mean(o.kept['cost'] for o in group):.2%}"
-        made.add_row(budget, method, trainer, kept, *cells)
-    return made
+        summary.add_row(budget, method, trainer, kept, *cells)
+    return summary
 
 
 def _groups(outcomes: Sequence[Outcome]) -> dict[tuple[str, str, str], list[Outcome]]:

@@ -25,11 +25,11 @@ def discard_broken(folder: str) -> None:
     show = warnings.showwarning
 
     def discard(message: Any, *place: Any, **more: Any) -> None:
-        found = _WARNING.match(str(message))
-        if found is None:
+        match = _WARNING.match(str(message))
+        if match is None:
             show(message, *place, **more)
             return
-        for entry in Path(folder).glob(f"{glob.escape(found[1])}-*"):
+        for entry in Path(folder).glob(f"{glob.escape(match[1])}-*"):
             with suppress(OSError):  # it costs time alone if it stays
                 entry.unlink()
 

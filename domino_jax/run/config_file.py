@@ -43,10 +43,10 @@ def load(name: str) -> ConfigDict:
 
 
 def _call(file: Path, arguments: tuple[str, ...]) -> Any:
-    spec = spec_from_loader(_MODULE, loader := SourceFileLoader(_MODULE, str(file)))
-    if spec is None:
+    module_spec = spec_from_loader(_MODULE, loader := SourceFileLoader(_MODULE, str(file)))
+    if module_spec is None:
         raise InputError(f"config file {file}: expected a Python file")
-    sys.modules[_MODULE] = module = module_from_spec(spec)
+    sys.modules[_MODULE] = module = module_from_spec(module_spec)
     try:
         loader.exec_module(module)
         if not callable(getattr(module, "get_config", None)):
@@ -78,7 +78,12 @@ def _said(error: Exception) -> str:
 
 def _no_file(file: Path) -> str:
     folders = dict.fromkeys([file if file.is_dir() else file.parent, Path("configs")])
-    there = {path.stem: str(path) for folder in folders for path in sorted(folder.glob("*.py"))}
-    near = difflib.get_close_matches(file.stem, there, cutoff=0.4) or sorted(there)[:5]
-    fault = "is a folder" if file.is_dir() else "does not exist"
-    return f"config file '{file}' {fault}; nearest: {', '.join(there[n] for n in near) or 'none'}"
+    path_by_name = {
+        path.stem: str(path) for folder in folders for path in sorted(folder.glob("*.py"))
+    }
+    near = (
+        difflib.get_close_matches(file.stem, path_by_name, cutoff=0.4) or sorted(path_by_name)[:5]
+    )
+    reason = "is a folder" if file.is_dir() else "does not exist"
+    nearest = ", ".join(path_by_name[name] for name in near) or "none"
+    return f"config file '{file}' {reason}; nearest: {nearest}"

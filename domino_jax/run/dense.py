@@ -43,10 +43,13 @@ def require_trained(exp: Experiment) -> None:
     Raises:
         InputError: how far it is.
     """
-    steps, made = planned_steps(exp.phases["dense"]), checkpoint.latest(exp.workdir / "dense") or 0
-    if not exp.config.init and made < steps:
+    steps, steps_done = (
+        planned_steps(exp.phases["dense"]),
+        checkpoint.latest(exp.workdir / "dense") or 0,
+    )
+    if not exp.config.init and steps_done < steps:
         raise InputError(
-            f"{exp.workdir / 'dense'}: the dense network is not trained yet, step {made} of "
+            f"{exp.workdir / 'dense'}: the dense network is not trained yet, step {steps_done} of "
             f"{steps}: run search.py or train.py first"
         )
 

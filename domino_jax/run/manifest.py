@@ -127,10 +127,10 @@ def require_same(folder: Path, saved: Mapping[str, Spec], expected: Mapping[str,
     """
     missing = [path for path in expected if path not in saved]
     extra = [path for path in saved if path not in expected]
-    faults = [f"lacks {missing[0]!r} ({len(missing)} in all)"] if missing else []
-    faults += [f"has an unexpected {extra[0]!r} ({len(extra)} in all)"] if extra else []
-    if faults:
-        raise InputError(f"{folder}: the checkpoint {' and '.join(faults)}")
+    reasons = [f"lacks {missing[0]!r} ({len(missing)} in all)"] if missing else []
+    reasons += [f"has an unexpected {extra[0]!r} ({len(extra)} in all)"] if extra else []
+    if reasons:
+        raise InputError(f"{folder}: the checkpoint {' and '.join(reasons)}")
     for path, spec in expected.items():
         if saved[path] != spec:
             raise InputError(f"{folder}: {path!r} is {saved[path]} here, expected {spec}")
@@ -145,12 +145,12 @@ def require_whole(folder: Path, files: Mapping[str, list[int]]) -> None:
     # Before Orbax reads them: on damaged files it prints hundreds of lines, or nothing at all.
     for name, expected in files.items():
         try:
-            found = _size_and_sum(folder / name)
+            actual = _size_and_sum(folder / name)
         except OSError as error:
             raise InputError(f"{folder / name}: damaged checkpoint: {error.strerror}") from None
-        if found != expected:
+        if actual != expected:
             sums = " and ".join(
-                f"{size} bytes, CRC-32 {crc:08x}" for size, crc in (expected, found)
+                f"{size} bytes, CRC-32 {crc:08x}" for size, crc in (expected, actual)
             )
             raise InputError(f"{folder / name}: damaged checkpoint: saved and found are {sums}")
 

@@ -50,13 +50,13 @@ def read(folder: Path, paths: Iterable[str]) -> dict[str, np.ndarray]:
     return dict(read_tree(folder, dict.fromkeys(paths, 0)))
 
 
-def read_tree(folder: Path, wanted: Any) -> Any:
+def read_tree(folder: Path, template: Any) -> Any:
     """Reads a pytree of arrays.
 
     Args:
         folder: that Orbax wrote.
-        wanted: a pytree like the one that was saved, or a dictionary of some of its entries; leaves
-            that are `...` are not read.
+        template: a pytree like the one that was saved, or a dictionary of some of its entries;
+            leaves that are `...` are not read.
 
     Raises:
         InputError: one line; they could not be read.
@@ -66,8 +66,8 @@ def read_tree(folder: Path, wanted: Any) -> Any:
         import jax  # noqa: PLC0415
         import orbax.checkpoint as ocp  # noqa: PLC0415
 
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
-        args = ocp.args.PyTreeRestore(item=wanted, restore_args=as_numpy, partial_restore=True)
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), template)
+        args = ocp.args.PyTreeRestore(item=template, restore_args=as_numpy, partial_restore=True)
         with _checkpointer() as checkpointer, _opened(folder) as place:
             return checkpointer.restore(place, args=args)
 
@@ -83,10 +83,10 @@ def metadata(folder: Path) -> Any:
 
     def read_metadata() -> Any:
         with _checkpointer() as checkpointer, _opened(folder) as place:
-            found = checkpointer.metadata(place).item_metadata
-        if found is None:
+            tree = checkpointer.metadata(place).item_metadata
+        if tree is None:
             raise InputError("its list of arrays is missing or broken")
-        return found.tree
+        return tree.tree
 
     return _in_one_line(f"{folder}: Orbax cannot read the checkpoint", read_metadata)
 
@@ -134,8 +134,8 @@ def _in_one_line(what: str, act: Callable[[], T]) -> T:
     raise InputError(f"{what}: {cause}")
 
 
-def _is_not_of_orbax(record: Any) -> bool:
-    return "orbax" not in record.pathname
+def _is_not_of_orbax(log_record: Any) -> bool:
+    return "orbax" not in log_record.pathname
 
 
 def _without_closed_loops(failed: Any) -> None:
@@ -147,7 +147,7 @@ def _cause(error: BaseException) -> str:
     """Says in a few words why something failed: what the system said, where it said something."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    if found := _SYSTEM.search(str(error)):
-        return os.strerror(int(found[1]))
+    if code := _SYSTEM.search(str(error)):
+        return os.strerror(int(code[1]))
     text = re.sub(rf"{_OPEN}/\d+/?", "", str(error))
     return next(iter(text.splitlines()), "") or type(error).__name__

@@ -122,10 +122,10 @@ def _holder(config: ConfigDict, key: str, text: str, file: str) -> ConfigDict:
     )
 
 
-def _read(key: str, text: str, held: Any) -> Any:
+def _read(key: str, text: str, current: Any) -> Any:
     """Reads the text of a value as the type of its setting; of an option, as that of its value."""
     setting = SETTINGS.get(key)
-    kind = type(held) if setting is None else setting.values or type(setting.default)
+    kind = type(current) if setting is None else setting.values or type(setting.default)
     if kind is str:
         return text
     if kind is bool and text.lower() in (*_TRUE, *_FALSE):

@@ -191,11 +191,11 @@ def _timer(phase: Phase, start: int, waited: Sequence[float]) -> Callable[[int],
     def write(step: int) -> None:
         if step == start:
             return
-        spent, made = seconds + time.perf_counter() - began, steps + step - start
+        spent, steps_done = seconds + time.perf_counter() - began, steps + step - start
         times = {
             "seconds": spent,
-            "steps": made,
-            "steps_per_second": made / spent,
+            "steps": steps_done,
+            "steps_per_second": steps_done / spent,
             "share_waiting_for_data": (waiting + waited[0]) / spent,
         }
         workdir.update_json(path, **{phase.name: times})

@@ -41,28 +41,30 @@ def find(path: Path) -> Saved | None:
     }
     ours = _our_paths(leaves)
 
-    def read(wanted: Iterable[str]) -> dict[str, np.ndarray]:
-        theirs = {ours[path]: path for path in wanted}
-        found: dict[str, np.ndarray] = {}
+    def read(our_paths: Iterable[str]) -> dict[str, np.ndarray]:
+        theirs = {ours[path]: path for path in our_paths}
+        arrays: dict[str, np.ndarray] = {}
         for name, tree in trees.items():
-            found |= _read(items[name], tree, {p: to for (n, p), to in theirs.items() if n == name})
-        return found
+            arrays |= _read(
+                items[name], tree, {p: to for (n, p), to in theirs.items() if n == name}
+            )
+        return arrays
 
     return Saved(path, {path: leaves[theirs] for path, theirs in ours.items()}, read)
 
 
 def _items(folder: Path | None) -> dict[str, Path]:
-    """Returns the pytrees of a folder by name; one that is alone and no part of ours is ''."""
+    """Returns the folders of pytrees by name; a single one that is no part of ours is named ''."""
     if folder is None or not folder.is_dir():
         return {}
     if (folder / _TREE).is_file():
         return {"": folder}
-    found = {sub.name: sub for sub in sorted(folder.iterdir()) if (sub / _TREE).is_file()}
+    folder_by_name = {sub.name: sub for sub in sorted(folder.iterdir()) if (sub / _TREE).is_file()}
     if not (folder / _STEP).is_file():
         return {}
-    if len(found) == 1 and not found.keys() & _PARTS.keys():
-        return {"": next(iter(found.values()))}
-    return found
+    if len(folder_by_name) == 1 and not folder_by_name.keys() & _PARTS.keys():
+        return {"": next(iter(folder_by_name.values()))}
+    return folder_by_name
 
 
 def _last_step(path: Path) -> Path | None:
@@ -97,14 +99,16 @@ def _without_value(part: dict[str, tuple[str, str]]) -> dict[str, tuple[str, str
     return {path.removesuffix(_VALUE): key for path, key in part.items()}
 
 
-def _read(folder: Path, tree: Any, wanted: Mapping[str, str]) -> dict[str, np.ndarray]:
-    """Reads the leaves of some paths, under the names that the paths are to have."""
-    if not wanted:
+def _read(folder: Path, tree: Any, name_by_path: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """Reads the leaves at some paths and returns them by their new names."""
+    if not name_by_path:
         return {}
 
     def marked(keys: Any, leaf: Any) -> Any:
-        return 0 if path_of(keys) in wanted else ...
+        return 0 if path_of(keys) in name_by_path else ...
 
-    found = orbax_files.read_tree(folder, jax.tree_util.tree_map_with_path(marked, tree))
-    flat, _ = jax.tree_util.tree_flatten_with_path(found)
-    return {wanted[path_of(keys)]: leaf for keys, leaf in flat if path_of(keys) in wanted}
+    arrays = orbax_files.read_tree(folder, jax.tree_util.tree_map_with_path(marked, tree))
+    flat, _ = jax.tree_util.tree_flatten_with_path(arrays)
+    return {
+        name_by_path[path_of(keys)]: leaf for keys, leaf in flat if path_of(keys) in name_by_path
+    }

@@ -54,55 +54,55 @@ def begin_search(folder: Path, config: ConfigDict, *, data: str, anew: bool) -> 
         InputError: it was made with other settings, or holds files of another origin.
     """
     parts = _of_search(config, data)
-    made = _read(folder, FILES)
+    recorded = _read(folder, FILES)
     if anew:
         _require_outside(config.init, folder, PHASES)
     else:
-        _require_same(folder, config, made, parts, "--anew")
+        _require_same(folder, config, recorded, parts, "--anew")
     _once(lambda: _begin(folder, parts, _forget_all if anew else None))
 
 
-def begin_train(folder: Path, config: ConfigDict, found: Scheme, *, data: str, anew: bool) -> None:
+def begin_train(folder: Path, config: ConfigDict, scheme: Scheme, *, data: str, anew: bool) -> None:
     """Starts or goes on with train.py in a work directory.
 
     Args:
         folder: the work directory, locked.
         config: all settings; those of the search matter where the scheme is the directory's own.
-        found: the scheme to train under.
+        scheme: the scheme to train under.
         data: fingerprint of the data set; '' is not compared.
         anew: forget what train.py wrote there; the dense network and the search stay.
 
     Raises:
         InputError: it was made with other settings, or holds files of another origin.
     """
-    require_train(folder, config, found, data=data, anew=anew)
-    parts = _of_train(config, found, data)
+    require_train(folder, config, scheme, data=data, anew=anew)
+    parts = _of_train(config, scheme, data)
     _once(lambda: _begin(folder, parts, _forget_training if anew else None))
 
 
 def require_train(
-    folder: Path, config: ConfigDict, found: Scheme, *, data: str, anew: bool = False
+    folder: Path, config: ConfigDict, scheme: Scheme, *, data: str, anew: bool = False
 ) -> None:
     """Refuses what `begin_train` refuses; changes nothing but what a killed process left.
 
     Raises:
         InputError: as `begin_train`.
     """
-    parts = _of_train(config, found, data) | _searched(config)
-    made = _read(folder, FILES[1:])
+    parts = _of_train(config, scheme, data) | _searched(config)
+    recorded = _read(folder, FILES[1:])
     if anew:
         _require_outside(config.init, folder, ("train",))
-        made = {name: part for name, part in made.items() if name != "train"}
-    _require_same(folder, config, made, parts, "search.py --anew")
+        recorded = {name: part for name, part in recorded.items() if name != "train"}
+    _require_same(folder, config, recorded, parts, "search.py --anew")
 
 
-def begin_evaluation(folder: Path, config: ConfigDict, found: Scheme, *, data: str) -> None:
+def begin_evaluation(folder: Path, config: ConfigDict, scheme: Scheme, *, data: str) -> None:
     """Starts an evaluation of what a work directory holds.
 
     Raises:
         InputError: as `begin_train`.
     """
-    require_train(folder, config, found, data=data)
+    require_train(folder, config, scheme, data=data)
     _once(lambda: _begin(folder, {"common": _common(config, data)}, None))
 
 
@@ -130,12 +130,12 @@ def _content(key: str, name: str) -> Part:
     return {f"{key}{CONTENT}": digest_of(path)}
 
 
-def _of_train(config: ConfigDict, found: Scheme, data: str) -> dict[str, Part]:
+def _of_train(config: ConfigDict, scheme: Scheme, data: str) -> dict[str, Part]:
     # By what it says, not by its path: a file may change. The rules say along which axes it groups.
-    scheme = {"scheme": {name: str(nm) for name, nm in found.items()}}
+    scheme_part = {"scheme": {name: str(nm) for name, nm in scheme.items()}}
     search = _settings(config, ("search",))
     rules = {key: search[key] for key in ("search.rules", "search.shrink_m")}
-    train = {**_settings(config, ("train",)), **rules, **scheme}
+    train = {**_settings(config, ("train",)), **rules, **scheme_part}
     return {"common": _common(config, data), "train": train}
 
 
@@ -146,14 +146,14 @@ def _searched(config: ConfigDict) -> dict[str, Part]:
 def _settings(config: ConfigDict, names: Iterable[str]) -> dict[str, Any]:
     """Returns key -> value, as JSON has it, of the settings that results depend on."""
     everything = config.to_dict()
-    given = dict(flat({name: everything[name] for name in names}))
+    values = dict(flat({name: everything[name] for name in names}))
     try:
-        return {key: json.loads(json.dumps(given[key])) for key in given if key not in FREE}
+        return {key: json.loads(json.dumps(values[key])) for key in values if key not in FREE}
     except (TypeError, ValueError):
-        faults = [key for key, value in given.items() if not _is_plain(value)]
+        refused = [key for key, value in values.items() if not _is_plain(value)]
         raise InputError(
-            f"{faults[0]}: expected numbers, text, None or tuples of these, "
-            f"got {given[faults[0]]!r}"
+            f"{refused[0]}: expected numbers, text, None or tuples of these, "
+            f"got {values[refused[0]]!r}"
         ) from None
 
 
@@ -184,10 +184,10 @@ def _read(folder: Path, foreign: Iterable[str]) -> dict[str, Part]:
     """Reads the parts of a record; {} in a new directory. What a killed process left is tidied."""
     document = read_record(folder)
     if not document:
-        found = [name for name in (*PHASES, *foreign) if (folder / name).exists()]
-        if found:
+        names = [name for name in (*PHASES, *foreign) if (folder / name).exists()]
+        if names:
             raise InputError(
-                f"workdir {folder} holds {found[0]} but no {RECORD} that tells how it was made; "
+                f"workdir {folder} holds {names[0]} but no {RECORD} that tells how it was made; "
                 "choose another --workdir"
             )
     elif {key: document.get(key) for key in OURS} != OURS:
@@ -202,18 +202,18 @@ def _read(folder: Path, foreign: Iterable[str]) -> dict[str, Part]:
 
 def _is_bare(folder: Path) -> bool:
     """Says whether a run ended before it made anything that other settings could spoil."""
-    made = (folder / name for name in FILES[:2])
+    files = (folder / name for name in FILES[:2])
     steps = (checkpoint.latest(folder / phase) for phase in (*PHASES, "train/sparse"))
-    return not any(path.exists() for path in made) and all(step is None for step in steps)
+    return not any(path.exists() for path in files) and all(step is None for step in steps)
 
 
 def _require_same(
-    folder: Path, config: ConfigDict, made: Parts, parts: Parts, forgetting: str
+    folder: Path, config: ConfigDict, recorded: Parts, parts: Parts, forgetting: str
 ) -> None:
     different = {
-        name: _differences(made[name], part)
+        name: _differences(recorded[name], part)
         for name, part in parts.items()
-        if name in made and _differences(made[name], part)
+        if name in recorded and _differences(recorded[name], part)
     }
     if not different:
         return
@@ -230,21 +230,21 @@ def _require_same(
     )
 
 
-def _differences(made: Part, part: Part) -> list[str]:
+def _differences(recorded: Part, part: Part) -> list[str]:
     """Lists the keys that differ, with both values.
 
-    A key that an older record does not have was at what is its default today.
+    A key that an older record lacks had the value that is its default today.
     """
     texts = []
     missing = _settings(defaults(), (*COMMON, "search", "train"))
-    same = _same_inputs(made, part)
-    for key in dict.fromkeys([*made, *part]):
+    same = _same_inputs(recorded, part)
+    for key in dict.fromkeys([*recorded, *part]):
         if key in same or key.endswith(CONTENT):
             continue
-        if _has_changed(key, made, part):
+        if _has_changed(key, recorded, part):
             texts.append(f"the {INPUTS[key]} {part[key]} ({key}) has changed since")
             continue
-        there, here = (values.get(key, missing.get(key, ABSENT)) for values in (made, part))
+        there, here = (values.get(key, missing.get(key, ABSENT)) for values in (recorded, part))
         if there == here or (key == DATA and {there, here} & {"", ABSENT}):
             continue
         if isinstance(there, dict) and isinstance(here, dict):  # a scheme: its first layer will do
@@ -256,16 +256,16 @@ def _differences(made: Part, part: Part) -> list[str]:
     return texts
 
 
-def _same_inputs(made: Part, part: Part) -> list[str]:
-    """Lists the settings that name what holds the same as before, wherever it lies now."""
+def _same_inputs(recorded: Part, part: Part) -> list[str]:
+    """Lists the settings whose files hold the same as before, wherever they lie now."""
     contents = {key: f"{key}{CONTENT}" for key in INPUTS}
-    return [key for key, at in contents.items() if at in part and made.get(at) == part[at]]
+    return [key for key, at in contents.items() if at in part and recorded.get(at) == part[at]]
 
 
-def _has_changed(key: str, made: Part, part: Part) -> bool:
-    """Says whether a setting names what it named before, which holds something else now."""
-    there, here = made.get(f"{key}{CONTENT}"), part.get(f"{key}{CONTENT}")
-    return bool(there and here) and there != here and made.get(key) == part.get(key)
+def _has_changed(key: str, recorded: Part, part: Part) -> bool:
+    """Says whether a setting names the same file as before, which holds something else now."""
+    there, here = recorded.get(f"{key}{CONTENT}"), part.get(f"{key}{CONTENT}")
+    return bool(there and here) and there != here and recorded.get(key) == part.get(key)
 
 
 def _require_outside(init: str, folder: Path, phases: Iterable[str]) -> None:
@@ -294,13 +294,13 @@ def _tidy(folder: Path) -> None:
 def _begin(folder: Path, parts: Parts, forget: Callable[[Path], None] | None) -> None:
     if forget is not None:
         forget(folder)
-    made = workdir.read_json(folder / RECORD)
-    if made and _is_bare(folder):
+    recorded = workdir.read_json(folder / RECORD)
+    if recorded and _is_bare(folder):
         _forget_all(folder)
-        made = {}
+        recorded = {}
     # Replaced and never removed: only a directory that has a record is ours to clear.
-    if made != {**made, **OURS, **parts}:
-        workdir.write_json(folder / RECORD, {**made, **OURS, **parts})
+    if recorded != {**recorded, **OURS, **parts}:
+        workdir.write_json(folder / RECORD, {**recorded, **OURS, **parts})
 
 
 def _forget_all(folder: Path) -> None:

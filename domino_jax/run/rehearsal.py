@@ -58,8 +58,8 @@ def rehearse(config: ConfigDict) -> None:
         checks.require_filled(config, exp.data, name)
         steps = f"{planned_steps(phase):,}" if "epochs" in phase.settings else "-"
         work = PASSES * phase.settings.batch * int(costs.total_cost(exp.layers, costs.count_macs))
-        said = _try(exp, name, parts, target, executed=work <= LARGEST_STEP)
-        table.add_row(name, steps, f"{phase.settings.batch:,}", f"{work:.2g}", said)
+        outcome = _try(exp, name, parts, target, executed=work <= LARGEST_STEP)
+        table.add_row(name, steps, f"{phase.settings.batch:,}", f"{work:.2g}", outcome)
     out = monitor.console()
     out.print(table)
     weights = int(costs.total_cost(exp.layers, costs.count_weights))
@@ -124,12 +124,12 @@ def _answer(exp: Experiment) -> Scheme | Search | None:
 
 
 def _phases(exp: Experiment, *, searches: bool) -> Iterator[tuple[str, Parts, Any]]:
-    """Yields the phases that a run would have: name, trainer and step, what its target is of."""
+    """Yields the phases of a run: name, trainer and step, and what its target is made from."""
     n = n_by_path(dense_scheme(exp.layers), exp.layers)
     if not exp.config.init:
         yield "dense", dense_parts(exp), None
     if searches:
-        pace = {path: jnp.ones(np.shape(level), float) for path, level in n.items()}
+        pace = {path: jnp.ones(np.shape(kept), float) for path, kept in n.items()}
         yield "search", search_parts(exp), {"n": n, "pace": pace}
     parts = train_parts(exp)
     if parts.trainer.update is not None and planned_steps(exp.phases["train"]):

@@ -2,10 +2,11 @@
 
     data_files.json    {"fingerprint": …, "files": {name: bytes}, "broken": [name, …]}
 
-A work directory tells its data by their fingerprint, and refuses others. Of data in files of their
-own it also notes the size of each, and which could not be read when a run asked for them. Data that
-differ from those in noted files alone, which now can be read or are gone, are the same data mended:
-the run goes on, and says which. Any other difference is other data.
+A work directory knows its data by their fingerprint, and refuses others. Where each example is a
+file, it also notes the size of each file, and which files could not be read when a run asked for
+them. If the data then differ in these broken files alone, and each of them can now be read or is
+gone, they are the same data mended: the run goes on, and says which files changed. Any other
+difference is other data.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,15 +35,15 @@ def require_readable(folder: Path, data: Data) -> None:
     Raises:
         InputError: the first such file, why, and how many there are.
     """
-    found = _broken(data)
-    if found:
-        _note(folder, found)
-        raise InputError(_told(found))
+    broken_files = _broken(data)
+    if broken_files:
+        _note(folder, broken_files)
+        raise InputError(_told(broken_files))
 
 
 @contextmanager
 def noting(folder: Path, data: Data) -> Iterator[None]:
-    """Looks for files that broke during a run when wrong data end it.
+    """Looks for files that broke during a run, if wrong data end the run.
 
     Raises:
         InputError: as `require_readable`, or what was raised.
@@ -50,9 +51,9 @@ def noting(folder: Path, data: Data) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        if found := _broken(data):
-            _note(folder, found)
-            raise InputError(_told(found)) from error
+        if broken_files := _broken(data):
+            _note(folder, broken_files)
+            raise InputError(_told(broken_files)) from error
         raise
 
 
@@ -80,9 +81,9 @@ def record(folder: Path, data: Data) -> None:
         folder: the work directory.
         data: as `settled` returns them.
     """
-    made_with = read_record(folder).get("common", {}).get(DATA)
+    recorded = read_record(folder).get("common", {}).get(DATA)
     noted = _read(folder).get("fingerprint")
-    if made_with not in (None, data.fingerprint) or noted == data.fingerprint:
+    if recorded not in (None, data.fingerprint) or noted == data.fingerprint:
         return
     files = data.files()  # last: it may look at a million files
     if files and jax.process_index() == 0:
@@ -114,15 +115,15 @@ def _broken(data: Data) -> list[Broken]:
         return data.check(lambda done, _: show(done, ""))
 
 
-def _note(folder: Path, found: Sequence[Broken]) -> None:
+def _note(folder: Path, broken_files: Sequence[Broken]) -> None:
     noted = _read(folder)
     if noted and jax.process_index() == 0:
-        names = sorted({*noted["broken"], *(broken.name for broken in found)})
+        names = sorted({*noted["broken"], *(broken.name for broken in broken_files)})
         workdir.update_json(folder / FILES, broken=names)
 
 
-def _told(found: Sequence[Broken]) -> str:
-    first, *others = found
+def _told(broken_files: Sequence[Broken]) -> str:
+    first, *others = broken_files
     more = f"; so are {_listed([broken.name for broken in others])}" if others else ""
     return f"{first.path}: {first.why}: replace or remove it, then start again{more}"
 

@@ -68,11 +68,11 @@ def _searched(exp: Experiment, search: Search, problem: Problem) -> tuple[Scheme
 
     try:
         answer = end(_search(exp, search, params, stats))
-    except loop.Stuck as stuck:
+    except loop.Stuck as error:
         answer = end(_last(exp, search, params, stats))
         if answer is None:
             raise
-        monitor.say(f"that search stood still near its budget: {stuck}")
+        monitor.say(f"that search stood still near its budget: {error}")
     if answer is None:
         raise InputError("search.method: expected a search that ends within its budget, got none")
     return answer
@@ -117,11 +117,11 @@ def _search(exp: Experiment, search: Search, params: Any, stats: Any) -> loop.Se
         n = {f"n/{name}": float(n) for name, n in by_layer(exp.layers, run.search.n).items()}
         return f"cost {now:.4f} -> {exp.budget.share:g}", {"share": now, **n}
 
-    def stuck(run: loop.SearchRun) -> str:
-        why = why_stuck(
+    def reason_to_stop(run: loop.SearchRun) -> str:
+        reason = why_stuck(
             exp.layers, run.search, norms(run.train.params), start_norms, settings.patience
         )
-        return why and f"{why}; cost {share(run):.4f} of dense, budget {exp.budget.share:g}"
+        return reason and f"{reason}; cost {share(run):.4f} of dense, budget {exp.budget.share:g}"
 
     with running(phase, "search", start=start, steps=settings.max_steps, describe=describe) as (
         batches,
@@ -135,7 +135,7 @@ def _search(exp: Experiment, search: Search, params: Any, stats: Any) -> loop.Se
             phase.key,
             vote_every=settings.vote_every,
             max_steps=settings.max_steps,
-            stuck=stuck,
+            stuck=reason_to_stop,
             hooks=hooks,
         )
 

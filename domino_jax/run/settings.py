@@ -62,10 +62,10 @@ def defaults() -> ConfigDict:
         config[group] = Settings(group=group)
     for key, setting in SETTINGS.items():
         group, _, name = key.rpartition(".")
-        held = setting.default
+        default = setting.default
         if setting.values:
-            held = FieldReference(held, field_type=setting.values)
-        (config[group] if group else config)[name] = held
+            default = FieldReference(default, field_type=setting.values)
+        (config[group] if group else config)[name] = default
     return config.lock()
 
 

@@ -18,10 +18,10 @@ class Setting(NamedTuple):
 
     Attributes:
         default: the paper's value; a tuple where lists are taken too.
-        allows: says whether a value may be; it may raise TypeError or OverflowError for no.
+        allows: says whether a value is allowed; a TypeError or OverflowError means no, too.
         expected: the words for it.
         meaning: one or two sentences.
-        values: their type, where it is not that of the default; object: the check alone says.
+        values: their type, where it is not that of the default; object: of any type.
     """
 
     default: Any

@@ -43,16 +43,16 @@ def taken(workdir: Path) -> Iterator[None]:
     Raises:
         InputError: as `prepare` and `locked`.
     """
-    made: list[Path] = []
+    new_folders: list[Path] = []
     with suppress(OSError):  # what cannot be looked at, `prepare` refuses
-        made += [folder for folder in (workdir, *workdir.parents) if not folder.exists()]
+        new_folders += [folder for folder in (workdir, *workdir.parents) if not folder.exists()]
     prepare(workdir)
     with locked(workdir):
         try:
             yield
         finally:
-            if made:
-                _remove_empty(made)
+            if new_folders:
+                _remove_empty(new_folders)
 
 
 def _remove_empty(folders: list[Path]) -> None:
@@ -96,7 +96,7 @@ def locked(workdir: Path) -> Iterator[None]:
 
 
 def _is_there(path: Path, file: IO[str]) -> bool:
-    """Says whether an open file is still the one at a path; who locks a removed one has nothing."""
+    """Says whether an open file is still the one at a path: the lock of a removed one is void."""
     try:
         return os.path.samestat(path.stat(), os.fstat(file.fileno()))
     except FileNotFoundError:
@@ -126,20 +126,20 @@ def require_held(workdir: Path) -> None:
     if owner == _OWNER:
         return
     if not workdir.exists():
-        fault = "was moved or removed, with all that was saved there"
+        reason = "was moved or removed, with all that was saved there"
     elif owner:
-        fault = f"was taken by {_named(owner)}, since somebody removed {LOCK}"
+        reason = f"was taken by {_named(owner)}, since somebody removed {LOCK}"
     else:
-        fault = f"lost its {LOCK}, which keeps other processes off"
+        reason = f"lost its {LOCK}, which keeps other processes off"
     raise InputError(
-        f"workdir {workdir}: it {fault}; this process stops and writes nothing more; the same "
+        f"workdir {workdir}: it {reason}; this process stops and writes nothing more; the same "
         "command goes on from what was saved"
     )
 
 
 @contextmanager
 def writing(workdir: Path) -> Iterator[None]:
-    """Asks before something is written, and again where that failed: what became of the directory.
+    """Checks that the directory is ours before something is written, and again if that fails.
 
     Raises:
         InputError: as `require_held`.

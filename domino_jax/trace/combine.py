@@ -35,12 +35,12 @@ def combine(eqn: Any, values: list[Value]) -> Outcome:
     if same:  # a Hadamard product, a sum of two kernels: a zero of one is no zero of the result
         return end(eqn, values, reasons(values, f"goes into {name} with another parameter"))
     keeps = elementwise.keeps_zeros(name, eqn.params, values, main)
-    made = _others_of(main, values)
-    if _is_lost(eqn, values, main, keeps, made):
+    other_paths = _other_paths(main, values)
+    if _is_lost(eqn, values, main, keeps, other_paths):
         return end(eqn, values, reasons(values, f"goes into {name}"))
     facts = _scales(main, others) if keeps else reasons(others, f"goes into {name}")
     if not keeps:
-        reason = f"goes into {name}" + (f" with {listed(made)}" if made else "")
+        reason = f"goes into {name}" + (f" with {listed(other_paths)}" if other_paths else "")
         main = tuple(replace(view, reason=view.reason or reason) for view in main)
     if INPUT in values:  # other weights for each example, but their zeros are those of w
         main = tuple(replace(view, varies=True) for view in main)
@@ -55,7 +55,11 @@ def _spread(value: Value, shape: Sequence[int]) -> Value:
 
 
 def _is_lost(
-    eqn: Any, values: Sequence[Value], main: tuple[View, ...], keeps: bool, made: frozenset[str]
+    eqn: Any,
+    values: Sequence[Value],
+    main: tuple[View, ...],
+    keeps: bool,
+    other_paths: frozenset[str],
 ) -> bool:
     """Tells whether what comes out of an elementwise primitive is no kernel any more."""
     shape = eqn.outvars[0].aval.shape
@@ -71,7 +75,7 @@ def _is_lost(
     if large and (not keeps or no_kernel or max(large) >= math.prod(shape)):
         return True
     # Alone, or beside constants, even a vector may go on: w / |w|, w * mask.
-    return bool(made) and no_kernel
+    return bool(other_paths) and no_kernel
 
 
 def _doubt(value: tuple[View, ...]) -> tuple[bool, bool]:
@@ -87,10 +91,10 @@ def in_doubt(value: tuple[View, ...]) -> bool:
     return all(view.reason for view in value)
 
 
-def _others_of(main: tuple[View, ...], values: Sequence[Value]) -> frozenset[str]:
+def _other_paths(main: tuple[View, ...], values: Sequence[Value]) -> frozenset[str]:
     """Lists the parameters, besides those of `main`, that the other operands are computed from."""
-    made = rest([value for value in values if value != main and value is not INPUT])
-    return frozenset() if made is INPUT else made - {view.path for view in main}
+    parents = rest([value for value in values if value != main and value is not INPUT])
+    return frozenset() if parents is INPUT else parents - {view.path for view in main}
 
 
 def _is_no_kernel(view: View, keeps: bool) -> bool:

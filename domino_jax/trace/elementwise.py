@@ -26,8 +26,8 @@ OTHERS = _names(
     "acos acosh add_any atan2 clamp cos cosh digamma div erfc exp exp2 integer_pow lgamma log "
     "logistic max min mul nextafter pow rem rsqrt select_n sub add"
 )
-# Of weights they say something, a norm or a mask by comparison, but hold them no more. A zero
-# weight may change what they say, which changes no zero: they are harmless.
+# Their results tell something of the weights (a norm, a mask by comparison) but hold them no more.
+# A zero weight may change these results, but they change no zero weight: they are harmless.
 MEASURES = _names(
     "argmax argmin eq ge gt is_finite le lt ne reduce_and reduce_max reduce_min reduce_or "
     "reduce_prod reduce_sum"

@@ -24,7 +24,7 @@ from domino_jax.trace.weights import find_products
 
 NOT_USED = "not used"
 VECTOR = "of one axis, which has no inputs and outputs"
-CLASH = "used along different input axes"
+DISAGREE = "used along different input axes"
 CONSTANT = "a constant of apply: a weight only if it is passed in params"
 Numbered = list[tuple[int, Use]]  # with the place in the trace
 
@@ -100,7 +100,7 @@ def _kernel(leaf: jax.ShapeDtypeStruct, uses: Numbered) -> _Kernel:
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             notes = [f"{leaf.dtype}, not floating"]
         return _Kernel(None, reason=[*reasons, *notes, NOT_USED][0])
-    roles, used, clash = _merged(leaf.shape, used)
+    roles, used, disagree = _merged(leaf.shape, used)
     axes = _axes(roles, leaf.shape)
     macs, firsts = _shared(leaf.shape, axes, used)
     together = _together(leaf.shape, axes, [use for _, use in used])
@@ -109,7 +109,7 @@ def _kernel(leaf: jax.ShapeDtypeStruct, uses: Numbered) -> _Kernel:
     reason = [
         *([VECTOR] if len(leaf.shape) == 1 else []),
         *(reason for reason in reasons if reason != DEPTHWISE),
-        *([CLASH] if clash else []),
+        *([DISAGREE] if disagree else []),
         *reasons,
         None,
     ][0]
@@ -120,7 +120,7 @@ def _kernel(leaf: jax.ShapeDtypeStruct, uses: Numbered) -> _Kernel:
 
 
 def _merged(shape: Sequence[int], used: Numbered) -> tuple[list[str], Numbered, bool]:
-    """Returns the roles of the axes, the products that count, and whether their roles clash.
+    """Returns the roles of the axes, the products that count, and whether their roles disagree.
 
     A product with something that does not depend on the inputs counts where it agrees with those
     that do (a norm for spectral normalization need not).
@@ -128,18 +128,18 @@ def _merged(shape: Sequence[int], used: Numbered) -> tuple[list[str], Numbered, 
     strong = [(number, use) for number, use in used if not use.weak]
     weak = [(number, use) for number, use in used if use.weak]
     must_fit = strong or weak
-    roles, kept, clash = list(must_fit[0][1].roles), [], False
+    roles, kept, disagree = list(must_fit[0][1].roles), [], False
     for number, use in strong + weak:
         merged = [merge_roles(*pair) for pair in zip(roles, use.roles, shape, strict=True)]
         fitting = [role for role in merged if role is not None]
         if len(fitting) == len(roles):
             roles = fitting
         elif (number, use) in must_fit:
-            clash = True
+            disagree = True
         else:
             continue
         kept.append((number, use))
-    return roles, kept, clash
+    return roles, kept, disagree
 
 
 def _axes(roles: Sequence[str], shape: Sequence[int]) -> Axes:

@@ -51,11 +51,13 @@ def find_layers(
         InputError: m, candidates or a rule is not allowed, a rule matches no parameter or asks for
             groups that do not fit its layer, no layer can be grouped, or as `find_kernels`.
     """
-    wanted = checked_candidates(m, candidates)
+    all_candidates = checked_candidates(m, candidates)
     require_rules(rules)
     kernels = find_kernels(apply, params, inputs, batched=batched)
     paths.require_used(rules, dict.fromkeys(name for k in kernels for name in (k.path, k.name)))
-    layers = tuple(group_by_rule(kernel, wanted, *_rule_of(kernel, rules)) for kernel in kernels)
+    layers = tuple(
+        group_by_rule(kernel, all_candidates, *_rule_of(kernel, rules)) for kernel in kernels
+    )
     if not any(layer.candidates for layer in layers):
         raise InputError(_nothing(layers, m))
     return layers

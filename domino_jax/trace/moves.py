@@ -39,9 +39,9 @@ def move(eqn: Any, values: Sequence[Any]) -> Moved:
     name = eqn.primitive.name
     if len(values[0]) > 1 and name not in OF_JOINED:
         return None
-    moved = [ONE[name](view, eqn.params) for view in values[0]]
-    found = tuple(view for view in moved if view is not None)
-    return [found] if len(found) == len(moved) else None
+    views_or_none = [ONE[name](view, eqn.params) for view in values[0]]
+    moved = tuple(view for view in views_or_none if view is not None)
+    return [moved] if len(moved) == len(views_or_none) else None
 
 
 def split(eqn: Any, values: Sequence[Any]) -> Moved:
@@ -52,8 +52,8 @@ def split(eqn: Any, values: Sequence[Any]) -> Moved:
         starts, sizes = [0] * len(view.shape), list(view.shape)
         starts[axis], sizes[axis], start = start, int(size), start + int(size)
         parts.append(views.cut(view, starts, sizes))
-    found: list[tuple[View, ...]] = [(part,) for part in parts if part is not None]
-    return None if more or len(found) < len(parts) else found
+    pieces: list[tuple[View, ...]] = [(part,) for part in parts if part is not None]
+    return None if more or len(pieces) < len(parts) else pieces
 
 
 def unstack(eqn: Any, values: Sequence[Any]) -> Moved:

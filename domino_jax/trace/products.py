@@ -62,7 +62,7 @@ class Unweighted:
 
 
 def merge_roles(first: str, second: str, size: int) -> str | None:
-    """Returns the role of an axis of this size that has two roles, None where they clash."""
+    """Returns the role of an axis of this size that has two roles, None where they disagree."""
     if not first or not second or first == second or size == 1:
         return first or second
     # Groups never cross the positions of either.

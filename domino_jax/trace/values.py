@@ -32,8 +32,8 @@ def rest(values: Iterable[Value]) -> Value:
     values = list(values)
     if INPUT in values or any(view.varies for view in views_of(values)):
         return INPUT
-    made = [value for value in values if isinstance(value, frozenset)]
-    return frozenset().union({view.path for view in views_of(values)}, *made)
+    path_sets = [value for value in values if isinstance(value, frozenset)]
+    return frozenset().union({view.path for view in views_of(values)}, *path_sets)
 
 
 def end(eqn: Any, values: Sequence[Value], facts: Facts) -> Outcome:

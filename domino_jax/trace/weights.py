@@ -42,10 +42,10 @@ def find_products(
     arrays = arrays_by_path(params)
     examples = [INPUT] * (len(jaxpr.jaxpr.invars) - of_params)
 
-    def follow(wanted: Callable[[int], bool]) -> Outcome:
+    def follow(has_rank: Callable[[int], bool]) -> Outcome:
         values = [
             (views.whole(path, leaf.shape),)
-            if jnp.issubdtype(leaf.dtype, jnp.floating) and wanted(len(leaf.shape))
+            if jnp.issubdtype(leaf.dtype, jnp.floating) and has_rank(len(leaf.shape))
             else frozenset({path})
             for path, leaf in arrays.items()
         ]
@@ -106,7 +106,7 @@ def _dtype(var: Any) -> Any:
 
 
 def _unweighted(eqn: Any, values: Sequence[Value]) -> Facts:
-    """Names a product of two activations, or one with a constant that nothing else was put into."""
+    """Counts a product of two activations, or names the constant that meets one in a product."""
     if values[0] is INPUT and values[1] is INPUT:
         return [Unweighted(Fraction(products.count(eqn)))]
     if INPUT not in values[:2]:
@@ -143,7 +143,7 @@ def _move(eqn: Any, values: list[Value]) -> Outcome:
 
 
 def _product(eqn: Any, values: list[Value]) -> Outcome:
-    """The weight of a product of two parameters is the one that is whole, if only one is."""
+    """Of two parameters in one product, the weight is the whole one; two whole ones stay dense."""
     sides = [side for side, value in enumerate(values) if isinstance(value, tuple)]
     wholes = [side for side in sides if not in_doubt(values[side])] or sides
     # What varies meets the weight as an activation does: rows that were looked up.

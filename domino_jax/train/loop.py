@@ -35,12 +35,12 @@ class Stopped(Exception):  # noqa: N818 (no error: the run was asked to stop, an
 class Diverged(FloatingPointError):  # noqa: N818 (reads as a sentence)
     """The loss or a weight became NaN or infinite at a step; that state is not saved."""
 
-    def __init__(self, fault: str, step: int) -> None:
-        super().__init__(f"{fault} at step {step}")
+    def __init__(self, reason: str, step: int) -> None:
+        super().__init__(f"{reason} at step {step}")
         self.step = step
 
 
-class Stuck(InputError):  # noqa: N818 (reads as a sentence: raise Stuck(why))
+class Stuck(InputError):  # noqa: N818 (reads as a sentence: raise Stuck(reason))
     """A search will not reach its budget; its state before the last vote is saved."""
 
 
@@ -50,7 +50,7 @@ class Hooks:
 
     Attributes:
         log: called with (step, mean loss since the last call, state) every `log_every` steps, and
-            with the last mean again where the state changed without a step, by the last vote.
+            with the last mean again where the last vote changed the state without a step.
         save: called with (step, state) every `checkpoint_every` steps and when stopping.
         should_stop: asked before every step.
         log_every: in steps.
@@ -129,9 +129,9 @@ def run_search(
             voted = search.update(run.search, run.train.params)
             if voted.done:
                 return SearchRun(run.train, voted), None, True
-            why = stuck(SearchRun(run.train, voted))
-            if why:
-                raise Stuck(why)
+            reason = stuck(SearchRun(run.train, voted))
+            if reason:
+                raise Stuck(reason)
         target = {"n": run.search.n, "pace": run.search.pace}
         train, loss = step(run.train, target, next(batches), key)
         return SearchRun(train, voted), loss, False

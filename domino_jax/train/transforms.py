@@ -1,7 +1,7 @@
 """Optax transforms that know the masks of a step.
 
 They take the masks (and the pace) as extra arguments of `update`, so that one compiled step serves
-a whole search. How they combine (formulas in the README, "Glossary and formulas"):
+a whole search. How they combine (docs/formulas.md has the formulas):
 
     search      chain(survivors(), survivor_decay(penalty, 5), sgd(lr)), gradient at hard masks
     SR-STE      chain(sr_ste(5e-4), add_decayed_weights(5e-5), sgd(lr, momentum))
@@ -84,7 +84,7 @@ def survivor_decay(
 def sr_ste(decay: float) -> optax.GradientTransformationExtraArgs:
     """Adds decay * w for the weights outside the masks (extra argument `masks`).
 
-    The gradient it is given is that at the masked weights, for all weights (straight through).
+    The gradient that it takes is the one at the masked weights, for all weights (straight through).
     Source: SR-STE (Zhou et al., ICLR 2021), Eq. 9.
     """
 

@@ -1,4 +1,4 @@
-"""The penalty factors of small networks, computed by hand from the README's formulas."""
+"""The penalty factors of small networks, computed by hand from the formulas of docs/formulas.md."""
 
 import made
 import pytest

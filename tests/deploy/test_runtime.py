@@ -153,14 +153,18 @@ def test_no_kernel_for_a_dtype(monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_kernels_are_tried_on_the_device(dtype):
-    assert kernels._fault(torch_export.PLAIN, torch_export.CPU, dtype) == ""
-    assert kernels._fault(torch_export.ROUND_TRIP, torch_export.CPU, dtype) == ""
+    assert kernels._reason_against(torch_export.PLAIN, torch_export.CPU, dtype) == ""
+    assert kernels._reason_against(torch_export.ROUND_TRIP, torch_export.CPU, dtype) == ""
     assert (
-        kernels._fault(torch_export.PLAIN._replace(pack=torch.zeros_like), torch_export.CPU, dtype)
+        kernels._reason_against(
+            torch_export.PLAIN._replace(pack=torch.zeros_like), torch_export.CPU, dtype
+        )
         == "wrong products"
     )
     real = kernels._packer("cutlass")
-    assert "CUDA" in kernels._fault(torch_export.PLAIN._replace(pack=real), torch_export.CPU, dtype)
+    assert "CUDA" in kernels._reason_against(
+        torch_export.PLAIN._replace(pack=real), torch_export.CPU, dtype
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -262,4 +266,4 @@ def test_pytorchs_packed_tensor(folder, cutlass, mode):
     inputs = torch.randn(2, 3, 8, 8).half()
     with mode():
         torch.testing.assert_close(model(inputs), dense(inputs), rtol=1e-2, atol=2e-3)
-    assert kernels._fault(cutlass, torch_export.CPU, torch.bfloat16) == ""
+    assert kernels._reason_against(cutlass, torch_export.CPU, torch.bfloat16) == ""

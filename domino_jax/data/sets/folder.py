@@ -4,8 +4,8 @@
     data.dir/test/cat/7.png           what is reported
 
 The classes are the folders of train/, sorted by name. Where there is no test/, val/ (or valid/, or
-validation/) takes its place; beside test/ it is left alone: nothing of a run looks at it. What
-links count as is drawn in `data/tree.py`.
+validation/) takes its place; beside test/ it is left alone: nothing of a run looks at it.
+`data/tree.py` draws what a link counts as.
 """
 
 import hashlib
@@ -45,9 +45,9 @@ def create(*, data_dir: str = "", workers: int = 0, size: int = 224, short: int 
         Inputs are float32 [B, S, S, 3], transformed as those of ImageNet.
 
     Raises:
-        InputError: a folder that is wanted is missing or has no images, fewer than two classes, a
-            class that has no images to train, one to test that is not trained, or `size` or `short`
-            is out of range.
+        InputError: a folder is missing or has no images, there are fewer than two classes, a class
+            has no images to train, one to test is not trained, or `size` or `short` is out of
+            range.
     """
     require_whole("short", short, 0)
     require_whole("size", size, 1)
@@ -112,13 +112,13 @@ def _tested(root: Path) -> Path:
     """Returns the folder that is reported: test/, or the only one for validation."""
     if (root / _TEST).is_dir():
         return root / _TEST
-    found = [root / name for name in _VALIDATIONS if (root / name).is_dir()]
-    if len(found) != 1:
-        held = ", ".join(f"{path.name}/" for path in found) or "none"
+    folders = [root / name for name in _VALIDATIONS if (root / name).is_dir()]
+    if len(folders) != 1:
+        held = ", ".join(f"{path.name}/" for path in folders) or "none"
         raise InputError(
             f"{root}: expected test/, or else one of val/, valid/ and validation/, got {held}"
         )
-    return found[0]
+    return folders[0]
 
 
 def _require_all_trained(folder: Path, names: Sequence[str], labels: Sequence[int]) -> None:

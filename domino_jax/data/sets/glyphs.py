@@ -136,11 +136,11 @@ def _require_options(fonts: str | Sequence[str], min_designs: int) -> tuple[Path
     require_whole("min_designs", min_designs, 2)
     if not isinstance(fonts, Sequence):
         raise InputError(f"fonts: expected a folder or several, got {fonts!r}")
-    given = [fonts] if isinstance(fonts, str) else fonts
-    for folder in given:
+    folders = [fonts] if isinstance(fonts, str) else fonts
+    for folder in folders:
         if not isinstance(folder, str) or not Path(folder).is_dir():
             raise InputError(f"fonts: expected a folder or several, got {folder!r}, which is none")
-    return tuple(map(Path, given))
+    return tuple(map(Path, folders))
 
 
 def _drawn(builder: Any) -> str:

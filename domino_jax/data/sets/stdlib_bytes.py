@@ -159,7 +159,7 @@ def _is_test(path: str) -> bool:
     return int(digest, 16) % _TEST_EVERY == 0
 
 
-def _require_test_examples(given: int | None, most: int) -> int:
-    examples = min(_TEST_EXAMPLES, most) if given is None else given
+def _require_test_examples(test_examples: int | None, most: int) -> int:
+    examples = min(_TEST_EXAMPLES, most) if test_examples is None else test_examples
     require_whole("test_examples", examples, 1, most)
     return examples
