@@ -4,7 +4,7 @@ The caller trains with masks of `state.n` and the layer-wise decay `state.pace`;
 `vote_every` steps `update(state, params)` takes the vote. One jitted function counts groups and
 returns one int32 vector; the decision (vote, candidates, budget, order, stop) is plain Python on
 exact integers. Source: DominoSearch (Sun et al., NeurIPS 2021), section 3, and its published code;
-formulas in the README, "Glossary and formulas".
+formulas in docs/formulas.md.
 
 Letters: S slices of a kernel ([] if it has no stack axes).
 """

@@ -198,7 +198,7 @@ def test_compile_wraps(folder):
 BROKEN = {
     "export.json: No such file": lambda f: (f / "export.json").unlink(),
     "export.json: broken JSON": lambda f: (f / "export.json").write_text("{"),
-    "export.json: an object": lambda f: (f / "export.json").write_text("[]"),
+    "export.json: expected a JSON object": lambda f: (f / "export.json").write_text("[]"),
     "no export of format 1": lambda f: torch_export.change_document(
         f, lambda d: d.update(format=2)
     ),

@@ -140,7 +140,7 @@ def test_parity_in_16_bits(resnet, dtype):
         (
             (),
             lambda f: torch_export.change_document(f, lambda d: d.update(model="x")),
-            "model 'x': one of",
+            "model: expected one of",
         ),
         (
             (),
