@@ -50,7 +50,12 @@ def finished(
             return None
         found = within_bounds(layers, losses, [budget], most=n)
     else:
-        found = within_bounds(layers, losses, [budget], least=n)
+        # A layer that has zeros for the rest already gains nothing by keeping more.
+        enough = {
+            name: min(c for c, loss in row.items() if not loss) for name, row in losses.items()
+        }
+        most = {name: max(n[name], enough[name]) for name in n}
+        found = within_bounds(layers, losses, [budget], least=n, most=most)
     return found.scheme if found else None
 
 

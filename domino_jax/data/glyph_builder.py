@@ -133,7 +133,7 @@ def _require_designs(chosen: Mapping[str, Mapping[str, Any]], min_designs: int) 
     if train + test < min_designs or not train or not test:
         raise InputError(
             f"glyphs: the usable fonts found are of {train} designs for training and {test} for "
-            f"testing; {min_designs} in all and some of each are wanted; on Debian: {INSTALL}"
+            f"testing; expected {min_designs} in all and some of each; on Debian: {INSTALL}"
         )
 
 

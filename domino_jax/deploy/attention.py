@@ -44,7 +44,7 @@ class Attention(nn.Module):
         """
         del is_causal  # a hint there, beside attn_mask
         if key_padding_mask is not None or query.ndim != 3:
-            raise ValueError("split attention: a batch, and no key_padding_mask, are wanted")
+            raise ValueError("split attention: expected a batch and no key_padding_mask")
         q, k, v = self._heads(query, key, value)
         if attn_mask is not None and attn_mask.ndim == 3:
             attn_mask = attn_mask.unflatten(0, (-1, self.heads))

@@ -71,7 +71,7 @@ class ByteLM(nn.Module):
         """
         length, most = inputs.shape[1], self.positions.num_embeddings
         if length > most:
-            raise ValueError(f"byte_lm: at most {most} positions are wanted, got {length}")
+            raise ValueError(f"byte_lm: expected at most {most} positions, got {length}")
         x = self.tokens(inputs) + self.positions.weight[:length]
         for block in self.blocks:
             x = block(x)

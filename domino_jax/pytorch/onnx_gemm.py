@@ -24,15 +24,15 @@ def as_gemms(onnx: Any, model: Any) -> None:
         if node.op_type == "Transpose" and len(sizes.get(node.input[0], ())) == 2
     }
     nodes: list[Any] = []
-    gone: set[int] = set()
+    added: set[str] = set()  # outputs of Adds that are in a Gemm; a node has no lasting identity
     for node in graph.node:
-        if id(node) in gone:
+        if added & {*node.output}:
             continue
         if node.op_type == "MatMul" and node.input[1] in turned:
             weight = turned[node.input[1]]
             add = _bias_after(graph, node, sizes)
             nodes += _gemm(onnx, graph, node, weight, sizes[weight], add)
-            gone |= {id(add)} if add is not None else set()
+            added |= set() if add is None else {*add.output}
         else:
             nodes.append(node)
     used = {name for node in nodes for name in node.input} | {out.name for out in graph.output}

@@ -123,6 +123,8 @@ def assemble(
     mesh = devices.make_mesh()
     phases = {name: make_phase(name, config, workdir, data, mesh, should_stop) for name in PHASES}
     trainer = _trainer(config.train, layers, phases["train"])
+    if trainer.update is not None and config.train.epochs:  # also where search.py runs first
+        checks.require_filled(config, data, "train")
     return Experiment(
         config, workdir, data, model, layers, budget, mesh, phases, trainer, should_stop
     )

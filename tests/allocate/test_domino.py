@@ -156,7 +156,7 @@ def test_budget_out_of_reach_is_refused_with_the_floor():
     with pytest.raises(ValueError, match=r"budget 0.3 is out of reach.*0\.4000 \(16 of 40\)"):
         domino(layers, 0.3)
     for wrong in (0, 1, -0.1, 1.5, float("nan"), True, "50", "0.5", None):
-        with pytest.raises(ValueError, match="budget: a share in"):
+        with pytest.raises(ValueError, match="budget: expected a share above 0"):
             domino(layers, wrong)
     with pytest.raises(ValueError, match="vote_ratio"):
         domino(layers, 0.5, vote_ratio=0)

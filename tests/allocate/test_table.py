@@ -23,13 +23,20 @@ def problem(share=0.5, **options):
     return Problem(LAYERS, costs.budget_of(LAYERS, share), options)
 
 
-@pytest.mark.parametrize("name", table.ALLOCATORS)
-def test_every_name_gives_a_scheme_or_a_search_that_needs_no_weights(name):
+@pytest.mark.parametrize("name", ["domino", "uniform", "erk", "dense"])
+def test_what_needs_no_weights_gives_a_scheme_or_a_search(name):
     answer = table.allocate(name, problem())
     assert isinstance(answer, Search) or list(answer) == ["a", "b"]
     config = settings.defaults()
     config.search.method = name
     settings.check(config)
+
+
+@pytest.mark.parametrize("name", ["sensitivity", "fisher"])
+def test_what_looks_at_the_loss_asks_for_it(name):
+    options = {"grid": None, "calibration_batches": 2, "calibration_statistics": "batch"}
+    with pytest.raises(InputError, match="needs weights, a loss or batches"):
+        table.allocate(name, problem(**options))
 
 
 def test_ours():

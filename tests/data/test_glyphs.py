@@ -207,7 +207,7 @@ def test_too_few_fonts_name_the_command(tmp_path, names):
     ) as caught:
         data.create("glyphs", data_dir=str(tmp_path / "data"), fonts=str(tmp_path), min_designs=2)
     assert "\n" not in str(caught.value)
-    assert "2 in all and some of each are wanted" in str(caught.value)
+    assert "expected 2 in all and some of each" in str(caught.value)
     assert not [path for path in (tmp_path / "data").rglob("*") if path.is_file()]
 
 

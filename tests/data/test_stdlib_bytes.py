@@ -163,7 +163,7 @@ def test_the_description_reads_no_file(made, monkeypatch):
     assert (spec.example, spec.label) == (made.example, made.example)
     assert (spec.classes, spec.test_size) == (256, 1024)
     assert data.spec("stdlib_bytes", length=64).train_size == 464602
-    with pytest.raises(ValueError, match="length: a whole number"):
+    with pytest.raises(ValueError, match="length: expected a whole number"):
         data.spec("stdlib_bytes", length=0)
 
 

@@ -192,9 +192,9 @@ def test_of_an_export():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("resnet19", {}, "model 'resnet19': one of resnet18, "),
+        ("resnet19", {}, "model: expected one of resnet18, .* got 'resnet19'"),
         ("resnet18", {"stem": "big"}, "stem: expected one of imagenet, cifar, got 'big'"),
-        ("resnet18", {"shortcut": "none"}, "shortcut 'none'"),
+        ("resnet18", {"shortcut": "none"}, "shortcut: expected one of projection, pad, got 'none'"),
         ("resnet18", {"in_channels": 0}, "in_channels are 1 or more, got 2 and 0"),
         ("vit_s16", {}, "vit_s16: torchvision's takes square images .* patch 16, .* got None"),
         ("vit_s16", {"image": (32, 48)}, r"square images .*, got \(32, 48\)"),

@@ -27,5 +27,5 @@ def test_exactly_the_ignored_label_is_taken(ignored):
 @pytest.mark.parametrize("labels", [(0, -100), (0, 3), (0.0, 1.0)])
 def test_without_one_all_labels_are_classes(labels):
     data = from_arrays((X, Y), (X, Y), classes=3)
-    with pytest.raises(ValueError, match=r"training batch 3 of the data: labels .* 0 to 2, got"):
+    with pytest.raises(ValueError, match=r"training batch 3 of the data: expected .* 0 to 2, got"):
         require_labels(_batch(*labels), data, "training batch 3")

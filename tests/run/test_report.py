@@ -73,7 +73,7 @@ def test_biases_and_scales_are_one_line_of_the_table():
     for layers, shown in (((*LAYERS, *more), ["x3"]), ((*LAYERS, more[0]), ["x0"])):
         console = Console(record=True, width=140, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
         with console.file:
-            numbers = report.summary(layers, SCHEME, costs.count_weights, 0.4)
+            numbers = report.summary(layers, SCHEME, costs.budget_of(layers, 0.4))
             report.print_table(numbers, "params", 0.4, console)
         text = console.export_text()
         assert [name for name in ("x0", "x1", "x2", "x3") if f"{name} " in text] == shown
@@ -193,7 +193,7 @@ def test_a_name_is_no_markup_anywhere(name, terminal, tmp_path, capsys, monkeypa
         monkeypatch.setenv("FORCE_COLOR", "1")
         monkeypatch.setenv("COLUMNS", "400")
     layers = (made.layer(name, (500, 10), DENSE, 5000, (1, 2, 4)),)
-    found = report.summary(layers, {name: NM(1, 4)}, costs.count_weights, 0.4)
+    found = report.summary(layers, {name: NM(1, 4)}, costs.budget_of(layers, 0.4))
     report.print_table(found, f"{name}.json", 0.4, monitor.console())
     out = capsys.readouterr().out
     shown = monitor.escaped(name)
