@@ -35,7 +35,8 @@ def summary(
 
     Returns:
         JSON-ready: 'layers', a list of rows; 'totals', with weights, MACs and the cost of the
-        dense network and of the scheme, the budget in units of that cost, and those MACs apart.
+        dense network and of the scheme, the budget in units of that cost and as a share of it, and
+        those MACs apart.
     """
     layers = tuple(layers)
     return {
@@ -43,7 +44,8 @@ def summary(
         "totals": {
             "weights": _pair(layers, costs.count_weights, scheme),
             "macs": _pair(layers, costs.count_macs, scheme),
-            "cost": _pair(layers, budget.cost, scheme) | {"budget": _json(budget.allowed)},
+            "cost": _pair(layers, budget.cost, scheme)
+            | {"budget": _json(budget.allowed), "budget_share": budget.share},
             "activations": activations,
         },
     }

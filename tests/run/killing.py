@@ -152,12 +152,12 @@ def require_free(folder: Path) -> None:
 def curve(folder: Path) -> None:
     workdir.resume_curve(folder / "c", 0)
     for step in (1, 2, 3):
-        workdir.append_point(folder / "c", {"step": step})
+        workdir.append_point(folder / "c", {"step": step, "share": 0.5})
 
 
 def shortened(folder: Path) -> None:
     workdir.resume_curve(folder / "c", 2)
-    workdir.append_point(folder / "c", {"step": 4})
+    workdir.append_point(folder / "c", {"step": 4, "share": 0.5})
 
 
 def require_curve(folder: Path) -> None:

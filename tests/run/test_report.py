@@ -88,10 +88,13 @@ def test_totals():
     assert totals == {
         "weights": weights,
         "macs": macs,
-        "cost": weights | {"budget": 16526.4},
+        "cost": weights | {"budget": 16526.4, "budget_share": 0.4},
         "activations": 0,
     }
-    assert numbers(costs.count_macs)["totals"]["cost"] == macs | {"budget": 1_450_680}
+    assert numbers(costs.count_macs)["totals"]["cost"] == macs | {
+        "budget": 1_450_680,
+        "budget_share": 0.4,
+    }
 
 
 def test_totals_of_a_cost_table_are_json():
@@ -102,6 +105,7 @@ def test_totals_of_a_cost_table_are_json():
         "scheme": 2.625,
         "share": 0.875,
         "budget": 1.2,
+        "budget_share": 0.4,
     }
     assert json.loads(json.dumps(found)) == found
 
