@@ -70,24 +70,26 @@ def plain(apply: Callable[[Any, Any], Any], params: Any) -> Model:
     return Model(apply_model, params, {})
 
 
-def from_nnx(module: Any) -> Model:
+def from_nnx(module: Any, call: Callable[[Any, Any, Any], Any] | None = None) -> Model:
     """Makes a model of a Flax NNX module.
 
     Every `nnx.Param` becomes a parameter, every other variable (`nnx.BatchStat`, your own) goes to
     the stats; random streams (`nnx.RngState`, as in `nnx.Dropout`) go to neither: each call reseeds
     them from `key`, which training then needs. `train` chooses between the module's `train()` and
-    `eval()` mode. The module is called with the inputs alone, and is itself left unchanged.
+    `eval()` mode. The module itself is left unchanged.
 
     Args:
         module: an `nnx.Module`, also an abstract one from `nnx.eval_shape`: the leaves are then
             `jax.ShapeDtypeStruct`.
+        call: (module, inputs, rngs) -> outputs, for a module that takes several inputs or wants
+            `rngs=` in its call; by default it is called with the inputs alone.
 
     Raises:
         InputError: not an NNX module.
     """
     from domino_jax.models import nnx_module  # Flax, only where needed  # noqa: PLC0415
 
-    return Model(*nnx_module.functional(module))
+    return Model(*nnx_module.functional(module, call or nnx_module.with_inputs))
 
 
 def names() -> tuple[str, ...]:

@@ -11,9 +11,18 @@ from domino_jax.core import paths
 from domino_jax.core.errors import InputError
 
 _STATS = nnx.Not(nnx.Any(nnx.Param, nnx.RngState))
+Call = Callable[[Any, Any, nnx.Rngs], Any]
 
 
-def functional(module: nnx.Module) -> tuple[Callable[..., tuple[Any, Any]], Any, Any]:
+def with_inputs(module: Any, inputs: Any, rngs: nnx.Rngs) -> Any:
+    """Calls a module with the inputs alone; its own random streams are seeded anew."""
+    del rngs
+    return module(inputs)
+
+
+def functional(
+    module: nnx.Module, call: Call = with_inputs
+) -> tuple[Callable[..., tuple[Any, Any]], Any, Any]:
     """Splits a module into `apply`, `params` and `stats`; see `domino_jax.models.from_nnx`.
 
     Returns:
@@ -42,7 +51,7 @@ def functional(module: nnx.Module) -> tuple[Callable[..., tuple[Any, Any]], Any,
             called.train()
         else:
             called.eval()
-        outputs = called(inputs)
+        outputs = call(called, inputs, nnx.Rngs(jax.random.key(0) if key is None else key))
         new_stats = nnx.to_pure_dict(nnx.state(called, _STATS))
         _require_same_paths(stats, new_stats)
         return outputs, new_stats

@@ -12,6 +12,7 @@ from flax import nnx
 
 from domino_jax import models
 from domino_jax.core.paths import leaves_by_path
+from domino_jax.trace.layers import find_layers
 
 EXAMPLE = jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32)
 
@@ -267,3 +268,42 @@ def test_sizes_may_be_numpys():
     classes = np.array([0, 4]).max() + 1
     made = models.create("resnet20", example=EXAMPLE, classes=classes, seed=0)
     assert made.params["fc"]["kernel"].shape == (64, 5)
+
+
+class TwoInputs(nnx.Module):
+    """Takes two inputs, and draws from the streams that its call is given."""
+
+    def __init__(self, rngs):
+        self.first = nnx.Linear(4, 4, rngs=rngs)
+        self.second = nnx.Linear(6, 4, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5)
+
+    def __call__(self, image, text, *, rngs):
+        return self.dropout(self.first(image) + self.second(text), rngs=rngs)
+
+
+def test_a_module_of_two_inputs_that_wants_rngs():
+    net = TwoInputs(nnx.Rngs(0))
+    model = models.from_nnx(
+        net, lambda net, inputs, rngs: net(inputs["image"], inputs["text"], rngs=rngs)
+    )
+    inputs = {"image": jnp.ones((2, 4)), "text": jnp.ones((2, 6))}
+
+    def outputs(train, key):
+        return model.apply(model.params, model.stats, inputs, train=train, key=key)[0]
+
+    expected = net.first(inputs["image"]) + net.second(inputs["text"])
+    np.testing.assert_array_equal(outputs(False, None), expected)
+    once, again = (outputs(True, jax.random.key(seed)) for seed in (1, 2))
+    np.testing.assert_array_equal(once, outputs(True, jax.random.key(1)))
+    assert (np.asarray(once) == 0).any() and (np.asarray(once) != np.asarray(again)).any()
+    layers = find_layers(
+        lambda params, x: model.apply(params, model.stats, x, train=False, key=None)[0],
+        model.params,
+        inputs,
+        2,
+    )
+    assert {layer.name: layer.m for layer in layers if layer.groups} == {
+        "first/kernel": 2,
+        "second/kernel": 2,
+    }
