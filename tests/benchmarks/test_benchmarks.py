@@ -34,6 +34,7 @@ def run(module, *arguments, timeout=300):
     return re.sub(r" +", " ", done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", RUNS)
 def test_it_prints_its_table(module):
     arguments, row = RUNS[module]

@@ -212,7 +212,9 @@ def test_too_few_fonts_name_the_command(tmp_path, names):
 
 
 def test_a_prepared_set_of_too_few_designs(folder):
-    with pytest.raises(ValueError, match=r"2 designs for training and 1 for testing; 20 in all"):
+    with pytest.raises(
+        ValueError, match=r"2 designs for training and 1 for testing; expected 20 in all"
+    ):
         data.create("glyphs", data_dir=str(folder), fonts=str(SHIPPED))
 
 

@@ -167,7 +167,7 @@ def test_a_digits_run(tmp_path, digits_run, small, capsys):
     assert layers["layer1.0.conv1"]["sparse24"]
     assert layers["layer1.0.conv1"]["jax"] == "layer1/0/conv1/kernel"
     assert layers["layer1.0.conv2"]["why"] == "8:16 is no 2:4 pattern, which float16 kernels take"
-    assert layers["fc"]["why"] == "dense"
+    assert layers["fc"]["why"] == "10 rows are no multiple of 16 (cusparselt, float16)"
 
 
 def test_top_1_of_all_digits(tmp_path, digits_run, small):

@@ -87,6 +87,7 @@ def test_a_comparison_and_what_it_repeats(tmp_path):
     assert "fine-tuning" not in said
 
 
+@pytest.mark.slow
 def test_a_cell_that_cannot_be_run_is_named_and_the_others_are(tmp_path):
     code, printed, said = run(tmp_path, "--budgets=2:4,0.01", "--methods=uniform")
     assert code == 1

@@ -23,7 +23,7 @@ SCENARIOS = {
     "anew": (100, True),
     "train anew": (60, False),
 }
-SLOW = ("first", "next", "again", "forget", "anew", "train anew")
+SLOW = ("first", "next", "again", "only", "forget", "anew", "train anew")
 
 
 def kill_everywhere(name: str, folder: Path, times: str) -> list[int]:
