@@ -4,7 +4,7 @@ The whole method in one or two minutes on two CPU cores:
 
     python search.py --config=configs/digits.py && python train.py --config=configs/digits.py
 
-Measured: dense 96.94 %, masked without training 92.22 %, fine-tuned 97.22 % with 11.90 % of the
+Measured: dense 97.22 %, masked without training 90.83 %, fine-tuned 97.50 % with 12.33 % of the
 weights. The network is too large for the task to tell schemes apart after fine-tuning.
 """
 
