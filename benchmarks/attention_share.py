@@ -26,8 +26,8 @@ M = 16
 UNIFORM = (4, 4)
 SHARES = ((2, 5), UNIFORM, (6, 3), (8, 2))  # kept of 16 by attention and by the MLPs
 SEARCHED = "searched"
-SHORT = {"train.epochs": 0.005, "train.warmup_epochs": 0.0005}
-LENGTHS: Mapping[str, Mapping[str, Any]] = {"short": SHORT, "whole": {}}
+EPOCHS = 0.035  # of the config
+LENGTHS = ("short", "whole")
 Losses = dict[str, float]  # nats: masked without training, and after each length of fine-tuning
 
 
@@ -52,13 +52,21 @@ def write_schemes(folder: Path, order: Sequence[str]) -> dict[str, Path]:
     return files
 
 
+def length_of(name: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings of a fine-tuning: all of it, or a seventh."""
+    if name == "whole":
+        return {}
+    epochs = float(overrides.get("train.epochs", EPOCHS)) / 7
+    return {"train.epochs": epochs, "train.warmup_epochs": epochs / 10}
+
+
 def fine_tune(workdirs: Mapping[str, Path], overrides: Mapping[str, Any]) -> Losses:
     """Fine-tunes for each length in its work directory, unless that is done."""
     losses: Losses = {}
     for length, workdir in workdirs.items():
         results = workdir / "results.json"
         if not results.exists() or "tuned" not in json.loads(results.read_text()).get("train", {}):
-            run("train.py", CONFIG, workdir, {**overrides, **LENGTHS[length]})
+            run("train.py", CONFIG, workdir, {**overrides, **length_of(length, overrides)})
         found = json.loads(results.read_text())["train"]
         losses |= {"masked": found["masked"]["loss"], length: found["tuned"]["loss"]}
     return losses

@@ -55,7 +55,7 @@ def test_allocations_and_the_share_of_attention(tmp_path):
         "allocations", config, "--metric=loss", *flags, *short, "--methods", "domino", timeout=600
     )
     assert "| domino 2:16 |" in printed
-    assert "| attention 6:16, MLP 3:16 |" in run("attention_share", *flags, timeout=600)
+    assert "| attention 6:16, MLP 3:16 |" in run("attention_share", *flags, *short, timeout=600)
 
 
 def test_every_benchmark_is_run_here():
