@@ -52,7 +52,7 @@ def test_every_config_makes_one_step_of_each_phase(path, nowhere, capsys):
     phases = rows(capsys.readouterr().out)
     searched = {"search"} if config.search.method == "domino" else set()
     assert phases.keys() == {"dense", "train"} | searched
-    small = config.data.name in ("digits", "glyphs", "stdlib_bytes")
+    small = config.data.name in ("digits", "glyphs", "stdlib_bytes", "fashion_mnist")
     for name, cells in phases.items():
         assert cells[1] == f"{config[name].batch:,}"
         assert cells[-1].startswith("loss " if small else "lowered in "), cells
