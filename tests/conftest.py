@@ -1,6 +1,7 @@
 """Strict settings for every test: two virtual devices, no silent promotion of types or ranks.
 
-Compiled programs go to a folder of the session, which processes that a test starts share.
+Compiled programs go to a folder of the session, which processes that a test starts share; to keep
+them from one session to the next, name one: JAX_COMPILATION_CACHE_DIR=...
 """
 
 import os
@@ -13,7 +14,7 @@ os.environ["XLA_FLAGS"] = (
 ).strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 _compiled = tempfile.TemporaryDirectory(prefix="domino_jax_")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _compiled.name)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 # torchvision's definitions need none of the operators that a CPU build of PyTorch lacks.
