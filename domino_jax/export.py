@@ -29,6 +29,7 @@ from domino_jax.pytorch import writer
 from domino_jax.pytorch.document import Network
 from domino_jax.run import checkpoint, experiment, settings
 from domino_jax.run.provenance import DATA, read_record
+from domino_jax.trace.kernels import find_kernels
 
 FORMATS = ("folder", "onnx")
 SAMPLES = 64
@@ -142,11 +143,12 @@ def _layers(
     """
     sizes = sorted({nm.m for nm in trained_scheme.values()}, reverse=True)
     reasons: list[str] = []
+    kernels = find_kernels(experiment.forward_of(model), model.params, example)
     for m in dict.fromkeys((search.m, *(size for size in sizes if size > 1))):
         trial = search.copy_and_resolve_references()
         trial.m, trial.candidates = m, search.candidates if m == search.m else None
         try:
-            layers = experiment.layers_of(model, example, trial)
+            layers = experiment.group_under(kernels, trial)
             n_by_path(trained_scheme, layers)
         except InputError as error:
             reasons.append(str(error))

@@ -16,6 +16,7 @@ from domino_jax.models import Model, from_nnx
 from domino_jax.models.batch_norm import BatchNorm
 from domino_jax.models.initial import fill
 from domino_jax.models.options import only_array, require_dtype, require_positive
+from domino_jax.models.small_images import convolution
 
 
 def conv(
@@ -50,6 +51,7 @@ def conv(
         use_bias=bias,
         dtype=dtype,
         kernel_init=nnx.initializers.zeros,
+        conv_general_dilated=convolution,
         rngs=nnx.Rngs(0),
     )
 

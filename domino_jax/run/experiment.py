@@ -1,7 +1,7 @@
 """From a config to the parts of a run: data, model, layers, cost, and the dense network."""
 
 import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from domino_jax.run.phases import Phase, make_phase, planned_steps
 from domino_jax.run.provenance import PHASES
 from domino_jax.run.settings import check
 from domino_jax.run.workdir import prepare
-from domino_jax.trace.layers import find_layers
+from domino_jax.trace.kernels import find_kernels
+from domino_jax.trace.layers import group_kernels
 from domino_jax.train import evaluation, loop
 from domino_jax.train import mesh as devices
 from domino_jax.train.trainer import Trainer, Training
@@ -160,10 +161,13 @@ def read_scheme(path: Path, layers: tuple[LayerSpec, ...]) -> Scheme:
 
 def layers_of(model: _models.Model, example: Any, search: ConfigDict) -> tuple[LayerSpec, ...]:
     """Finds the layers of a model under the settings of a search."""
+    return group_under(find_kernels(forward_of(model), model.params, example), search)
+
+
+def group_under(kernels: Sequence[LayerSpec], search: ConfigDict) -> tuple[LayerSpec, ...]:
+    """Makes groups of the kernels of a model under the settings of a search."""
     rules = (*search.rules, ("", "shrink")) if search.shrink_m else search.rules
-    return find_layers(
-        forward_of(model), model.params, example, search.m, rules, candidates=search.candidates
-    )
+    return group_kernels(kernels, search.m, rules, candidates=search.candidates)
 
 
 def forward_of(model: _models.Model) -> Callable[[Any, Any], Any]:

@@ -51,9 +51,22 @@ def find_layers(
         InputError: m, candidates or a rule is not allowed, a rule matches no parameter or asks for
             groups that do not fit its layer, no layer can be grouped, or as `find_kernels`.
     """
-    all_candidates = checked_candidates(m, candidates)
+    checked_candidates(m, candidates)  # before the trace, which takes longer
     require_rules(rules)
     kernels = find_kernels(apply, params, inputs, batched=batched)
+    return group_kernels(kernels, m, rules, candidates=candidates)
+
+
+def group_kernels(
+    kernels: Sequence[LayerSpec],
+    m: int,
+    rules: paths.Rules = (),
+    *,
+    candidates: Sequence[int] | None = None,
+) -> tuple[LayerSpec, ...]:
+    """Makes groups of kernels that were found before; arguments and errors as of `find_layers`."""
+    all_candidates = checked_candidates(m, candidates)
+    require_rules(rules)
     paths.require_used(rules, dict.fromkeys(name for k in kernels for name in (k.path, k.name)))
     layers = tuple(
         group_by_rule(kernel, all_candidates, *_rule_of(kernel, rules)) for kernel in kernels

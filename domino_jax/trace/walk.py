@@ -160,8 +160,15 @@ def _passes(
 
 
 def _cond(eqn: Any, values: list[Value], interpreter: Interpreter) -> tuple[list[Value], Facts]:
-    """Operands are the number of the branch, and those that every branch is called with."""
-    runs = [walk(branch, values[1:], interpreter) for branch in eqn.params["branches"]]
+    """Operands are the number of the branch, and those that every branch is called with.
+
+    Branches of platforms (`jax.lax.platform_dependent`) compute the same in several ways: the one
+    for any platform says what.
+    """
+    branches, platforms = eqn.params["branches"], eqn.params.get("branches_platforms")
+    if platforms is not None and None in platforms:
+        return walk(branches[platforms.index(None)], values[1:], interpreter)
+    runs = [walk(branch, values[1:], interpreter) for branch in branches]
     results, facts = [], interpreter.either([inside for _, inside in runs])
     for candidates in zip(*(outs for outs, _ in runs), strict=True):
         value, more = interpreter.join(candidates, values[0], "cond")

@@ -58,7 +58,8 @@ def _products(model: models.Model, size: int) -> list[tuple[tuple[int, ...], int
         model.params, model.stats, inputs
     )
     found = []
-    for equation in trace.eqns:
+    for outer in trace.eqns:
+        *_, equation = outer.params["branches"][-1].eqns if "branches" in outer.params else [outer]
         if equation.primitive.name in ("conv_general_dilated", "dot_general"):
             kernel = equation.invars[1].aval
             outputs = equation.outvars[0].aval

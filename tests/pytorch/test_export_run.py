@@ -15,6 +15,7 @@ from domino_jax.core.masked import hard_mask
 from domino_jax.core.scheme import NM
 from domino_jax.run import checkpoint, experiment
 from domino_jax.run.settings import defaults
+from domino_jax.trace.kernels import find_kernels
 
 
 def _finished(workdir, config, model, example):
@@ -48,6 +49,14 @@ def test_groups_are_those_of_the_scheme_of_each_layer(tmp_path, own_run):
     assert export.main([f"--workdir={workdir}", f"--out={tmp_path / 'out'}"]) == 0
     layers = json.loads((tmp_path / "out" / "export.json").read_text())["layers"]
     assert {name: NM(layer["n"], layer["m"]) for name, layer in layers.items()} == found
+
+
+def test_the_kernels_are_found_once_whatever_m_the_scheme_has(tmp_path, own_run, monkeypatch):
+    found = []
+    monkeypatch.setattr(export, "find_kernels", lambda *a: found.append(a) or find_kernels(*a))
+    workdir, _ = own_run
+    assert export.main([f"--workdir={workdir}", f"--out={tmp_path / 'out'}"]) == 0
+    assert len(found) == 1
 
 
 def test_a_scheme_of_other_groups_is_refused_in_one_line(tmp_path, own_run, capsys):
