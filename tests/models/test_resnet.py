@@ -25,6 +25,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from traced import equations
 
 from domino_jax import models
 from domino_jax.core.paths import leaves_by_path, replace_leaves
@@ -58,8 +59,7 @@ def _products(model: models.Model, size: int) -> list[tuple[tuple[int, ...], int
         model.params, model.stats, inputs
     )
     found = []
-    for outer in trace.eqns:
-        *_, equation = outer.params["branches"][-1].eqns if "branches" in outer.params else [outer]
+    for equation in equations(trace):
         if equation.primitive.name in ("conv_general_dilated", "dot_general"):
             kernel = equation.invars[1].aval
             outputs = equation.outvars[0].aval
@@ -304,7 +304,7 @@ def test_bfloat16_computes_low_and_keeps_state_and_logits_float32():
     assert np.any(np.asarray(low) != np.asarray(high))
     convolutions = [
         equation.outvars[0].aval.dtype
-        for equation in jax.make_jaxpr(lambda x: call(model, x))(_images()).eqns
+        for equation in equations(jax.make_jaxpr(lambda x: call(model, x))(_images()))
         if equation.primitive.name == "conv_general_dilated"
     ]
     assert convolutions == [jnp.bfloat16] * 19

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from traced import equations
 
 from domino_jax import models
 from domino_jax.core.paths import leaves_by_path
@@ -40,7 +41,7 @@ def test_steps_run_in_the_order_of_their_numbers():
     )
     shapes = [
         eqn.outvars[0].aval.shape
-        for eqn in jaxpr.eqns
+        for eqn in equations(jaxpr)
         if eqn.primitive.name in ("conv_general_dilated", "dot_general")
     ]
     expected = [(33, 40, 64), (16, 20, 128), (8, 10, 256), (4, 5, 512), (2, 2, 512)]
