@@ -182,7 +182,7 @@ SETTINGS = {
         ("search.macs_weight", "search.erk_weight", "above 0"),
     ),
     "batch that devices cannot share": Case(
-        "--config.search.batch=15", ("search.batch", "multiple of the 2 device", "15")
+        "--config.search.batch=15", ("search.batch", "multiple of the 2 part", "15")
     ),
     "batch larger than the data": Case(
         "--config.train.batch=66", ("train.batch", "64 training examples", "'own:data'", "66")

@@ -1,17 +1,16 @@
 """The layer-wise N:M search of DominoSearch, as a pair of functions: init and update.
 
 The caller trains with masks of `state.n` and the layer-wise decay `state.pace`; every
-`vote_every` steps `update(state, params)` takes the vote. One jitted function counts groups and
-returns one int32 vector; the decision (vote, candidates, budget, order, stop) is plain Python on
-exact integers. Source: DominoSearch (Sun et al., NeurIPS 2021), section 3, and its published code;
-formulas in docs/formulas.md.
+`vote_every` steps `update(state, params)` takes the vote. `votes` counts groups on the devices; the
+decision (vote, candidates, budget, order, stop) is plain Python on exact integers. Source:
+DominoSearch (Sun et al., NeurIPS 2021), section 3, and its published code; formulas in
+docs/formulas.md.
 
 Letters: S slices of a kernel ([] if it has no stack axes).
 """
 
 import math
 from collections.abc import Iterable, Mapping
-from functools import partial
 from typing import Any
 
 import jax
@@ -21,6 +20,7 @@ from domino_jax.allocate.paces import PaceRule, domino_pace, pace_rule
 from domino_jax.allocate.problem import Problem
 from domino_jax.allocate.reach import fewest_votes
 from domino_jax.allocate.search import Search, SearchState, as_scheme, by_layer
+from domino_jax.allocate.votes import short_counter
 from domino_jax.core import masks
 from domino_jax.core.costs import (
     Budget,
@@ -70,7 +70,7 @@ def domino(
     ratio = as_fraction(vote_ratio)
     groups = {layer.name: group_count(layer) for layer in movable}
     paces = domino_pace(layers, budget.share) if pace is None else pace
-    count_short = jax.jit(partial(_counts, layers))
+    count_short = short_counter(layers)
 
     def init(params: Any) -> SearchState:
         weights = kernel_weights(params, layers)
@@ -140,15 +140,6 @@ def allocate(problem: Problem) -> Search:
             erk_weight=options.get("erk_weight"),
         ),
     )
-
-
-def _counts(layers: tuple[LayerSpec, ...], weights: Any, n: Any, threshold: Any) -> jax.Array:
-    """Counts, for each grouped layer in order, the groups with fewer than n above threshold."""
-    short = {
-        path: masks.count_short(weights[path], n[path], threshold[path], kernel.m, kernel.axes)
-        for path, kernel in kernels(layers).items()
-    }
-    return jnp.stack([short[layer.path].reshape(-1)[layer.index or 0] for layer in grouped(layers)])
 
 
 def _first_n(layers: tuple[LayerSpec, ...], weights: Mapping[str, jax.Array]) -> dict[str, int]:

@@ -87,6 +87,25 @@ def _require_kernel(path: str, weights: Any, kernel: Kernel) -> None:
         )
 
 
+def threshold_axis(kernel: Kernel, shape: tuple[int, ...], axis: int, parts: int) -> int | None:
+    """Returns the axis of [S, W, G, O] that is split where a kernel is split along one of its own.
+
+    Only the first axis of the inputs or outputs is, the slowest: it splits the flattened ones in a
+    row.
+
+    Returns:
+        2 for inputs in whole groups of M, 3 for outputs; None where a split would cut a group, is
+        uneven or has no such form.
+    """
+    if shape[axis] % parts:
+        return None
+    if axis in kernel.axes.outputs[:1]:
+        return 3
+    inputs = math.prod(shape[each] for each in kernel.axes.inputs)
+    in_whole_groups = inputs // parts % kernel.m == 0
+    return 2 if axis in kernel.axes.inputs[:1] and in_whole_groups else None
+
+
 def axes_by_path(layers: Iterable[LayerSpec]) -> dict[str, Axes]:
     """Lists the axes of every convolution and matrix product as the trace saw them, by path."""
     return {layer.path: layer.roles for layer in layers if layer.roles is not None}

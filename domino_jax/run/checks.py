@@ -47,8 +47,9 @@ def require_batches(config: ConfigDict) -> None:
     Raises:
         InputError: the setting, and what is allowed.
     """
+    parts, _ = mesh.axis_sizes(config.mesh.data, config.mesh.model)
     for phase in PHASES:
-        mesh.require_divides(config[phase].batch, f"{phase}.batch")
+        mesh.require_divides(config[phase].batch, parts, f"{phase}.batch")
 
 
 def require_filled(config: ConfigDict, data: Data, phase: str) -> None:

@@ -9,7 +9,7 @@ from domino_jax.run.experiment import Experiment, torch_weights, weights_of
 from domino_jax.run.phases import planned_steps, resume, running
 from domino_jax.run.steps import dense_parts
 from domino_jax.train import loop
-from domino_jax.train.mesh import replicate
+from domino_jax.train.placement import place
 from domino_jax.train.step import first_state
 
 
@@ -64,8 +64,8 @@ def dense_weights(exp: Experiment) -> tuple[Any, Any]:
     """
     require_trained(exp)
     if is_torch_file(exp.config.init):
-        return replicate(exp.mesh, torch_weights(exp.config, exp.model, exp.layers))
+        return place(exp.placement, torch_weights(exp.config, exp.model, exp.layers))
     folder = exp.config.init or exp.workdir / "dense"
     saved = checkpoint.restore_parts(folder, weights_of(exp.model))
     checks.require_finite(folder, saved)
-    return replicate(exp.mesh, (saved["params"], saved["stats"]))
+    return place(exp.placement, (saved["params"], saved["stats"]))

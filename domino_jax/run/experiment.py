@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from domino_jax import __version__
@@ -29,6 +28,7 @@ from domino_jax.trace.kernels import find_kernels
 from domino_jax.trace.layers import group_kernels
 from domino_jax.train import evaluation, loop
 from domino_jax.train import mesh as devices
+from domino_jax.train.placement import Placement, placement_of
 from domino_jax.train.trainer import Trainer, Training
 from domino_jax.train.trainers import make_trainer
 
@@ -46,7 +46,7 @@ class Experiment:
         model: the network with fresh weights.
         layers: of the network, in the order of first use.
         budget: what the scheme may cost.
-        mesh: of all devices.
+        placement: of the arrays on all devices.
         phases: by name: 'dense', 'search', 'train'.
         trainer: of the sparse network.
         should_stop: asked before every step.
@@ -58,7 +58,7 @@ class Experiment:
     model: _models.Model
     layers: tuple[LayerSpec, ...]
     budget: costs.Budget
-    mesh: Mesh
+    placement: Placement
     phases: Mapping[str, Phase]
     trainer: Trainer
     should_stop: Callable[[], bool]
@@ -121,13 +121,19 @@ def assemble(
     objective = config.search.objective
     cost = OBJECTIVES.get(objective) or costs.read_table(objective, layers)
     budget = _budget(config.search, layers, cost)
-    mesh = devices.make_mesh()
-    phases = {name: make_phase(name, config, workdir, data, mesh, should_stop) for name in PHASES}
+    mesh = devices.make_mesh(config.mesh.data, config.mesh.model)
+    placement = placement_of(mesh, layers, model.params)
+    if placement.whole:
+        some = ", ".join(placement.whole[:3])
+        monitor.say(f"mesh.model: {len(placement.whole)} large weights cannot be split: {some}")
+    phases = {
+        name: make_phase(name, config, workdir, data, placement, should_stop) for name in PHASES
+    }
     trainer = _trainer(config.train, layers, phases["train"])
     if trainer.update is not None and config.train.epochs:  # also where search.py runs first
         checks.require_filled(config, data, "train")
     return Experiment(
-        config, workdir, data, model, layers, budget, mesh, phases, trainer, should_stop
+        config, workdir, data, model, layers, budget, placement, phases, trainer, should_stop
     )
 
 
@@ -235,7 +241,7 @@ def evaluator(exp: Experiment) -> Callable[[Any, Any], dict[str, float]]:
 
     def evaluate(params: Any, stats: Any) -> dict[str, float]:
         test = exp.data.evaluate(exp.config.dense.batch, **part)
-        batches = (devices.split_batch(exp.mesh, batch) for batch in _checked(exp, test))
+        batches = (devices.split_batch(exp.placement.mesh, batch) for batch in _checked(exp, test))
         with repairs.noting(exp.workdir, exp.data):
             return evaluation.evaluate(step, params, stats, batches)
 

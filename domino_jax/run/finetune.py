@@ -22,6 +22,7 @@ from domino_jax.run.phases import planned_steps, resume, running, train_batches
 from domino_jax.run.steps import Parts, train_parts
 from domino_jax.train import evaluation, loop
 from domino_jax.train import mesh as devices
+from domino_jax.train.placement import place
 from domino_jax.train.step import first_state
 from domino_jax.train.trainer import keep_largest
 
@@ -84,7 +85,7 @@ def evaluate_only(exp: Experiment) -> None:
     if checkpoint.latest(folder):  # step 0 was not trained: it is the masked network
         saved = checkpoint.restore_parts(folder, weights_of(exp.model))
         checks.require_finite(folder, saved)
-        sparse = devices.replicate(exp.mesh, (saved["params"], saved["stats"]))
+        sparse = place(exp.placement, (saved["params"], saved["stats"]))
     _evaluate(exp, scheme, dense, sparse)
 
 
@@ -132,7 +133,7 @@ def _recalibrated(exp: Experiment, params: Any, stats: Any) -> Any:
         closing(stream(dataset, workers=exp.data.workers)) as source,
     ):
         some = until_stopped(exp, itertools.islice(source, RECALIBRATION_BATCHES))
-        batches = (devices.split_batch(exp.mesh, batch) for batch in some)
+        batches = (devices.split_batch(exp.placement.mesh, batch) for batch in some)
         return evaluation.recalibrate(exp.model.apply, params, stats, batches)
 
 

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from domino_jax.data import Batches, Data, stream
 from domino_jax.run import checkpoint, checks, monitor, repairs, workdir
 from domino_jax.run.provenance import PHASES
 from domino_jax.train import loop, optim
-from domino_jax.train import mesh as devices
 from domino_jax.train.losses import Batch
+from domino_jax.train.mesh import split_batch
+from domino_jax.train.placement import Placement, place
 
 Scalars = Mapping[str, float]
 
@@ -32,7 +32,7 @@ class Phase:
         config: all settings.
         workdir: of the run.
         data: of the run.
-        mesh: of all devices.
+        placement: of the arrays on all devices.
         rate: step -> learning rate; that of a search is constant.
         should_stop: asked before every step.
     """
@@ -42,7 +42,7 @@ class Phase:
     config: ConfigDict
     workdir: Path
     data: Data
-    mesh: Mesh
+    placement: Placement
     rate: Callable[[Any], Any]
     should_stop: Callable[[], bool]
 
@@ -67,12 +67,12 @@ def make_phase(
     config: ConfigDict,
     workdir: Path,
     data: Data,
-    mesh: Mesh,
+    placement: Placement,
     should_stop: Callable[[], bool],
 ) -> Phase:
     """Makes a phase of a run."""
     rate = _rate(config[name], data)
-    return Phase(name, PHASES.index(name), config, workdir, data, mesh, rate, should_stop)
+    return Phase(name, PHASES.index(name), config, workdir, data, placement, rate, should_stop)
 
 
 def planned_steps(phase: Phase) -> int:
@@ -105,7 +105,7 @@ def train_batches(phase: Phase) -> Batches:
 
 def resume(phase: Phase, state: Any) -> Any:
     """Returns the last saved state of the phase; the given one if there is none. On all devices."""
-    state = devices.replicate(phase.mesh, state)
+    state = place(phase.placement, state)
     if checkpoint.latest(phase.folder) is None:
         return state
     return checkpoint.restore(phase.folder, state)
@@ -141,7 +141,7 @@ def running(
             batch = next(source)
             waited[0] += time.perf_counter() - asked
             checks.require_labels(batch, phase.data, f"training batch {step}")
-            yield devices.split_batch(phase.mesh, batch)
+            yield split_batch(phase.placement.mesh, batch)
 
     with (
         repairs.noting(phase.workdir, phase.data),

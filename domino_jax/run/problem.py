@@ -38,7 +38,7 @@ def problem_of(exp: Experiment, begin: Callable[[], None]) -> Problem:
         require_data(exp, first + count)
         dataset = train_batches(exp.phases["search"])
         numbers = range(first, first + count)
-        return (split_batch(exp.mesh, dataset[number]) for number in numbers)
+        return (split_batch(exp.placement.mesh, dataset[number]) for number in numbers)
 
     def keep(name: str, text: str) -> None:
         if jax.process_index() == 0:

@@ -33,6 +33,7 @@ from domino_jax.run.problem import options_of, require_data
 from domino_jax.run.settings import check
 from domino_jax.run.steps import Parts, dense_parts, search_parts, train_parts
 from domino_jax.train import mesh as devices
+from domino_jax.train.placement import place
 from domino_jax.train.step import first_state
 
 LARGEST_STEP = 2e10  # multiply-adds of forward and backward pass: seconds on two cores
@@ -162,6 +163,6 @@ def _try(
         step.lower(*jax.eval_shape(arguments, model.params, model.stats))  # type: ignore[attr-defined]
         return f"lowered in {time.perf_counter() - began:.1f} s, not executed"
     state, placed, batch, key = arguments(model.params, model.stats)
-    state, placed = devices.replicate(exp.mesh, (state, placed))
-    state, loss = step(state, placed, devices.split_batch(exp.mesh, batch), key)
+    state, placed = place(exp.placement, (state, placed))
+    state, loss = step(state, placed, devices.split_batch(exp.placement.mesh, batch), key)
     return f"loss {float(loss):.4f}, {time.perf_counter() - began:.1f} s with its compilation"

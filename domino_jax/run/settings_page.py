@@ -11,6 +11,7 @@ _TITLES = {
     "": "Both scripts",
     "model": "The network",
     "data": "The data set",
+    "mesh": "The devices",
     "dense": "Training of the dense network",
     "search": "Search",
     "train": "Training of the sparse network",

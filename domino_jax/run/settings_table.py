@@ -278,7 +278,28 @@ _TRAIN = {
         "dense", *kinds.one_of(lambda: STARTS), "The weights that the sparse training starts from."
     ),
 }
-GROUPS = {"model": _MODEL, "data": _DATA, "dense": _DENSE, "search": _SEARCH, "train": _TRAIN}
+_MESH = {
+    "data": Setting(
+        -1,
+        *kinds.whole(-1),
+        "Parts of a batch, one on each device or row of devices; -1: all devices that `model` "
+        "leaves.",
+    ),
+    "model": Setting(
+        1,
+        *kinds.whole(1),
+        "Parts of every large weight and of what belongs to it, for networks that one device "
+        "cannot hold; groups of M are never cut.",
+    ),
+}
+GROUPS = {
+    "model": _MODEL,
+    "data": _DATA,
+    "mesh": _MESH,
+    "dense": _DENSE,
+    "search": _SEARCH,
+    "train": _TRAIN,
+}
 # Every setting by its key, such as 'search.budget'.
 SETTINGS = _ALL | {
     f"{group}.{key}": setting

@@ -1,12 +1,13 @@
 """The trainer and the jitted step of each phase, as the config wants them."""
 
+from functools import partial
 from typing import NamedTuple
 
 import optax
 
 from domino_jax.run.experiment import Experiment
 from domino_jax.train import losses, optim
-from domino_jax.train.mesh import replicated
+from domino_jax.train.placement import kept
 from domino_jax.train.step import Step, trainer_step
 from domino_jax.train.trainer import Trainer, dense_trainer, search_trainer
 from domino_jax.train.transforms import survivor_decay, survivors
@@ -46,5 +47,5 @@ def train_parts(exp: Experiment) -> Parts:
 
 def _parts(exp: Experiment, trainer: Trainer, label_smoothing: float) -> Parts:
     loss = losses.cross_entropy(label_smoothing, exp.data.ignore_label)
-    step = trainer_step(exp.model.apply, loss, trainer, sharding=replicated(exp.mesh))
+    step = trainer_step(exp.model.apply, loss, trainer, keep=partial(kept, exp.placement))
     return Parts(trainer, step)

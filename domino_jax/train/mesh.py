@@ -1,11 +1,10 @@
-"""Data-parallel placement: batches split along their leading axis, everything else replicated."""
+"""The mesh of all devices, and batches split over its axis 'data'."""
 
 import os
 from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -26,42 +25,48 @@ def require_devices() -> None:
         raise InputError(f"JAX starts no device (JAX_PLATFORMS is {asked!r}): {reason}") from None
 
 
-def make_mesh() -> Mesh:
-    """Makes the one-axis mesh of all devices of all processes."""
-    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+def make_mesh(data: int = -1, model: int = 1) -> Mesh:
+    """Makes the mesh of all devices of all processes.
 
-
-def require_divides(batch: int, what: str) -> None:
-    """Refuses a batch that does not split evenly.
+    Args:
+        data: parts that a batch is split into; -1: as many as there are devices for.
+        model: parts that large weights are split into.
 
     Raises:
-        InputError: the batch is below 1 or no multiple of the number of devices.
+        InputError: the parts are not as many as the devices.
     """
+    sizes = axis_sizes(data, model)
+    return jax.make_mesh(sizes, ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+
+
+def axis_sizes(data: int, model: int) -> tuple[int, int]:
+    """Returns the parts of a batch and of large weights; arguments and errors as of `make_mesh`."""
     devices = jax.device_count()
-    if batch < 1 or batch % devices:
-        raise InputError(f"{what}: expected a multiple of the {devices} device(s), got {batch}")
-
-
-def replicated(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of a state that every device holds whole."""
-    return NamedSharding(mesh, PartitionSpec())
-
-
-def replicate(mesh: Mesh, tree: Any) -> Any:
-    """Puts a copy of every leaf on every device (a copy also on one: a step may donate it).
-
-    From device to device where one process has all devices, or a leaf lies so already.
-    """
-    sharding = replicated(mesh)
-
-    def copy(leaf: Any) -> jax.Array:
-        direct = isinstance(leaf, jax.Array) and (
-            jax.process_count() == 1 or leaf.sharding == sharding
+    if data == -1 and model > 0 and devices % model == 0:
+        data = devices // model
+    if model < 1 or data * model != devices:
+        raise InputError(
+            f"mesh: expected data x model = the {devices} device(s) that JAX sees (data = -1 takes "
+            f"what model leaves), got data = {data} and model = {model}"
         )
-        # Copied first: on several devices `may_alias=False` still shares the buffer of one of them.
-        return jax.device_put(jnp.copy(leaf) if direct else np.asarray(leaf), sharding)
+    return data, model
 
-    return jax.tree.map(copy, tree)
+
+def require_divides(batch: int, parts: int, what: str) -> None:
+    """Refuses a batch that does not split evenly.
+
+    Args:
+        batch: number of examples.
+        parts: that a mesh splits it into.
+        what: name of the setting.
+
+    Raises:
+        InputError: the batch is below 1 or no multiple of the parts.
+    """
+    if batch < 1 or batch % parts:
+        raise InputError(
+            f"{what}: expected a multiple of the {parts} part(s) of mesh.data, got {batch}"
+        )
 
 
 def split_batch(mesh: Mesh, batch: Mapping[str, Any]) -> dict[str, jax.Array]:

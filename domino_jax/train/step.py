@@ -48,12 +48,12 @@ def trainer_step(
     loss: Loss,
     trainer: Trainer,
     *,
-    sharding: jax.sharding.Sharding | None = None,
+    keep: Callable[[Any], Any] = lambda tree: tree,
 ) -> Step:
     """Makes the jitted step of a trainer: step(state, target, batch, key).
 
-    It donates its state; `sharding` is that of the state on several devices. The target is traced:
-    one compilation serves any n, pace and masks.
+    It donates its state; `keep` says where the new state and the loss lie on several devices, as
+    `placement.kept` does. The target is traced: one compilation serves any n, pace and masks.
     """
     update = trainer.update or _leave
 
@@ -70,9 +70,12 @@ def trainer_step(
         value_and_grad = jax.value_and_grad(objective, has_aux=True)
         (value, (stats, masks)), grads = value_and_grad(state.params)
         params, opt_state = update(grads, state.params, state.opt_state, target, masks)
-        return TrainState(state.step + 1, params, stats, opt_state), value
+        answer: tuple[TrainState, jax.Array] = keep(
+            (TrainState(state.step + 1, params, stats, opt_state), value)
+        )
+        return answer
 
-    return jax.jit(step, donate_argnums=0, out_shardings=sharding)
+    return jax.jit(step, donate_argnums=0)
 
 
 def _leave(grads: Any, params: Any, state: Any, target: Any, masks: Any) -> tuple[Any, Any]:
@@ -86,10 +89,10 @@ def dense_step(
     loss: Loss,
     tx: optax.GradientTransformation,
     *,
-    sharding: jax.sharding.Sharding | None = None,
+    keep: Callable[[Any], Any] = lambda tree: tree,
 ) -> Step:
     """Makes the jitted step of dense training: step(state, None, batch, key)."""
-    return trainer_step(apply, loss, dense_trainer(tx), sharding=sharding)
+    return trainer_step(apply, loss, dense_trainer(tx), keep=keep)
 
 
 def search_step(
@@ -98,7 +101,7 @@ def search_step(
     tx: optax.GradientTransformation,
     layers: Iterable[LayerSpec],
     *,
-    sharding: jax.sharding.Sharding | None = None,
+    keep: Callable[[Any], Any] = lambda tree: tree,
 ) -> Step:
     """Makes the jitted step of a search: step(state, {'n', 'pace'}, batch, key)."""
-    return trainer_step(apply, loss, search_trainer(tx, layers), sharding=sharding)
+    return trainer_step(apply, loss, search_trainer(tx, layers), keep=keep)

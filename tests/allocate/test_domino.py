@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from domino_jax.allocate.domino import domino
 from domino_jax.allocate.paces import domino_pace
@@ -59,7 +60,7 @@ def test_votes_lower_n_and_commit_at_candidates():
 def test_a_vote_does_not_make_the_step_compile_anew():
     params, layers = two_layers()
     search = domino(layers, 0.3, vote_ratio=0.5)
-    everywhere = mesh.replicated(mesh.make_mesh())
+    everywhere = NamedSharding(mesh.make_mesh(), PartitionSpec())
     state = jax.device_put(search.init(params), everywhere)
     traces = []
 

@@ -8,7 +8,7 @@ import scripts
 from domino_jax.allocate import domino, reach
 from domino_jax.core import costs
 from domino_jax.run import checkpoint, experiment
-from domino_jax.train import evaluation, mesh, optim
+from domino_jax.train import evaluation, mesh, optim, placement
 
 QUICK = ("dense.epochs=1", "train.epochs=1", "train.warmup_epochs=0")
 
@@ -68,17 +68,17 @@ def test_a_run_makes_each_part_once(tmp_path, counted):
 
 
 def test_a_state_is_replicated_from_device_to_device(monkeypatch):
-    devices = mesh.make_mesh()
+    devices = placement.Placement(mesh.make_mesh(), {})
     state = {"w": jax.numpy.arange(4.0), "n": np.float32(3)}
-    here = mesh.replicate(devices, state)
+    here = placement.place(devices, state)
     asarray = np.asarray
 
     def through_host(value, *arguments):
         assert not isinstance(value, jax.Array), "went through host memory"
         return asarray(value, *arguments)
 
-    monkeypatch.setattr(mesh.np, "asarray", through_host)
-    once, again = mesh.replicate(devices, state), mesh.replicate(devices, here)
+    monkeypatch.setattr(placement.np, "asarray", through_host)
+    once, again = placement.place(devices, state), placement.place(devices, here)
     monkeypatch.undo()
     jax.jit(lambda state: state, donate_argnums=0)((once, again))
     assert float(state["w"][3]) == float(here["w"][3]) == 3.0

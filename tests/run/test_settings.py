@@ -50,6 +50,8 @@ VALUES = {
     "data.name": NAME,
     "data.dir": TEXT,
     "data.workers": COUNT_OR_NONE,
+    "mesh.data": ([-1, 1, 8], [-2, 2**31, 0.5, True, "1", None]),
+    "mesh.model": COUNT,
     "dense.optimizer": (["sgd", "adamw"], ["adam", "adamw_decoupled", None]),
     "search.method": (
         ["domino", "uniform", "erk", "dense", "sensitivity", "fisher", "table"],

@@ -1,16 +1,22 @@
 """Two virtual devices share a batch and do what one does."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from domino_jax.trace.layers import find_layers
 from domino_jax.train import evaluation, losses
 from domino_jax.train import mesh as devices
+from domino_jax.train.placement import Placement, kept, place
 from domino_jax.train.step import init_state, search_step
 from domino_jax.train.transforms import survivor_decay, survivors
+
+WHOLE = Placement(devices.make_mesh(), {})  # every array on every device
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no such\nbackend"), AssertionError()])
@@ -28,8 +34,23 @@ def test_no_device_is_one_line(monkeypatch, error):
 def test_the_mesh_has_all_devices():
     assert jax.device_count() == 2  # tests/conftest.py
     mesh = devices.make_mesh()
-    assert mesh.shape == {"data": 2}
-    assert mesh.axis_types == (jax.sharding.AxisType.Auto,)
+    assert mesh.shape == {"data": 2, "model": 1}
+    assert mesh.axis_types == (jax.sharding.AxisType.Auto,) * 2
+
+
+def test_parts_of_the_mesh():
+    assert devices.axis_sizes(-1, 1) == devices.axis_sizes(2, 1) == (2, 1)
+    assert devices.axis_sizes(-1, 2) == devices.axis_sizes(1, 2) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("data", "model"), [(0, 1), (1, 1), (-1, 0), (-1, 3), (2, 2), (-2, 1), (-1, -2)]
+)
+def test_parts_that_are_not_the_devices(data, model):
+    with pytest.raises(
+        ValueError, match=rf"the 2 device\(s\).* data = {data} and model = {model}$"
+    ):
+        devices.axis_sizes(data, model)
 
 
 def test_batches_are_split_along_their_leading_axis():
@@ -46,7 +67,7 @@ def test_batches_are_split_along_their_leading_axis():
 
 def test_states_are_copied_whole():
     state = {"w": jnp.arange(4.0), "step": np.int32(3)}
-    copy = devices.replicate(devices.make_mesh(), state)
+    copy = place(WHOLE, state)
     assert jax.tree.structure(copy) == jax.tree.structure(state)
     for name, value in state.items():
         assert copy[name].dtype == value.dtype
@@ -58,14 +79,14 @@ def test_states_are_copied_whole():
 
 @pytest.mark.parametrize("batch", [2, 64])
 def test_batches_that_divide(batch):
-    devices.require_divides(batch, "dense.batch")
+    devices.require_divides(batch, 2, "dense.batch")
 
 
 @pytest.mark.parametrize("batch", [0, -2, 1, 63])
 def test_batches_that_do_not_divide(batch):
-    message = rf"train\.batch: expected a multiple of the 2 device\(s\), got {batch}$"
+    message = rf"train\.batch: expected a multiple of the 2 part\(s\) of mesh\.data, got {batch}$"
     with pytest.raises(ValueError, match=message):
-        devices.require_divides(batch, "train.batch")
+        devices.require_divides(batch, 2, "train.batch")
 
 
 # Batch normalization over the whole batch: wrong if each device took its own half. Left to
@@ -111,13 +132,13 @@ def training():
 
 def test_a_step_on_two_devices_is_that_on_one():
     make, state, control, batches = training()
-    mesh, key, seen = devices.make_mesh(), jax.random.key(1), []
-    alone, shared = jax.tree.map(jnp.asarray, state), devices.replicate(mesh, state)
-    whole = devices.replicated(mesh)
-    on_one, on_two = make(), make(sharding=whole)
+    key, seen = jax.random.key(1), []
+    alone, shared = jax.tree.map(jnp.asarray, state), place(WHOLE, state)
+    whole = NamedSharding(WHOLE.mesh, PartitionSpec())
+    on_one, on_two = make(), make(keep=partial(kept, WHOLE))
     for batch in batches:
         alone, loss_alone = on_one(alone, control, batch, key)
-        shared, loss_shared = on_two(shared, control, devices.split_batch(mesh, batch), key)
+        shared, loss_shared = on_two(shared, control, devices.split_batch(WHOLE.mesh, batch), key)
         seen.append((float(loss_alone), float(loss_shared)))
     np.testing.assert_allclose(*zip(*seen, strict=True), rtol=1e-5)
     for one, two in zip(jax.tree.leaves(alone), jax.tree.leaves(shared), strict=True):
@@ -128,20 +149,19 @@ def test_a_step_on_two_devices_is_that_on_one():
 
 def test_evaluation_on_two_devices_is_that_on_one():
     _, state, _, batches = training()
-    mesh, step = devices.make_mesh(), evaluation.eval_step(apply)
+    step = evaluation.eval_step(apply)
     batches = [batch | {"weight": np.float32([1] * 7 + [0])} for batch in batches]
     alone = evaluation.evaluate(step, state.params, state.stats, batches)
-    params, stats = devices.replicate(mesh, (state.params, state.stats))
+    params, stats = place(WHOLE, (state.params, state.stats))
     shared = evaluation.evaluate(
-        step, params, stats, (devices.split_batch(mesh, b) for b in batches)
+        step, params, stats, (devices.split_batch(WHOLE.mesh, b) for b in batches)
     )
     assert shared == pytest.approx(alone, rel=1e-5)
 
 
 def test_what_was_replicated_may_be_given_away():
     """A step that donates its state leaves the arrays that it was made of."""
-    mesh = devices.make_mesh()
     for leaf in (jnp.arange(8.0), np.arange(8.0, dtype=np.float32), jnp.float32(3)):
-        held = devices.replicate(mesh, leaf)
+        held = place(WHOLE, leaf)
         jax.jit(lambda x: x + 1, donate_argnums=0)(held)
-        assert np.asarray(leaf).sum() == np.asarray(devices.replicate(mesh, leaf)).sum()
+        assert np.asarray(leaf).sum() == np.asarray(place(WHOLE, leaf)).sum()
