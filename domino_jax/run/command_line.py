@@ -6,14 +6,14 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
 from domino_jax.core.errors import TRACEBACK, InputError, fault, printable
-from domino_jax.run import signals
+from domino_jax.run import cluster, signals
 
 WRONG_INPUT = 1
 STOPPED = 75  # EX_TEMPFAIL: start the same command again
@@ -129,14 +129,17 @@ def _unknown_flag(name: str) -> str:
 
 
 def _flag_texts(more: Sequence[flags.FlagHolder]) -> dict[str, str]:
-    holders = {"--config=FILE": CONFIG, "--workdir=FOLDER": WORKDIR, "--anew": ANEW}
+    holders: dict[str, Any] = {"--config=FILE": CONFIG, "--workdir=FOLDER": WORKDIR, "--anew": ANEW}
+    holders |= {
+        "--coordinator=HOST:PORT": cluster.COORDINATOR,
+        "--processes=COUNT": cluster.PROCESSES,
+        "--process=INDEX": cluster.PROCESS,
+    }
     holders |= {f"--{holder.name}={holder.default}": holder for holder in more}
     return {form: flags.FLAGS[holder.name].help or "" for form, holder in holders.items()}
 
 
 def _work(work: Work, config: Any, folder: Path, stops: list[int]) -> None:
-    import jax  # noqa: PLC0415 (JAX is not needed for --help)
-
     from domino_jax.run import settings, workdir  # noqa: PLC0415
     from domino_jax.train import mesh  # noqa: PLC0415
 
@@ -150,11 +153,15 @@ def _work(work: Work, config: Any, folder: Path, stops: list[int]) -> None:
         mesh.require_devices()
         rehearsal.rehearse(config)
         return
+    cluster.join()
     _keep_compiled()
     # Asked in this order, the devices stay untouched until the directory is ours.
-    shared = jax.distributed.is_initialized() and jax.process_index() > 0
-    with nullcontext() if shared else workdir.taken(folder):
-        work(config, folder, lambda: bool(stops), ANEW.value)
+    if cluster.is_first():
+        with workdir.taken(folder):
+            work(config, folder, cluster.agreed(lambda: bool(stops)), ANEW.value)
+    else:
+        with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+            work(config, folder, cluster.agreed(lambda: bool(stops)), ANEW.value)
 
 
 def _guarded(work: Callable[[], None]) -> int:

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from domino_jax.core.errors import escaped
+from domino_jax.run import cluster
 
 # Wide enough for the longest row of a ResNet-152; pipes have no width of their own.
 PIPE_WIDTH = 140
@@ -38,7 +39,8 @@ def cell(text: str) -> Text:
 
 def say(line: str) -> None:
     """Prints a line about the run on stderr: what it found, on stdout, is the same anywhere."""
-    print(escaped(line), file=sys.stderr, flush=True)
+    if cluster.is_first():
+        print(escaped(line), file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -56,6 +58,9 @@ def progress(
         return f"{(step - start) / max(time.perf_counter() - began, 1e-9):.1f} {unit}/s"
 
     out = console(stderr=True)
+    if not cluster.is_first():
+        yield lambda step, text: None
+        return
     with _bar(title, steps, start, out) if out.is_terminal else _lines(title, steps) as show:
         yield lambda step, text: show(step, rate(step), text)
 
@@ -117,7 +122,7 @@ def events(folder: Path, start: int = 0) -> Iterator[Callable[[int, Mapping[str,
             return stack.enter_context(opened)
 
         def write(step: int, scalars: Mapping[str, float]) -> None:
-            for name, value in scalars.items():
+            for name, value in scalars.items() if cluster.is_first() else ():
                 writer().add_scalar(name, value, step)
 
         yield write

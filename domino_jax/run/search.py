@@ -11,7 +11,7 @@ from domino_jax.allocate.table import allocate
 from domino_jax.core import costs
 from domino_jax.core.errors import InputError
 from domino_jax.core.scheme import Scheme, save
-from domino_jax.run import checks, monitor, provenance, report, workdir
+from domino_jax.run import checks, cluster, monitor, provenance, report, workdir
 from domino_jax.run.experiment import Experiment, forward_of, versions
 from domino_jax.run.phases import resume, running
 from domino_jax.run.problem import problem_of
@@ -157,6 +157,8 @@ def _write(exp: Experiment, scheme: Scheme, *, steps: int) -> None:
         exp.budget,
         activations=activation_macs(forward_of(exp.model), exp.model.params, exp.data.example),
     )
+    if not cluster.is_first():
+        return
     save(
         exp.workdir / "scheme.json",
         scheme,

@@ -10,10 +10,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-import jax
-
 from domino_jax.core import files
 from domino_jax.core.errors import InputError
+from domino_jax.run import cluster
 
 LOCK = ".lock"
 CURVE = "votes.jsonl"
@@ -117,7 +116,7 @@ def require_held(workdir: Path) -> None:
     Raises:
         InputError: what became of the directory.
     """
-    if jax.process_index() > 0:
+    if not cluster.is_first():
         return
     try:
         owner = (workdir / LOCK).read_text()
@@ -185,8 +184,9 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
 
 
 def update_json(path: Path, **entries: Any) -> None:
-    """Replaces entries of a JSON object on disk, the others stay."""
-    write_json(path, read_json(path) | entries)
+    """Replaces entries of a JSON object on disk, the others stay; the first process does."""
+    if cluster.is_first():
+        write_json(path, read_json(path) | entries)
 
 
 def drop_json(path: Path, entry: str) -> None:
@@ -204,15 +204,21 @@ def remove(*paths: Path) -> None:
 
 
 def resume_curve(path: Path, start: int) -> None:
-    """Makes the file of a curve, a JSON object a line; drops the points from after step `start`."""
+    """Makes the file of a curve, a JSON object a line; drops the points from after step `start`.
+
+    As all writing of curves, the first process does it.
+    """
+    if not cluster.is_first():
+        return
     points = [point for point in read_curve(path) if point["step"] <= start] if start else []
     files.write_text(path, "".join(json.dumps(point) + "\n" for point in points))
 
 
 def append_point(path: Path, point: Mapping[str, Any]) -> None:
     """Appends a point, which has a 'step', to a curve."""
-    with path.open("a") as file:
-        file.write(json.dumps(point) + "\n")
+    if cluster.is_first():
+        with path.open("a") as file:
+            file.write(json.dumps(point) + "\n")
 
 
 def read_curve(path: Path) -> list[dict[str, Any]]:
