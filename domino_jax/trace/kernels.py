@@ -101,6 +101,7 @@ def _kernel(leaf: jax.ShapeDtypeStruct, uses: Numbered) -> _Kernel:
             notes = [f"{leaf.dtype}, not floating"]
         return _Kernel(None, reason=[*reasons, *notes, NOT_USED][0])
     roles, used, disagree = _merged(leaf.shape, used)
+    roles = _with_experts(roles, leaf.shape, [use for _, use in uses])
     axes = _axes(roles, leaf.shape)
     macs, firsts = _shared(leaf.shape, axes, used)
     together = _together(leaf.shape, axes, [use for _, use in used])
@@ -140,6 +141,15 @@ def _merged(shape: Sequence[int], used: Numbered) -> tuple[list[str], Numbered, 
             continue
         kept.append((number, use))
     return roles, kept, disagree
+
+
+def _with_experts(
+    roles: Sequence[str], shape: Sequence[int], uses: Sequence[Use]
+) -> Sequence[str]:
+    """Makes stacks of the axes along which experts lie, where a matrix is left of each."""
+    axes = {axis for use in uses for axis in use.apart if shape[axis] > 1}
+    apart = ["stack" if axis in axes else role for axis, role in enumerate(roles)]
+    return apart if {"inputs", "outputs"} <= set(apart) else roles
 
 
 def _axes(roles: Sequence[str], shape: Sequence[int]) -> Axes:

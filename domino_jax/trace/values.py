@@ -3,7 +3,7 @@
 A value is one of four:
 - a tuple of `View`: an array that still holds weights (several views where they were concatenated);
 - a number: a constant scalar, or an array filled with it;
-- `INPUT`: computed from the inputs;
+- `INPUT`: computed from the inputs; `Known` where `trace.experts` knows more of it than that;
 - a frozenset of paths: computed from these parameters and constants, but no weight any more.
 
 One word for one thing: a `reason` keeps a parameter dense, a `note` says of a harmless use what
@@ -11,6 +11,7 @@ the parameter is for.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from domino_jax.trace import views
@@ -20,6 +21,21 @@ from domino_jax.trace.walk import Facts, Value
 
 INPUT = "computed from the inputs"
 Outcome = tuple[list[Value], Facts]
+Experts = frozenset[tuple[View, int]]
+
+
+@dataclass(frozen=True)
+class Known:
+    """An array computed from the inputs of which more is known than that.
+
+    Attributes:
+        chooses: it is zero but where two things are equal: a one-hot, times anything.
+        experts: for each dim, the parameters (as views) and the axis of each along which their
+            experts lie that this dim runs over; () where no dim does.
+    """
+
+    chooses: bool
+    experts: tuple[Experts, ...]
 
 
 def views_of(values: Iterable[Value]) -> list[View]:
@@ -30,7 +46,9 @@ def views_of(values: Iterable[Value]) -> list[View]:
 def rest(values: Iterable[Value]) -> Value:
     """What is computed from these values, when no weights can be seen in it any more."""
     values = list(values)
-    if INPUT in values or any(view.varies for view in views_of(values)):
+    if any(value is INPUT or isinstance(value, Known) for value in values):
+        return INPUT
+    if any(view.varies for view in views_of(values)):
         return INPUT
     path_sets = [value for value in values if isinstance(value, frozenset)]
     return frozenset().union({view.path for view in views_of(values)}, *path_sets)
