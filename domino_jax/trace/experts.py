@@ -35,31 +35,43 @@ def plain(value: Any) -> Any:
 def pick(eqn: Any, values: Sequence[Any]) -> tuple[View, ...] | None:
     """Returns the weights that a one-hot picks: a copy of one matrix for each token.
 
-    None where the product is any other. What is left must be a matrix, as for a gather: one_hot @
-    table [V, D] is an ordinary product.
+    It is written as a product, or as (one_hot * w).sum(e): then the first half of that. None where
+    the equation is any other. What is left must be a matrix, as for a gather: one_hot @ table
+    [V, D] is an ordinary product.
     """
-    if eqn.primitive.name != "dot_general":
-        return None
-    (contracting, batch), sides = eqn.params["dimension_numbers"], [_chooses(v) for v in values]
-    if sides.count(True) != 1 or any(batch):
+    name, shape, p = eqn.primitive.name, eqn.outvars[0].aval.shape, eqn.params
+    if name == "reduce_sum":
+        chosen = all(view.chosen for view in views_of(values)) and len(p["axes"]) == 1
+        return _one_of(values[0], p["axes"][0]) if chosen and views_of(values) else None
+    sides = [_chooses(value) for value in values]
+    if name not in ("mul", "dot_general") or sides.count(True) != 1:
         return None
     side = sides.index(False)
-    weights, numbers = values[side], contracting[side]
-    if not isinstance(weights, tuple) or len(weights) > 1 or len(numbers) > 1:
+    weights = values[side]
+    if not isinstance(weights, tuple) or len(weights) > 1:
         return None
-    (view,), (d,) = weights, numbers
-    left = [number for number in range(len(view.dims)) if number != d]
-    if len({piece.axis for n in left for piece in view.dims[n] if piece.size > 1} - {-1}) < 2:
-        return None
-    sizes = [1 if number == d else size for number, size in enumerate(view.shape)]
-    one = views.cut(view, [None if number == d else 0 for number in range(len(sizes))], sizes)
-    if one is None:
+    if name == "mul":
+        copies = views.broadcast(weights[0], shape, range(len(shape)))
+        several = len(views.axes_of(copies)) > 2
+        return (replace(copies, varies=True, chosen=True),) if several else None
+    contracting, batch = p["dimension_numbers"]
+    one = _one_of(weights, *contracting[side]) if len(contracting[side]) == 1 else None
+    if one is None or any(batch):
         return None
     # The free dims of the left operand come first in the result.
-    shape = eqn.outvars[0].aval.shape
-    first = len(shape) - len(left) if side else 0
-    copies = views.broadcast(views.squeeze(one, [d]), shape, range(first, first + len(left)))
-    return (replace(copies, varies=True),)
+    rank = len(one[0].dims)
+    first = len(shape) - rank if side else 0
+    return (views.broadcast(one[0], shape, range(first, first + rank)),)
+
+
+def _one_of(weights: tuple[View, ...], d: int) -> tuple[View, ...] | None:
+    """Takes one index of a dim, no one knows which; None if no matrix is left."""
+    (view,) = weights
+    sizes = [1 if number == d else size for number, size in enumerate(view.shape)]
+    one = views.cut(view, [None if number == d else 0 for number in range(len(sizes))], sizes)
+    if one is None or len(_axes(one, range(len(sizes)))) < 2:
+        return None
+    return (replace(views.squeeze(one, [d]), varies=True, chosen=False),)
 
 
 def parts(eqn: Any, values: Sequence[Any]) -> list[Use]:

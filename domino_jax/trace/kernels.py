@@ -48,10 +48,12 @@ def find_kernels(
 ) -> tuple[LayerSpec, ...]:
     """Finds the kernels of a network by tracing it; nothing is executed, no size is too odd.
 
-    Multiply-adds are those that one example takes in the program as it is written: a gather, a
-    `switch` or a `ragged_dot` computes each token with its own expert, shared out evenly among the
-    experts; an einsum over all experts, or a scan over them, computes every token with each. An
-    einsum that sums over the experts (weights times one-hot) has them among its inputs.
+    Multiply-adds are those that one example takes in the program as it is written. Experts are
+    slices of their parameter. A gather, a one-hot, a `switch` or a `ragged_dot` computes each token
+    with its own expert, shared out evenly among the experts; picking costs nothing. An einsum over
+    all experts whose results are summed or picked, or a scan over them, computes every token with
+    each. A kernel mixed by other numbers than a one-hot is what a layer with these numbers as its
+    inputs makes.
 
     Args:
         apply: `apply(params, inputs)`.
@@ -143,9 +145,7 @@ def _merged(shape: Sequence[int], used: Numbered) -> tuple[list[str], Numbered, 
     return roles, kept, disagree
 
 
-def _with_experts(
-    roles: Sequence[str], shape: Sequence[int], uses: Sequence[Use]
-) -> Sequence[str]:
+def _with_experts(roles: Sequence[str], shape: Sequence[int], uses: Sequence[Use]) -> Sequence[str]:
     """Makes stacks of the axes along which experts lie, where a matrix is left of each."""
     axes = {axis for use in uses for axis in use.apart if shape[axis] > 1}
     apart = ["stack" if axis in axes else role for axis, role in enumerate(roles)]

@@ -53,6 +53,8 @@ class View:
         varies: what it is depends on the inputs: which part of the parameter (experts picked per
             token, rows looked up), or how much of it (weights scaled by an activation).
         reason: why the parameter cannot be sparse, '' if it can.
+        chosen: it was multiplied by a one-hot: all but one index of some dim are zero.
+        normalized: it was divided by something that was computed from itself, such as its norm.
     """
 
     path: str
@@ -63,6 +65,8 @@ class View:
     share: Fraction = Fraction(1)
     varies: bool = False
     reason: str = ""
+    chosen: bool = False
+    normalized: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """Kinds of networks whose layers were once found wrongly, each with its siblings.
 
-Letters: B examples, T tokens, D features, E experts, O outputs.
+Letters: B examples, T tokens, D features, O outputs.
 """
 
 import importlib
@@ -17,7 +17,6 @@ from domino_jax.trace.layers import find_layers
 
 F = jnp.float32
 IO = Axes((), (), (0,), (1,))
-STACKED = Axes((0,), (), (1,), (2,))
 X = jax.ShapeDtypeStruct((2, 6, 16), F)
 
 
@@ -263,73 +262,7 @@ def test_blocks_of_one_axis_are_one_dense_layer():
     assert kernel.reason == "axis 0 is both stack and inputs"
 
 
-# Experts: E = 3, D = 16, O = 4.
-
-
-def router(p, x):
-    return (x @ p["r"]).argmax(-1)
-
-
-def gathered(p, x):
-    return jnp.einsum("btd,btdo->bto", x, p["w"][router(p, x)])
-
-
-def gathered_one_by_one(p, x):
-    return jax.vmap(jax.vmap(lambda t: t @ p["w"][router(p, t)]))(x)
-
-
-def switched(p, x):
-    branches = [lambda t, e=e: t @ p["w"][e] for e in range(3)]
-    return lax.map(lambda t: lax.switch(router(p, t), branches, t), x[0])
-
-
-def ragged(p, x):
-    picks = router(p, x).reshape(-1)
-    order = jnp.argsort(picks)
-    return lax.ragged_dot(x.reshape(-1, 16)[order], p["w"], jnp.bincount(picks, length=3))
-
-
-@pytest.mark.parametrize("apply", [gathered, gathered_one_by_one, switched, ragged])
-@pytest.mark.parametrize("tokens", [1, 6])
-def test_each_token_with_its_own_expert(apply, tokens):
-    params, x = {"w": floats(3, 16, 4), "r": floats(16, 3)}, floats(2, tokens, 16)
-    kernels = find_kernels(apply, params, x)
-    total = tokens * 64
-    shares = [total // 3 + (i < total % 3) for i in range(3)]
-    assert counted(kernels) == {"r": tokens * 48} | {f"w#{i}": shares[i] for i in range(3)}
-    assert {k.roles for k in kernels if k.path == "w"} == {STACKED}
-    assert activation_macs(apply, params, x) == 0
-
-
-def scanned(p, x):
-    def body(total, row):
-        return total + jnp.where((router(p, x) == row[1])[..., None], x @ row[0], 0), None
-
-    return lax.scan(body, x[..., :4] * 0, (p["w"], jnp.arange(3)))[0]
-
-
-def written_out(p, x):
-    picks = router(p, x)[..., None]
-    return sum(jnp.where(picks == e, x @ p["w"][e], 0) for e in range(3))
-
-
-def dispatched(p, x):
-    one_hot = jax.nn.one_hot(router(p, x), 3)
-    return jnp.einsum("ebtd,edo->ebto", jnp.einsum("bte,btd->ebtd", one_hot, x), p["w"])
-
-
-def switched_under_vmap(p, x):
-    branches = [lambda t, e=e: t @ p["w"][e] for e in range(3)]
-    return jax.vmap(jax.vmap(lambda t: lax.switch(router(p, t), branches, t)))(x)
-
-
-@pytest.mark.parametrize("apply", [scanned, written_out, dispatched, switched_under_vmap])
-def test_every_token_with_each_expert(apply):
-    params = {"w": floats(3, 16, 4), "r": floats(16, 3)}
-    kernels = find_kernels(apply, params, X)
-    of_experts = {name: macs for name, macs in counted(kernels).items() if name != "r"}
-    assert of_experts == {f"w#{i}": 6 * 64 for i in range(3)}
-    assert {k.roles for k in kernels if k.path == "w"} == {STACKED}
+# Reasons.
 
 
 def test_an_embedding_of_rank_3_is_looked_up():
@@ -340,9 +273,6 @@ def test_an_embedding_of_rank_3_is_looked_up():
     kernels = find_kernels(apply, params, jax.ShapeDtypeStruct((2, 6), jnp.int32))
     assert counted(kernels) == {"w": 6 * 256}
     assert reason_of(kernels, "table") == "only looked up"
-
-
-# Reasons.
 
 
 def test_reasons_that_help():
