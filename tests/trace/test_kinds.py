@@ -134,6 +134,47 @@ def test_weight_normalization_can_be_pruned(g):
     assert [other.reason for other in others] == ["only scales v"] * (len(g) > 1)
 
 
+def length(v):
+    return jnp.linalg.norm(v, axis=0, keepdims=True)
+
+
+FULL_SCALES = {
+    "product first": lambda g, v: g * v / length(v),
+    "division first": lambda g, v: g * (v / length(v)),
+    "scale divided": lambda g, v: g / length(v) * v,
+    "by rsqrt": lambda g, v: v * lax.rsqrt((v * v).sum(0, keepdims=True)) * g,
+    "tanh": lambda g, v: jnp.tanh(g) * v / length(v),
+    "exp": lambda g, v: jnp.exp(g) * v / length(v),
+    "sigmoid": lambda g, v: v * jax.nn.sigmoid(g),
+    "softmax": lambda g, v: v * jax.nn.softmax(g, axis=0),
+    "divisor": lambda g, v: v / g,
+}
+
+
+@pytest.mark.parametrize("name", FULL_SCALES)
+def test_scales_of_the_shape_of_the_kernel(name):
+    apply = lambda p, x: x @ FULL_SCALES[name](p["g"], p["v"])  # noqa: E731
+    layer, other = find_layers(apply, square("g", "v"), X, 4)
+    assert (layer.name, layer.roles, layer.macs, layer.candidates) == ("v", IO, 1536, (1, 2, 4))
+    assert (other.name, other.roles) == ("g", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("mul with b", lambda a, b: a * b),
+        ("add with b", lambda a, b: a + b),
+        ("sub with b", lambda a, b: a - b),
+        ("sub", lambda a, b: jax.nn.softmax(a, axis=0)),
+        ("mul with b", lambda a, b: a * b / (length(a) * length(b))),
+    ],
+)
+def test_where_no_one_knows_the_kernel_one_counts_and_stays_dense(name, change):
+    kernels = find_kernels(lambda p, x: x @ change(p["a"], p["b"]), square("a", "b"), X)
+    assert counted(kernels) == {"a": 1536}
+    assert reason_of(kernels, "a") == f"goes into {name}"
+
+
 def test_weight_normalization_of_equinox():
     eqx = importlib.import_module("equinox")
     for layer, x, macs in (
@@ -200,66 +241,6 @@ def test_a_depthwise_kernel_of_keras_is_one_layer(multiplier):
     assert kernel.roles.window == (0, 1)
     assert kernel.roles.stack == ()
     assert kernel.convolution_groups == 8
-
-
-# Kernels cut along their inputs.
-
-
-def halves(cut, step=1):
-    """Sums over parts of the inputs apart, with a nonlinearity between them."""
-
-    def apply(p, x):
-        if step > 1:
-            return sum(jnp.tanh(x[..., i::step] @ p["w"][i::step]) for i in range(step))
-        return jnp.tanh(x[..., :cut] @ p["w"][:cut]) + x[..., cut:] @ p["w"][cut:]
-
-    return apply
-
-
-@pytest.mark.parametrize(
-    ("apply", "together"),
-    [
-        (halves(6), 2),
-        (halves(8), 8),
-        (halves(4), 4),
-        (halves(5), 1),
-        (halves(0, step=2), 1),
-        (lambda p, x: jnp.einsum("bti,io->bto", x[..., :4], p["w"].reshape(4, 4, 16)[1]), 4),
-        (lambda p, x: x[..., :8] @ lax.dynamic_slice_in_dim(p["w"], x.size, 8), 8),
-        (lambda p, x: x[..., :8] @ lax.dynamic_slice_in_dim(p["w"], jnp.int32(x.sum()), 8), 1),
-        (lambda p, x: x @ p["w"], None),
-    ],
-)
-def test_groups_lie_within_what_is_summed_together(apply, together):
-    (kernel,) = find_kernels(apply, square("w"), X)
-    assert kernel.together == together
-    for m in (2, 4, 8):
-        if together and together % m:
-            with pytest.raises(ValueError, match=f"parts of {together}, no multiple of {m}"):
-                find_layers(apply, square("w"), X, m)
-        else:
-            (layer,) = find_layers(apply, square("w"), X, m)
-            assert layer.m == m
-    if together and together > 1:
-        (layer,) = find_layers(apply, square("w"), X, 16, [("w", "shrink")])
-        assert layer.m == together
-
-
-def test_flattened_groups_do_not_cross_a_cut_either():
-    apply = lambda p, x: halves(6)(p, x) @ p["v"]  # noqa: E731
-    layers = find_layers(apply, square("w", "v"), X, 4, [("w", "flatten")])
-    assert layers[0].groups is None
-    assert "parts of 2, no multiple of 4" in layers[0].reason
-
-
-def test_blocks_of_one_axis_are_one_dense_layer():
-    def apply(p, x):
-        rows = p["w"].reshape(2, 8, 16)
-        return lax.scan(lambda c, w: (c + jnp.tanh(x[..., :8] @ w), None), x * 0, rows)[0]
-
-    (kernel,) = find_kernels(apply, square("w"), X)
-    assert (kernel.name, kernel.roles, kernel.macs) == ("w", IO, 1536)
-    assert kernel.reason == "axis 0 is both stack and inputs"
 
 
 # Reasons.
