@@ -198,7 +198,7 @@ def _own(view: View, contracting: Sequence[int], batch: Sequence[int]) -> list[E
         for d in free:
             axes = _axes(view, [d])
             if len(axes) == 1 and max(axes) < min(inputs) and not views.is_repeated(view):
-                dims[d] = frozenset({(view, *axes)})
+                dims[d] = frozenset({(view, min(axes))})
     return dims
 
 

@@ -150,7 +150,7 @@ def _merged(shape: Sequence[int], used: Numbered) -> tuple[list[str], Numbered, 
     return roles, kept, disagree
 
 
-def _with_experts(roles: Sequence[str], shape: Sequence[int], uses: Sequence[Use]) -> Sequence[str]:
+def _with_experts(roles: list[str], shape: Sequence[int], uses: Sequence[Use]) -> list[str]:
     """Makes stacks of the axes along which experts lie, where a matrix is left of each."""
     axes = {axis for use in uses for axis in use.apart if shape[axis] > 1}
     apart = ["stack" if axis in axes else role for axis, role in enumerate(roles)]
