@@ -25,6 +25,8 @@ def require_rules(rules: paths.Rules) -> None:
     Raises:
         InputError: the regex of the first rule that is none, or whose value is not allowed.
     """
+    if isinstance(rules, str) or not isinstance(rules, Sequence):
+        raise InputError(f"rules: expected a sequence of pairs (regex, value), got {rules!r}")
     for rule in rules:
         if not isinstance(rule, tuple | list) or len(rule) != 2:
             raise InputError(f"expected a rule (regex, value), got {rule!r}")

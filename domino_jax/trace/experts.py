@@ -39,16 +39,17 @@ def pick(eqn: Any, values: Sequence[Any]) -> tuple[View, ...] | None:
     the equation is any other. What is left must be a matrix, as for a gather: one_hot @ table
     [V, D] is an ordinary product.
     """
-    name, shape, p = eqn.primitive.name, eqn.outvars[0].aval.shape, eqn.params
+    name, p = eqn.primitive.name, eqn.params
     if name == "reduce_sum":
         chosen = all(view.chosen for view in views_of(values)) and len(p["axes"]) == 1
         return _one_of(values[0], p["axes"][0]) if chosen and views_of(values) else None
     sides = [_chooses(value) for value in values]
     if name not in ("mul", "dot_general") or sides.count(True) != 1:
         return None
+    shape = eqn.outvars[0].aval.shape
     side = sides.index(False)
     weights = values[side]
-    if not isinstance(weights, tuple) or len(weights) > 1:
+    if not isinstance(weights, tuple) or (name == "mul" and len(weights) > 1):
         return None
     if name == "mul":
         copies = views.broadcast(weights[0], shape, range(len(shape)))
@@ -61,17 +62,21 @@ def pick(eqn: Any, values: Sequence[Any]) -> tuple[View, ...] | None:
     # The free dims of the left operand come first in the result.
     rank = len(one[0].dims)
     first = len(shape) - rank if side else 0
-    return (views.broadcast(one[0], shape, range(first, first + rank)),)
+    return tuple(views.broadcast(view, shape, range(first, first + rank)) for view in one)
 
 
 def _one_of(weights: tuple[View, ...], d: int) -> tuple[View, ...] | None:
     """Takes one index of a dim, no one knows which; None if no matrix is left."""
-    (view,) = weights
-    sizes = [1 if number == d else size for number, size in enumerate(view.shape)]
-    one = views.cut(view, [None if number == d else 0 for number in range(len(sizes))], sizes)
-    if one is None or len(_axes(one, range(len(sizes)))) < 2:
-        return None
-    return (replace(views.squeeze(one, [d]), varies=True, chosen=False),)
+    if len(weights) > 1 and any(view.dims[d] for view in weights):
+        return None  # joined otherwise than as a stack, along this dim, of one view each
+    found = []
+    for view in weights:
+        sizes = [1 if number == d else size for number, size in enumerate(view.shape)]
+        one = views.cut(view, [None if number == d else 0 for number in range(len(sizes))], sizes)
+        if one is None or len(_axes(one, range(len(sizes)))) < 2:
+            return None
+        found.append(replace(views.squeeze(one, [d]), varies=True, chosen=False))
+    return tuple(found)
 
 
 def parts(eqn: Any, values: Sequence[Any]) -> list[Use]:
@@ -93,6 +98,9 @@ def parts(eqn: Any, values: Sequence[Any]) -> list[Use]:
     if name == "gather" and plain(values[1]) is INPUT:
         numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
         dims = [d for d in numbers.start_index_map if sizes[d] == 1]
+    if name == "dynamic_slice":
+        starts = enumerate(zip(values[1:], eqn.params["slice_sizes"], strict=True))
+        dims = [d for d, (start, size) in starts if size == 1 and plain(start) is INPUT]
     return [use for d in dims for use in _apart(values[0].experts[d])]
 
 
@@ -118,7 +126,7 @@ def _apart(experts: Experts) -> list[Use]:
 
 def know(eqn: Any, values: Sequence[Any], results: list[Any]) -> list[Any]:
     """Says what is known of the results that are computed from the inputs."""
-    if results[0] is not INPUT or len(results) > 1:
+    if len(results) != 1 or results[0] is not INPUT:
         return results
     shape = eqn.outvars[0].aval.shape
     experts = _experts(eqn, values)
@@ -186,7 +194,7 @@ def _of_product(eqn: Any, values: Sequence[Any]) -> tuple[Experts, ...]:
 
 
 def _own(view: View, contracting: Sequence[int], batch: Sequence[int]) -> list[Experts]:
-    """Marks the dims that may be experts: outputs in front of the inputs, with outputs behind.
+    """Marks the dim that may be experts: the first axis, where it and another are outputs.
 
     So are they stored, [E, D, O]. Without this a sum over the width of heads (a norm of queries)
     would make experts of [H, D, K]'s last axis.
@@ -194,11 +202,11 @@ def _own(view: View, contracting: Sequence[int], batch: Sequence[int]) -> list[E
     free = [d for d in range(len(view.dims)) if d not in (*contracting, *batch)]
     inputs, outputs = (_axes(view, dims) for dims in (contracting, free))
     dims = [NONE] * len(view.dims)
-    if inputs and outputs and max(outputs) > min(inputs):
+    if inputs and len(outputs) > 1 and not views.is_repeated(view):
+        first = min(inputs | outputs)
         for d in free:
-            axes = _axes(view, [d])
-            if len(axes) == 1 and max(axes) < min(inputs) and not views.is_repeated(view):
-                dims[d] = frozenset({(view, min(axes))})
+            if _axes(view, [d]) == {first}:
+                dims[d] = frozenset({(view, first)})
     return dims
 
 

@@ -155,7 +155,15 @@ def taken(p, x):
 
 
 def taken_by_index(p, x):
+    jax.debug.print("tokens: {x}", x=x)  # an equation without results
     return all_of(p, x)[0][jnp.arange(x.shape[1]), router(p, x)[0]]
+
+
+def taken_one_by_one(p, x):
+    def one(token):
+        return jax.vmap(lambda w: token @ w)(p["w"])[router(p, token)]
+
+    return lax.map(one, x[0])
 
 
 def averaged(p, x):
@@ -172,6 +180,7 @@ EACH_WITH_ALL = [
     weighed_and_summed,
     taken,
     taken_by_index,
+    taken_one_by_one,
     averaged,
 ]
 
@@ -249,3 +258,39 @@ def test_one_hot_tokens_in_a_product_are_its_inputs():
     apply = lambda w, x: jax.nn.one_hot(x, 20) @ w  # noqa: E731
     (kernel,) = find_kernels(apply, floats(20, 8), jax.ShapeDtypeStruct((2, 6), jnp.int32))
     assert (kernel.roles, kernel.macs) == (Axes((), (), (0,), (1,)), 6 * 160)
+
+
+@pytest.mark.parametrize(
+    ("apply", "macs"),
+    [
+        (lambda p, x: jnp.einsum("btd,btod->bto", x, p["w"][router(p, x)]), 128),
+        (
+            lambda p, x: jnp.einsum(
+                "btd,btod->bto", x, jnp.einsum("bte,eod->btod", one_hot(p, x), p["w"])
+            ),
+            128,
+        ),
+        (
+            lambda p, x: jnp.einsum(
+                "bte,bteo->bto", one_hot(p, x), jnp.einsum("btd,eod->bteo", x, p["w"])
+            ),
+            384,
+        ),
+    ],
+)
+def test_experts_that_keep_their_outputs_first(apply, macs):
+    kernels = find_kernels(apply, {"w": floats(3, 4, 16), "r": floats(16, 3)}, X)
+    of_w = [kernel for kernel in kernels if kernel.path == "w"]
+    assert [(kernel.name, kernel.macs) for kernel in of_w] == [(f"w#{i}", macs) for i in range(3)]
+    assert {kernel.roles for kernel in of_w} == {Axes((0,), (), (2,), (1,))}
+
+
+@pytest.mark.parametrize("apply", [gathered, gathered_one_by_one, one_hot_sum, one_hot_one_by_one])
+def test_experts_that_are_parameters_of_their_own(apply):
+    def stacked(p, x):
+        return apply({"w": jnp.stack(p["w"]), "r": p["r"]}, x)
+
+    params = {"w": [floats(16, 4)] * 3, "r": floats(16, 3)}
+    kernels = find_kernels(stacked, params, X)
+    assert counted(kernels) == {"r": 6 * 48} | {f"w/{i}": 128 for i in range(3)}
+    assert activation_macs(stacked, params, X) == 0

@@ -330,3 +330,8 @@ def test_wrong_batch_axes(batched, message):
 def test_a_network_that_no_input_fits_says_so_itself():
     with pytest.raises(TypeError, match="contracting dimensions"):
         find_kernels(lambda p, x: x @ p["w"], {"w": floats(9, 4)}, X)
+
+
+def test_what_is_no_function_is_refused():
+    with pytest.raises(ValueError, match=r"apply: expected a function .*, got a dict"):
+        find_kernels(square("w"), lambda p, x: x @ p["w"], X)
