@@ -3,7 +3,7 @@
 A value is one of four:
 - a tuple of `View`: an array that still holds weights (several views where they were concatenated);
 - a number: a constant scalar, or an array filled with it;
-- `INPUT`: computed from the inputs; `Known` where `trace.experts` knows more of it than that;
+- `INPUT`: computed from the inputs; `Known` where more of it is known than that;
 - a frozenset of paths: computed from these parameters and constants, but no weight any more.
 
 One word for one thing: a `reason` keeps a parameter dense, a `note` says of a harmless use what
@@ -11,31 +11,16 @@ the parameter is for.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from domino_jax.trace import views
+from domino_jax.trace.known import Known
 from domino_jax.trace.products import Use
 from domino_jax.trace.views import View
 from domino_jax.trace.walk import Facts, Value
 
 INPUT = "computed from the inputs"
 Outcome = tuple[list[Value], Facts]
-Experts = frozenset[tuple[View, int]]
-
-
-@dataclass(frozen=True)
-class Known:
-    """An array computed from the inputs of which more is known than that.
-
-    Attributes:
-        chooses: it is zero but where two things are equal: a one-hot, times anything.
-        experts: for each dim, the parameters (as views) and the axis of each along which their
-            experts lie that this dim runs over; () where no dim does.
-    """
-
-    chooses: bool
-    experts: tuple[Experts, ...]
 
 
 def views_of(values: Iterable[Value]) -> list[View]:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from domino_jax.trace import elementwise, experts, moves, products, views
+from domino_jax.trace import choices, elementwise, experts, moves, products, views
 from domino_jax.trace.branches import either
 from domino_jax.trace.combine import combine, in_doubt
 from domino_jax.trace.example import Apply, arrays_by_path, is_array, one_example
@@ -88,7 +88,7 @@ def _constant(value: Any) -> Value:
 
 
 def _step(eqn: Any, values: list[Value]) -> Outcome:
-    picked = experts.pick(eqn, values)
+    picked = choices.pick(eqn, values)
     if picked is not None:
         return [picked], []
     results, facts = _follow(eqn, [experts.plain(value) for value in values])

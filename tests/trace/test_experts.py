@@ -294,3 +294,18 @@ def test_experts_that_are_parameters_of_their_own(apply):
     kernels = find_kernels(stacked, params, X)
     assert counted(kernels) == {"r": 6 * 48} | {f"w/{i}": 128 for i in range(3)}
     assert activation_macs(stacked, params, X) == 0
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        lambda x: (x.argmax(-1) == 1)[..., None],
+        lambda x: jnp.where(x.argmax(-1) == 1, 1.0, 0.0)[..., None],
+        lambda x: (jnp.arange(6) == 2)[None, :, None],
+    ],
+)
+def test_masked_tokens_pick_nothing(mask):
+    """A comparison along the tokens; heads [D, H, K] are summed over D."""
+    apply = lambda w, x: jnp.einsum("btd,dhk->bthk", x * mask(x), w)  # noqa: E731
+    (kernel,) = find_kernels(apply, floats(16, 4, 4), X)
+    assert (kernel.roles, kernel.macs) == (Axes((), (), (0,), (1, 2)), 6 * 256)
