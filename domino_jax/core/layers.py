@@ -47,6 +47,7 @@ class LayerSpec:
         convolution_groups: feature groups of the convolution, 1 of any other product.
         together: where the kernel is cut along its inputs, how many consecutive ones every product
             sums over together; None where each sums over all.
+        together_flat: the same along its flattened window and inputs.
         flipped: axes that its products read backwards; None where they differ in that, or in
             `transposed`.
         transposed: it is in a convolution that spreads its inputs apart by zeros.
@@ -60,6 +61,7 @@ class LayerSpec:
     reason: str | None = None
     convolution_groups: int = 1
     together: int | None = None
+    together_flat: int | None = None
     flipped: tuple[int, ...] | None = ()
     transposed: bool = False
 

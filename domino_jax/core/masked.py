@@ -81,6 +81,11 @@ def _scored(weights: Mapping[str, jax.Array], scores: Scores | None) -> dict[str
         return {}
     if callable(scores):
         scores = {path: scores(path, weight) for path, weight in weights.items()}
+    if not isinstance(scores, Mapping):
+        raise InputError(
+            "scores: expected path -> a score for each weight, or a function (path, weights) -> "
+            f"scores, got a {type(scores).__name__}"
+        )
     require_known(scores, list(weights), what="kernel in the scores")
     for path, score in scores.items():
         shape, dtype = jnp.shape(score), jnp.result_type(score)

@@ -25,6 +25,8 @@ def require_rules(rules: paths.Rules) -> None:
     Raises:
         InputError: the regex of the first rule that is none, or whose value is not allowed.
     """
+    if isinstance(rules, str) or not isinstance(rules, Sequence):
+        raise InputError(f"rules: expected a sequence of pairs (regex, value), got {rules!r}")
     for rule in rules:
         if not isinstance(rule, tuple | list) or len(rule) != 2:
             raise InputError(f"expected a rule (regex, value), got {rule!r}")
@@ -120,9 +122,12 @@ def _flattened(layer: LayerSpec, candidates: tuple[int, ...]) -> LayerSpec:
     axes = layer.roles
     if axes is None:
         return layer
-    if layer.together is not None and layer.together % candidates[-1]:
+    span, m = layer.together_flat, candidates[-1]
+    if span is not None and span % m:
         # Padding lengthens the last group only: the others would run across the cut.
-        return replace(layer, reason=_misfits(layer, candidates[-1])[0])
+        window = "window and " if axes.window else ""
+        cut = f"cut along its {window}inputs into parts of {span}, no multiple of {m}"
+        return replace(layer, reason=cut)
     along = Axes(axes.stack, (), (*axes.window, *axes.inputs), axes.outputs)
     return replace(layer, groups=Groups(along, candidates), reason=None)
 

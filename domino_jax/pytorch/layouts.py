@@ -71,19 +71,34 @@ def tensors(
         names: path -> name.
 
     Raises:
-        InputError: two leaves get one name, or a kernel has no such layout (it is stacked, has
-            several input or output axes, or its products read it in different ways).
+        InputError: two leaves get one name, a leaf gets none, or a kernel has no such layout (it
+            is stacked, has several input or output axes, or its products read it in different
+            ways).
     """
     layer_by_path = {layer.path: layer for layer in counted(layers)}
     tensor_by_name: dict[str, Tensor] = {}
     for path, leaf in (paths.leaves_by_path(params) | paths.leaves_by_path(stats)).items():
-        name = names(path)
+        name = _name_of(path, names)
         if name in tensor_by_name:
             raise InputError(
-                f"{path} and {tensor_by_name[name].path} are both named {name!r} for PyTorch"
+                f"{path} and {tensor_by_name[name].path} are both named {name!r} for PyTorch; "
+                "give each a name of its own"
             )
         tensor_by_name[name] = _tensor(path, name, tuple(leaf.shape), layer_by_path.get(path))
     return tuple(tensor_by_name.values())
+
+
+def _name_of(path: str, names: Names) -> str:
+    try:
+        name = names(path)
+    except Exception as error:  # whatever a user's function does
+        raise InputError(
+            f"{path}: expected a name for PyTorch, got {type(error).__name__}: "
+            f"{(str(error).splitlines() or [''])[0]}"
+        ) from error
+    if not isinstance(name, str) or not name:
+        raise InputError(f"{path}: expected a name for PyTorch, a string, got {name!r}")
+    return name
 
 
 def plain_tensors(params: Any, stats: Any, layers: Iterable[LayerSpec]) -> tuple[Tensor, ...]:

@@ -20,7 +20,6 @@ from domino_jax.pytorch import exported, joining, torch_file
 from domino_jax.pytorch.layouts import Names, Tensor, from_torch, plain_tensors, tensors, torch_name
 
 SUFFIXES = torch_file.SUFFIXES
-_FLOATS = ("float16", "bfloat16", "float32")
 
 
 def is_torch_file(path: str | os.PathLike[str]) -> bool:
@@ -69,11 +68,14 @@ def restore(
         if reason:
             raise InputError(f"{path}: {reason}") from None
         raise
+    doubles = [name for name, tensor in taken.arrays.items() if "float64" in str(tensor.dtype)]
+    if doubles:
+        say(f"{path}: rounded {len(doubles)} float64 tensors to float32 ({doubles[0]}, …)")
     leaves = paths.leaves_by_path(params) | paths.leaves_by_path(stats)
-    arrays = {name: torch_file.as_array(path, name, t) for name, t in taken.arrays.items()}
-    for name, array in arrays.items():
-        if array.dtype.name not in _FLOATS:
-            raise InputError(f"{path}: {name!r} is {array.dtype}; allowed are {', '.join(_FLOATS)}")
+    arrays = {
+        name: _single(path, name, torch_file.as_array(path, name, tensor))
+        for name, tensor in taken.arrays.items()
+    }
     new = {key: np.asarray(leaf) for key, leaf in leaves.items()}
     new |= {
         key: array.astype(leaves[key].dtype)
@@ -83,6 +85,24 @@ def restore(
         paths.replace_leaves(tree, {key: new[key] for key in paths.leaves_by_path(tree)})
         for tree in (params, stats)
     )
+
+
+def _single(path: Path, name: str, array: np.ndarray) -> np.ndarray:
+    """Rounds float64, in which a network may have been saved, to the float32 of ours.
+
+    Raises:
+        InputError: it is no array of floats, or a number is too large for float32.
+    """
+    if array.dtype.name not in torch_file.FLOATS:
+        allowed = ", ".join(torch_file.FLOATS)
+        raise InputError(f"{path}: {name!r} is {array.dtype}; allowed are {allowed}")
+    if array.dtype != np.float64:
+        return array
+    with np.errstate(over="ignore"):
+        single = array.astype(np.float32)
+    if np.isinf(single).any() and np.isfinite(array).all():
+        raise InputError(f"{path}: {name!r} is float64 and holds numbers too large for float32")
+    return single
 
 
 def _layouts(

@@ -24,27 +24,32 @@ def combine(eqn: Any, values: list[Value]) -> Outcome:
         x [9, 8] * g [1, 8]                 g is the scale of a norm
         (q @ w) [1, 6] + b [6]              b is a bias: whatever comes of it is no b
         w [8, 6] + (a @ b) [8, 6]           LoRA: w is the kernel, never sparse in this form
+        g [8, 6] * v [8, 6] / |v|           what is measured is the kernel
+        a [8, 6] * b [8, 6]                 no one knows which is: a counts, and stays dense
     """
     name, shape = eqn.primitive.name, eqn.outvars[0].aval.shape
     if name == "select_n" and all(value == values[1] for value in values[1:]):
         return values[1:2], []  # vmap writes a switch so: the same weights, whatever is chosen
     values = [_spread(value, shape) for value in values]
+    values, found = _measured(values) if name in ("mul", "div") else (values, [])
     # The same weights on both sides, w * w, are one array: hence the keys of a dict.
     main, *others = sorted({v: None for v in values if isinstance(v, tuple)}, key=_doubt)
     same = [value for value in others if _doubt(value) == _doubt(main)]
-    if same:  # a Hadamard product, a sum of two kernels: a zero of one is no zero of the result
-        return end(eqn, values, reasons(values, f"goes into {name} with another parameter"))
-    keeps = elementwise.keeps_zeros(name, eqn.params, values, main)
+    if same and name == "mul":
+        main, others = _kernel_of([main, *same], others)
+    # A sum or a product of two kernels: which of them is one? A zero of a sum is a zero of neither.
+    keeps = elementwise.keeps_zeros(name, eqn.params, values, main) and not main[0].factors
     other_paths = _other_paths(main, values)
     if _is_lost(eqn, values, main, keeps, other_paths):
         return end(eqn, values, reasons(values, f"goes into {name}"))
-    facts = _scales(main, others) if keeps else reasons(others, f"goes into {name}")
+    scales = keeps or name == "mul"
+    found += _scales(main, others) if scales else reasons(others, f"goes into {name}")
     if not keeps:
         reason = f"goes into {name}" + (f" with {listed(other_paths)}" if other_paths else "")
         main = tuple(replace(view, reason=view.reason or reason) for view in main)
     if INPUT in values:  # other weights for each example, but their zeros are those of w
         main = tuple(replace(view, varies=True) for view in main)
-    return [main], facts
+    return [main], found
 
 
 def _spread(value: Value, shape: Sequence[int]) -> Value:
@@ -52,6 +57,40 @@ def _spread(value: Value, shape: Sequence[int]) -> Value:
     if not isinstance(value, tuple) or len(value) > 1 or len(value[0].dims) != len(shape):
         return value
     return (views.broadcast(value[0], shape, range(len(shape))),)
+
+
+def _measured(values: Sequence[Value]) -> tuple[list[Value], list[Use]]:
+    """Notes which parameters a norm that scales the weights was computed from.
+
+    Of g * v / |v| the product g * v comes first: only here it turns out that v is the kernel.
+    """
+    paths = frozenset().union(*(value for value in values if isinstance(value, frozenset)))
+    results, found = [], []
+    for value in values:
+        kernel = value
+        if isinstance(value, tuple):
+            factors = {factor: factor.path in paths for factor in value[0].factors}
+            known = [factor for factor, is_measured in factors.items() if is_measured]
+            if len(known) == len(value) == 1 and value[0].dims == known[0].dims:
+                kernel = (known[0],)
+                found = _scales(kernel, [(factor,) for factor in factors if factor != known[0]])
+            kernel = tuple(replace(view, measured=view.measured | paths) for view in kernel)
+        results.append(kernel)
+    return results, found
+
+
+def _kernel_of(
+    candidates: Sequence[tuple[View, ...]], others: Sequence[tuple[View, ...]]
+) -> tuple[tuple[View, ...], list[tuple[View, ...]]]:
+    """Picks the kernel of a product of several; the first, marked, where that is not known."""
+    paths = frozenset().union(*(view.measured for value in candidates for view in value))
+    measured = [value for value in candidates if all(view.path in paths for view in value)]
+    if len(measured) == 1:
+        (main,) = measured
+    else:
+        factors = tuple(view for value in candidates for view in value)
+        main = tuple(replace(view, factors=factors) for view in candidates[0])
+    return main, [value for value in dict.fromkeys((*candidates, *others)) if value != main]
 
 
 def _is_lost(

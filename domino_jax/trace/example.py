@@ -50,9 +50,13 @@ def one_example(
         inputs.
 
     Raises:
-        InputError: batch axes do not fit the inputs, or the network takes a batch but not one
-            example of it.
+        InputError: apply is no function, batch axes do not fit the inputs, or the network takes a
+            batch but not one example of it.
     """
+    if not callable(apply):
+        raise InputError(
+            f"apply: expected a function (params, inputs) -> outputs, got a {type(apply).__name__}"
+        )
     leaves, of_params = _abstract(params)
     whole, of_inputs = _abstract(inputs)
     axes = _batch_axes(inputs, batched)
@@ -69,7 +73,7 @@ def one_example(
         shapes = ", ".join(str(x.shape) for x in examples)
         raise InputError(
             f"apply takes these inputs but not one example of them (shapes {shapes}): "
-            f"{str(error).splitlines()[0]}; {ASK}"
+            f"{str(error).splitlines()[0][:200]}; {ASK}"
         ) from error
 
 

@@ -39,6 +39,7 @@ class _Kernel:
     reason: str | None = None
     convolution_groups: int = 1
     together: int | None = None
+    together_flat: int | None = None
     flipped: tuple[int, ...] | None = ()
     transposed: bool = False
 
@@ -48,10 +49,12 @@ def find_kernels(
 ) -> tuple[LayerSpec, ...]:
     """Finds the kernels of a network by tracing it; nothing is executed, no size is too odd.
 
-    Multiply-adds are those that one example takes in the program as it is written: a gather, a
-    `switch` or a `ragged_dot` computes each token with its own expert, shared out evenly among the
-    experts; an einsum over all experts, or a scan over them, computes every token with each. An
-    einsum that sums over the experts (weights times one-hot) has them among its inputs.
+    Multiply-adds are those that one example takes in the program as it is written. Experts are
+    slices of their parameter. A gather, a one-hot, a `switch` or a `ragged_dot` computes each token
+    with its own expert, shared out evenly among the experts; picking costs nothing. An einsum over
+    all experts whose results are summed or picked, or a scan over them, computes every token with
+    each. A kernel mixed by other numbers than a one-hot is what a layer with these numbers as its
+    inputs makes.
 
     Args:
         apply: `apply(params, inputs)`.
@@ -101,9 +104,12 @@ def _kernel(leaf: jax.ShapeDtypeStruct, uses: Numbered) -> _Kernel:
             notes = [f"{leaf.dtype}, not floating"]
         return _Kernel(None, reason=[*reasons, *notes, NOT_USED][0])
     roles, used, disagree = _merged(leaf.shape, used)
+    roles = _with_experts(roles, leaf.shape, [use for _, use in uses])
     axes = _axes(roles, leaf.shape)
     macs, firsts = _shared(leaf.shape, axes, used)
-    together = _together(leaf.shape, axes, [use for _, use in used])
+    products = [use for _, use in used]
+    together = _together(leaf.shape, axes.inputs, products)
+    flat = _together(leaf.shape, (*axes.window, *axes.inputs), products)
     # The first that holds. What the rule 'flatten' can answer (depthwise) comes behind what no rule
     # can, or a rule would group a layer that must stay dense.
     reason = [
@@ -116,7 +122,9 @@ def _kernel(leaf: jax.ShapeDtypeStruct, uses: Numbered) -> _Kernel:
     groups = max(use.convolution_groups for _, use in used)
     (flipped, transposed), *others = {(use.flipped, use.transposed) for _, use in used}
     order = None if others else tuple(sorted(flipped))
-    return _Kernel(axes, tuple(macs), tuple(firsts), reason, groups, together, order, transposed)
+    return _Kernel(
+        axes, tuple(macs), tuple(firsts), reason, groups, together, flat, order, transposed
+    )
 
 
 def _merged(shape: Sequence[int], used: Numbered) -> tuple[list[str], Numbered, bool]:
@@ -140,6 +148,13 @@ def _merged(shape: Sequence[int], used: Numbered) -> tuple[list[str], Numbered, 
             continue
         kept.append((number, use))
     return roles, kept, disagree
+
+
+def _with_experts(roles: list[str], shape: Sequence[int], uses: Sequence[Use]) -> list[str]:
+    """Makes stacks of the axes along which experts lie, where a matrix is left of each."""
+    axes = {axis for use in uses for axis in use.apart if shape[axis] > 1}
+    apart = ["stack" if axis in axes else role for axis, role in enumerate(roles)]
+    return apart if {"inputs", "outputs"} <= set(apart) else roles
 
 
 def _axes(roles: Sequence[str], shape: Sequence[int]) -> Axes:
@@ -180,21 +195,22 @@ def _rounded(exact: Sequence[Fraction]) -> list[int]:
     return whole
 
 
-def _together(shape: Sequence[int], axes: Axes, uses: Sequence[Use]) -> int | None:
-    """Returns how many consecutive inputs every product sums over together; None if all.
+def _together(shape: Sequence[int], along: Sequence[int], uses: Sequence[Use]) -> int | None:
+    """Returns how many consecutive weights every product sums over together; None if all.
 
         tanh(x[:, :6] @ w[:6]) + x[:, 6:] @ w[6:]      w [10, 8]: cut at 6, so 2 = gcd(6, 10)
         x @ w[::2]                                     w [10, 8]: every other input, so 1
 
-    A group of M that divides this number lies inside one product, or outside of it.
+    A group of M along these axes, flattened, lies inside one product or outside of it if M divides
+    this number.
     """
-    sizes = [shape[axis] for axis in axes.inputs]
+    sizes = [shape[axis] for axis in along]
     total = math.prod(sizes)
     together = total
     for use in uses:
-        if any(_is_anywhere(use, axis) for axis in axes.inputs):
+        if any(_is_anywhere(use, axis) for axis in along):
             return 1
-        spots = [sorted(set(positions(use.view, axis))) for axis in axes.inputs]
+        spots = [sorted(set(positions(use.view, axis))) for axis in along]
         if [len(of_axis) for of_axis in spots] == sizes:
             continue
         flat = np.zeros(sizes, bool)
@@ -233,6 +249,7 @@ def _layers(path: str, leaf: jax.ShapeDtypeStruct, kernel: _Kernel) -> list[Laye
             NOT_USED if first is None else kernel.reason,
             kernel.convolution_groups,
             kernel.together,
+            kernel.together_flat,
             kernel.flipped,
             kernel.transposed,
         )

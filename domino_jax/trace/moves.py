@@ -117,14 +117,17 @@ def gather(eqn: Any, values: Sequence[Any]) -> Moved:
     picked = _pick(operand, starts, sizes)
     if not picked:
         return picked
-    view = views.squeeze(picked[0][0], numbers.collapsed_slice_dims)
-    return [(views.broadcast(view, eqn.outvars[0].aval.shape, numbers.offset_dims),)]
+    shape = eqn.outvars[0].aval.shape
+    rows = [views.squeeze(view, numbers.collapsed_slice_dims) for view in picked[0]]
+    return [tuple(views.broadcast(row, shape, numbers.offset_dims) for row in rows)]
 
 
 def _pick(operand: Any, starts: Sequence[Any], sizes: Sequence[int]) -> Moved:
     """Indexes an array: a matrix picked out stays a weight, a vector picked out is a lookup."""
-    if not isinstance(operand, tuple) or len(operand) > 1:
+    if not isinstance(operand, tuple):
         return None
+    if len(operand) > 1:
+        return _pick_joined(operand, starts, sizes)
     view = operand[0]
     # `w[2]` and `w[i]` are layer 2, and some layer, of a stack; `table[token]` is one vector of a
     # table, which is an activation: what is left decides, whether two axes or one.
@@ -138,6 +141,19 @@ def _pick(operand: Any, starts: Sequence[Any], sizes: Sequence[int]) -> Moved:
     clamped = {d: max(0, min(start, view.shape[d] - sizes[d])) for d, start in known.items()}
     part = views.cut(view, [clamped.get(d) for d in range(len(sizes))], sizes)
     return None if part is None else [(part,)]
+
+
+def _pick_joined(operand: Sequence[View], starts: Sequence[Any], sizes: Sequence[int]) -> Moved:
+    """Picks one of several matrices that were stacked: any of them, as the inputs say."""
+    along = [d for d, size in enumerate(sizes) if any(size != view.shape[d] for view in operand)]
+    stacked = [
+        d for d, size in enumerate(sizes) if size == 1 and not any(v.dims[d] for v in operand)
+    ]
+    if along or len(stacked) != 1 or isinstance(starts[stacked[0]], int):
+        return None
+    if any(len(views.axes_of(view)) < 2 for view in operand):
+        return []
+    return [tuple(operand)]
 
 
 TABLE: Mapping[str, Callable[[Any, Sequence[Any]], Moved]] = {

@@ -32,6 +32,7 @@ class Use:
         convolution_groups: feature groups of the convolution, those of a stack not counted.
         flipped: axes of the parameter that the product reads backwards.
         transposed: a convolution whose inputs are spread apart by zeros.
+        apart: axes of the parameter along which it turned out to be several weights: experts.
     """
 
     view: View
@@ -43,6 +44,7 @@ class Use:
     convolution_groups: int = 1
     flipped: frozenset[int] = frozenset()
     transposed: bool = False
+    apart: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 A value is one of four:
 - a tuple of `View`: an array that still holds weights (several views where they were concatenated);
 - a number: a constant scalar, or an array filled with it;
-- `INPUT`: computed from the inputs;
+- `INPUT`: computed from the inputs; `Known` where more of it is known than that;
 - a frozenset of paths: computed from these parameters and constants, but no weight any more.
 
 One word for one thing: a `reason` keeps a parameter dense, a `note` says of a harmless use what
@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from domino_jax.trace import views
+from domino_jax.trace.known import Known
 from domino_jax.trace.products import Use
 from domino_jax.trace.views import View
 from domino_jax.trace.walk import Facts, Value
@@ -30,7 +31,9 @@ def views_of(values: Iterable[Value]) -> list[View]:
 def rest(values: Iterable[Value]) -> Value:
     """What is computed from these values, when no weights can be seen in it any more."""
     values = list(values)
-    if INPUT in values or any(view.varies for view in views_of(values)):
+    if any(value is INPUT or isinstance(value, Known) for value in values):
+        return INPUT
+    if any(view.varies for view in views_of(values)):
         return INPUT
     path_sets = [value for value in values if isinstance(value, frozenset)]
     return frozenset().union({view.path for view in views_of(values)}, *path_sets)

@@ -19,7 +19,7 @@ At the product each dim has a role, so has each of its pieces, and so has each a
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -53,6 +53,10 @@ class View:
         varies: what it is depends on the inputs: which part of the parameter (experts picked per
             token, rows looked up), or how much of it (weights scaled by an activation).
         reason: why the parameter cannot be sparse, '' if it can.
+        chosen: the dims that it was multiplied along by a one-hot: all but one index are zero.
+        measured: parameters of which a norm or the like has scaled it: v of g·v/|v|.
+        factors: the weights of one form whose product it is, while no one knows which of them is
+            the kernel; itself is the first.
     """
 
     path: str
@@ -63,6 +67,10 @@ class View:
     share: Fraction = Fraction(1)
     varies: bool = False
     reason: str = ""
+    chosen: frozenset[Dim] = frozenset()
+    # What these two say of a view makes no other weights of it.
+    measured: frozenset[str] = field(default=frozenset(), compare=False)
+    factors: tuple["View", ...] = field(default=(), compare=False)
 
     @property
     def shape(self) -> tuple[int, ...]:

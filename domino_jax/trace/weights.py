@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from domino_jax.trace import elementwise, moves, products, views
+from domino_jax.trace import choices, elementwise, experts, moves, products, views
 from domino_jax.trace.branches import either
 from domino_jax.trace.combine import combine, in_doubt
 from domino_jax.trace.example import Apply, arrays_by_path, is_array, one_example
@@ -88,6 +88,14 @@ def _constant(value: Any) -> Value:
 
 
 def _step(eqn: Any, values: list[Value]) -> Outcome:
+    picked = choices.pick(eqn, values)
+    if picked is not None:
+        return [picked], []
+    results, facts = _follow(eqn, [experts.plain(value) for value in values])
+    return experts.know(eqn, values, results), [*facts, *experts.parts(eqn, values)]
+
+
+def _follow(eqn: Any, values: list[Value]) -> Outcome:
     name = eqn.primitive.name
     if any(isinstance(value, tuple) for value in values):
         if any(jnp.issubdtype(_dtype(var), jnp.complexfloating) for var in eqn.outvars):
@@ -194,13 +202,13 @@ def _join(values: Sequence[Value], by: Value, place: str) -> tuple[Value, Facts]
 def _row(value: Value) -> Value:
     """A scan runs over the leading dim: that is a stack of layers."""
     if not isinstance(value, tuple):
-        return value
+        return experts.plain(value)
     return tuple(views.run_over(view) for view in value)
 
 
 def _rows(value: Value, place: str) -> tuple[Value, Facts]:
     """Weights that a scan gathers from its passes are followed no further."""
-    return (rest([value]) if isinstance(value, tuple) else value), reasons(
+    return (rest([value]) if isinstance(value, tuple) else experts.plain(value)), reasons(
         [value], f"goes out of {place}"
     )
 

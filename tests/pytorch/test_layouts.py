@@ -156,3 +156,19 @@ def test_refusals():
         tensors({"w": np.ones((2, 3))}, {}, [unclear])
     (plain,) = plain_tensors({"w": np.ones((2, 3, 4))}, {}, [_layer("w#0", (3, 4), stacked)])
     assert (plain.name, plain.order, plain.axes) == ("w", (0, 1, 2), stacked)
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (lambda path: None, "expected a name for PyTorch, a string, got None"),
+        (lambda path: "", "expected a name for PyTorch, a string, got ''"),
+        ({"other": "x"}.__getitem__, "expected a name for PyTorch, got KeyError: 'a/bias'"),
+        (lambda path: "x", r"a/kernel and a/bias are both named 'x' for PyTorch; give each a name"),
+    ],
+)
+def test_names_of_a_user_that_are_none(names, words):
+    leaves = {"a": {"kernel": jnp.zeros((4, 4)), "bias": jnp.zeros(4)}}
+    with pytest.raises(ValueError, match=words) as caught:
+        tensors(leaves, {}, [], names)
+    assert "\n" not in str(caught.value)

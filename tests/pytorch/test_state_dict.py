@@ -127,6 +127,31 @@ def test_low_precision_is_read_exactly(tmp_path, dtype, suffix):
     np.testing.assert_array_equal(found, tensor.float().numpy())
 
 
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_double_precision_is_rounded_and_said(tmp_path, small, suffix):
+    model, axes, network = small
+    path = tmp_path / f"double{suffix}"
+    arrays = {k: v.astype(np.float64) if v.ndim else v for k, v in _arrays(network).items()}
+    if suffix == ".pth":
+        torch.save({k: torch.from_numpy(v.copy()) for k, v in arrays.items()}, path)
+    else:
+        safetensors.numpy.save_file(arrays, path)
+    said = []
+    params, stats = state_dict.restore(path, model.params, model.stats, axes, say=said.append)
+    back = to_torch(leaves_by_path(params) | leaves_by_path(stats), tensors(params, stats, axes))
+    for key, value in back.items():
+        np.testing.assert_array_equal(value, arrays[key].astype(np.float32))
+        assert value.dtype == np.float32
+    (line,) = said
+    assert f"rounded {len(back)} float64 tensors to float32 (" in line
+
+
+def test_double_precision_that_is_too_large(tmp_path, small):
+    arrays = _arrays(small[2])
+    large = arrays | {"fc.bias": np.full(arrays["fc.bias"].shape, 1e60)}
+    assert "'fc.bias' is float64 and holds numbers too large" in _refused(small, large, tmp_path)
+
+
 def _refused(small, arrays, tmp_path, **options):
     model, axes, _ = small
     path = tmp_path / "weights.safetensors"

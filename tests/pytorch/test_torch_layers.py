@@ -129,6 +129,12 @@ def _gru(p, state, x):
     return (h, h), h
 
 
+def _rnn(p, state, x):
+    biases = (p["bias_ih_l0"] + p["bias_hh_l0"])[None]
+    h = jnp.tanh(x @ p["weight_ih_l0"] + state[0] @ p["weight_hh_l0"] + biases)
+    return (h, h), h
+
+
 def _attend(q, k, v, heads=2):
     q, k, v = (x.reshape(*x.shape[:2], heads, -1) for x in (q, k, v))
     mixed = jax.nn.dot_product_attention(q, k, v)
@@ -273,6 +279,7 @@ CASES = {
     ),
     "Embedding": (_embedding, {"embedding": (16, 8)}, (5,), nn.Embedding(16, 8)),
     "LSTM": (_over_time(_lstm, 8), _gates(4), (5, 6), nn.LSTM(6, 8, batch_first=True)),
+    "RNN": (_over_time(_rnn, 8), _gates(1), (5, 6), nn.RNN(6, 8, batch_first=True)),
     "GRU": (_over_time(_gru, 8), _gates(3), (5, 6), nn.GRU(6, 8, batch_first=True)),
     "MultiheadAttention, packed": (
         _packed,

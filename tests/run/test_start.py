@@ -1,13 +1,17 @@
 """Dense networks that come from a file: sparse already, or not finite."""
 
+import sys
+import types
+
 import numpy as np
 import pytest
 import scripts
 import tiny
 
+from domino_jax import models
 from domino_jax.core.errors import InputError
 from domino_jax.core.scheme import load
-from domino_jax.run import checkpoint
+from domino_jax.run import checkpoint, rehearsal
 
 
 def saved(folder, change):
@@ -49,3 +53,51 @@ def test_weights_that_are_not_finite_are_refused(value, tmp_path):
     init = saved(tmp_path / "init", spoiled)
     with pytest.raises(InputError, match=r"init: expected finite .* in 'params/body/kernel'"):
         scripts.search(tmp_path / "run", init)
+
+
+def without_statistics(*, example, classes, seed):
+    """Two matrices, and no state."""
+    given = tiny.network(example=example, classes=classes, seed=seed).params
+    params = {
+        "stem": given["stem"]["kernel"][0, 0],
+        "fc": given["body"]["kernel"][0, 0, :, :classes],
+    }
+    return models.plain(lambda p, x: x.mean((1, 2)) @ p["stem"] @ p["fc"], params)
+
+
+NO_TRAINING = ("search.budget=0.5", "search.method=uniform", "train.method=none")
+
+
+def test_a_batch_of_a_dense_phase_that_does_not_run_is_not_refused(tmp_path):
+    """The batch of the tests is that of the dense phase: it may be larger than the data."""
+    too_large = "dense.batch=512"  # of 240 training examples
+    init = saved(tmp_path / "init", lambda params: None)
+    scripts.search(tmp_path / "run", init, too_large, *NO_TRAINING)
+    scripts.train(tmp_path / "run", init, too_large, *NO_TRAINING)
+    assert "masked" in scripts.results(tmp_path / "run")["train"]
+    with pytest.raises(InputError, match=r"^dense\.batch: expected at most the 240 training"):
+        scripts.search(tmp_path / "other", too_large, *NO_TRAINING)
+
+
+def test_a_rehearsal_refuses_the_batch_of_a_phase_that_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    init = saved(tmp_path / "init", lambda params: None)
+    rehearsal.rehearse(scripts.settings(init, "dense.batch=512", *NO_TRAINING))
+    with pytest.raises(InputError, match=r"^dense\.batch: expected at most the 240 training"):
+        rehearsal.rehearse(scripts.settings("dense.batch=512", *NO_TRAINING))
+
+
+@pytest.mark.parametrize("network", ["tiny:network", "tiny_plain:network"])
+def test_recalibrated_is_a_row_where_there_are_statistics(network, tmp_path, capsys, monkeypatch):
+    plain = types.ModuleType("tiny_plain")
+    plain.network = without_statistics
+    monkeypatch.setitem(sys.modules, "tiny_plain", plain)
+    settings = (f"model.name={network}", "dense.epochs=1", *NO_TRAINING)
+    scripts.search(tmp_path, *settings)
+    capsys.readouterr()
+    scripts.train(tmp_path, *settings)
+    rows = [line for line in capsys.readouterr().out.splitlines() if "masked without" in line]
+    has_statistics = network == "tiny:network"
+    assert ("recalibrated" in scripts.results(tmp_path)["train"]) == has_statistics
+    assert len(rows) == 1 + has_statistics
+    assert ("batch statistics" in "".join(rows)) == has_statistics

@@ -1,6 +1,6 @@
 """Kinds of networks whose layers were once found wrongly, each with its siblings.
 
-Letters: B examples, T tokens, D features, E experts, O outputs.
+Letters: B examples, T tokens, D features, O outputs.
 """
 
 import importlib
@@ -17,7 +17,6 @@ from domino_jax.trace.layers import find_layers
 
 F = jnp.float32
 IO = Axes((), (), (0,), (1,))
-STACKED = Axes((0,), (), (1,), (2,))
 X = jax.ShapeDtypeStruct((2, 6, 16), F)
 
 
@@ -135,6 +134,47 @@ def test_weight_normalization_can_be_pruned(g):
     assert [other.reason for other in others] == ["only scales v"] * (len(g) > 1)
 
 
+def length(v):
+    return jnp.linalg.norm(v, axis=0, keepdims=True)
+
+
+FULL_SCALES = {
+    "product first": lambda g, v: g * v / length(v),
+    "division first": lambda g, v: g * (v / length(v)),
+    "scale divided": lambda g, v: g / length(v) * v,
+    "by rsqrt": lambda g, v: v * lax.rsqrt((v * v).sum(0, keepdims=True)) * g,
+    "tanh": lambda g, v: jnp.tanh(g) * v / length(v),
+    "exp": lambda g, v: jnp.exp(g) * v / length(v),
+    "sigmoid": lambda g, v: v * jax.nn.sigmoid(g),
+    "softmax": lambda g, v: v * jax.nn.softmax(g, axis=0),
+    "divisor": lambda g, v: v / g,
+}
+
+
+@pytest.mark.parametrize("name", FULL_SCALES)
+def test_scales_of_the_shape_of_the_kernel(name):
+    apply = lambda p, x: x @ FULL_SCALES[name](p["g"], p["v"])  # noqa: E731
+    layer, other = find_layers(apply, square("g", "v"), X, 4)
+    assert (layer.name, layer.roles, layer.macs, layer.candidates) == ("v", IO, 1536, (1, 2, 4))
+    assert (other.name, other.roles) == ("g", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("mul with b", lambda a, b: a * b),
+        ("add with b", lambda a, b: a + b),
+        ("sub with b", lambda a, b: a - b),
+        ("sub", lambda a, b: jax.nn.softmax(a, axis=0)),
+        ("mul with b", lambda a, b: a * b / (length(a) * length(b))),
+    ],
+)
+def test_where_no_one_knows_the_kernel_one_counts_and_stays_dense(name, change):
+    kernels = find_kernels(lambda p, x: x @ change(p["a"], p["b"]), square("a", "b"), X)
+    assert counted(kernels) == {"a": 1536}
+    assert reason_of(kernels, "a") == f"goes into {name}"
+
+
 def test_weight_normalization_of_equinox():
     eqx = importlib.import_module("equinox")
     for layer, x, macs in (
@@ -203,133 +243,7 @@ def test_a_depthwise_kernel_of_keras_is_one_layer(multiplier):
     assert kernel.convolution_groups == 8
 
 
-# Kernels cut along their inputs.
-
-
-def halves(cut, step=1):
-    """Sums over parts of the inputs apart, with a nonlinearity between them."""
-
-    def apply(p, x):
-        if step > 1:
-            return sum(jnp.tanh(x[..., i::step] @ p["w"][i::step]) for i in range(step))
-        return jnp.tanh(x[..., :cut] @ p["w"][:cut]) + x[..., cut:] @ p["w"][cut:]
-
-    return apply
-
-
-@pytest.mark.parametrize(
-    ("apply", "together"),
-    [
-        (halves(6), 2),
-        (halves(8), 8),
-        (halves(4), 4),
-        (halves(5), 1),
-        (halves(0, step=2), 1),
-        (lambda p, x: jnp.einsum("bti,io->bto", x[..., :4], p["w"].reshape(4, 4, 16)[1]), 4),
-        (lambda p, x: x[..., :8] @ lax.dynamic_slice_in_dim(p["w"], x.size, 8), 8),
-        (lambda p, x: x[..., :8] @ lax.dynamic_slice_in_dim(p["w"], jnp.int32(x.sum()), 8), 1),
-        (lambda p, x: x @ p["w"], None),
-    ],
-)
-def test_groups_lie_within_what_is_summed_together(apply, together):
-    (kernel,) = find_kernels(apply, square("w"), X)
-    assert kernel.together == together
-    for m in (2, 4, 8):
-        if together and together % m:
-            with pytest.raises(ValueError, match=f"parts of {together}, no multiple of {m}"):
-                find_layers(apply, square("w"), X, m)
-        else:
-            (layer,) = find_layers(apply, square("w"), X, m)
-            assert layer.m == m
-    if together and together > 1:
-        (layer,) = find_layers(apply, square("w"), X, 16, [("w", "shrink")])
-        assert layer.m == together
-
-
-def test_flattened_groups_do_not_cross_a_cut_either():
-    apply = lambda p, x: halves(6)(p, x) @ p["v"]  # noqa: E731
-    layers = find_layers(apply, square("w", "v"), X, 4, [("w", "flatten")])
-    assert layers[0].groups is None
-    assert "parts of 2, no multiple of 4" in layers[0].reason
-
-
-def test_blocks_of_one_axis_are_one_dense_layer():
-    def apply(p, x):
-        rows = p["w"].reshape(2, 8, 16)
-        return lax.scan(lambda c, w: (c + jnp.tanh(x[..., :8] @ w), None), x * 0, rows)[0]
-
-    (kernel,) = find_kernels(apply, square("w"), X)
-    assert (kernel.name, kernel.roles, kernel.macs) == ("w", IO, 1536)
-    assert kernel.reason == "axis 0 is both stack and inputs"
-
-
-# Experts: E = 3, D = 16, O = 4.
-
-
-def router(p, x):
-    return (x @ p["r"]).argmax(-1)
-
-
-def gathered(p, x):
-    return jnp.einsum("btd,btdo->bto", x, p["w"][router(p, x)])
-
-
-def gathered_one_by_one(p, x):
-    return jax.vmap(jax.vmap(lambda t: t @ p["w"][router(p, t)]))(x)
-
-
-def switched(p, x):
-    branches = [lambda t, e=e: t @ p["w"][e] for e in range(3)]
-    return lax.map(lambda t: lax.switch(router(p, t), branches, t), x[0])
-
-
-def ragged(p, x):
-    picks = router(p, x).reshape(-1)
-    order = jnp.argsort(picks)
-    return lax.ragged_dot(x.reshape(-1, 16)[order], p["w"], jnp.bincount(picks, length=3))
-
-
-@pytest.mark.parametrize("apply", [gathered, gathered_one_by_one, switched, ragged])
-@pytest.mark.parametrize("tokens", [1, 6])
-def test_each_token_with_its_own_expert(apply, tokens):
-    params, x = {"w": floats(3, 16, 4), "r": floats(16, 3)}, floats(2, tokens, 16)
-    kernels = find_kernels(apply, params, x)
-    total = tokens * 64
-    shares = [total // 3 + (i < total % 3) for i in range(3)]
-    assert counted(kernels) == {"r": tokens * 48} | {f"w#{i}": shares[i] for i in range(3)}
-    assert {k.roles for k in kernels if k.path == "w"} == {STACKED}
-    assert activation_macs(apply, params, x) == 0
-
-
-def scanned(p, x):
-    def body(total, row):
-        return total + jnp.where((router(p, x) == row[1])[..., None], x @ row[0], 0), None
-
-    return lax.scan(body, x[..., :4] * 0, (p["w"], jnp.arange(3)))[0]
-
-
-def written_out(p, x):
-    picks = router(p, x)[..., None]
-    return sum(jnp.where(picks == e, x @ p["w"][e], 0) for e in range(3))
-
-
-def dispatched(p, x):
-    one_hot = jax.nn.one_hot(router(p, x), 3)
-    return jnp.einsum("ebtd,edo->ebto", jnp.einsum("bte,btd->ebtd", one_hot, x), p["w"])
-
-
-def switched_under_vmap(p, x):
-    branches = [lambda t, e=e: t @ p["w"][e] for e in range(3)]
-    return jax.vmap(jax.vmap(lambda t: lax.switch(router(p, t), branches, t)))(x)
-
-
-@pytest.mark.parametrize("apply", [scanned, written_out, dispatched, switched_under_vmap])
-def test_every_token_with_each_expert(apply):
-    params = {"w": floats(3, 16, 4), "r": floats(16, 3)}
-    kernels = find_kernels(apply, params, X)
-    of_experts = {name: macs for name, macs in counted(kernels).items() if name != "r"}
-    assert of_experts == {f"w#{i}": 6 * 64 for i in range(3)}
-    assert {k.roles for k in kernels if k.path == "w"} == {STACKED}
+# Reasons.
 
 
 def test_an_embedding_of_rank_3_is_looked_up():
@@ -340,9 +254,6 @@ def test_an_embedding_of_rank_3_is_looked_up():
     kernels = find_kernels(apply, params, jax.ShapeDtypeStruct((2, 6), jnp.int32))
     assert counted(kernels) == {"w": 6 * 256}
     assert reason_of(kernels, "table") == "only looked up"
-
-
-# Reasons.
 
 
 def test_reasons_that_help():
@@ -419,3 +330,8 @@ def test_wrong_batch_axes(batched, message):
 def test_a_network_that_no_input_fits_says_so_itself():
     with pytest.raises(TypeError, match="contracting dimensions"):
         find_kernels(lambda p, x: x @ p["w"], {"w": floats(9, 4)}, X)
+
+
+def test_what_is_no_function_is_refused():
+    with pytest.raises(ValueError, match=r"apply: expected a function .*, got a dict"):
+        find_kernels(square("w"), lambda p, x: x @ p["w"], X)

@@ -412,9 +412,10 @@ def test_a_vector_in_a_product_is_listed_and_stays_dense():
     assert found == {"w": (None, 256, 256), "flat": (reason, 128, 144), "head": (reason, 16, 16)}
 
 
-@pytest.mark.parametrize("rules", [{"fc": "dense"}, [("fc",)], [None]])
+@pytest.mark.parametrize("rules", [{"fc": "dense"}, [("fc",)], [None], None, "fc", 3])
 def test_a_rule_is_a_pair(rules):
-    with pytest.raises(ValueError, match=r"expected a rule \(regex, value\), got"):
+    what = "a rule" if isinstance(rules, list) else "a sequence of pairs"
+    with pytest.raises(ValueError, match=rf"expected {what} \(regex, value\), got"):
         find_layers(image_net, IMAGE_NET, IMAGES, 4, rules)
 
 

@@ -312,10 +312,14 @@ def test_an_index_is_known_or_not():
 
 def test_products_of_parameters():
     params = {"a": SQUARE, "b": SQUARE}
-    for product in (lambda p: p["a"] @ p["b"], lambda p: p["a"] * p["b"]):
-        found = weights.find_uses(lambda p, x, f=product: x @ f(p), params, X)
-        assert {use.view.path for use in found} == {"a", "b"}
-        assert all(use.reason and not use.roles for use in found)
+    found = weights.find_uses(lambda p, x: x @ (p["a"] @ p["b"]), params, X)
+    assert {use.view.path for use in found} == {"a", "b"}
+    assert all(use.reason and not use.roles for use in found)
+    found = weights.find_uses(lambda p, x: x @ (p["a"] * p["b"]), params, X)
+    assert {(use.view.path, use.roles, use.reason, use.note) for use in found} == {
+        ("a", DENSE, "goes into mul with b", ""),
+        ("b", (), "", "scales a"),
+    }
 
 
 def test_of_two_parameters_the_whole_one_is_the_weight():

@@ -111,8 +111,9 @@ def test_scores_decide_instead_of_magnitudes():
         assert listed(masks) == {"w": [True, False, False, True]}
         sparse = masked.hard_mask(PARAMS, layers(), {"w": 2}, scores=given)
         assert listed(sparse) == {"w": [1, 0, 0, 2], "b": [0.5]}
-    for wrong in ({"v": scores}, {"w": scores.T}, {"w": scores > 0}):
-        with pytest.raises(ValueError, match=r"kernel in the scores|expected floating scores"):
+    wrong_kinds = r"kernel in the scores|expected floating scores|expected path -> a score"
+    for wrong in ({"v": scores}, {"w": scores.T}, {"w": scores > 0}, 3, scores):
+        with pytest.raises(ValueError, match=wrong_kinds):
             masked.make_masks(PARAMS, layers(), {"w": 2}, scores=wrong)
 
 
