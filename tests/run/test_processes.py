@@ -11,7 +11,6 @@ import scripts
 
 from domino_jax.core import scheme
 from domino_jax.core.errors import InputError
-from domino_jax.core.paths import leaves_by_path
 from domino_jax.run import checkpoint, cluster
 
 DOUBLE = scripts.ROOT / "tests" / "double.py"
@@ -40,12 +39,6 @@ def both(script, folder, *arguments):
     ]
 
 
-def weights(folder):
-    """Reads the sparse weights of a run."""
-    saved = checkpoint.restore_parts(folder / "train" / "sparse", {"params": None})
-    return leaves_by_path(saved["params"])
-
-
 @pytest.mark.slow
 def test_two_processes_do_what_one_does(tmp_path):
     for script in ("search", "train"):
@@ -67,7 +60,7 @@ def test_two_processes_do_what_one_does(tmp_path):
         assert code == 0, errors
     schemes = [scheme.load(tmp_path / name / "scheme.json") for name in ("one", "two")]
     assert schemes[0] == schemes[1]
-    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    one, two = (scripts.arrays(tmp_path / name / "train" / "sparse") for name in ("one", "two"))
     for path, leaf in one.items():
         assert leaf.dtype == np.float64
         np.testing.assert_allclose(two[path], leaf, rtol=1e-12, atol=1e-12)
