@@ -18,6 +18,7 @@ ALLOCATORS: Mapping[str, str] = {
     "uniform": "domino_jax.allocate.uniform:allocate",
     "erk": "domino_jax.allocate.erk:allocate",
     "dense": "domino_jax.allocate.dense:allocate",
+    "instant": "domino_jax.allocate.instant:allocate",
     "sensitivity": "domino_jax.allocate.sensitivity:allocate",
     "fisher": "domino_jax.allocate.fisher:allocate",
     "table": "domino_jax.allocate.from_table:allocate",

@@ -154,7 +154,8 @@ _SEARCH = {
         "domino",
         *kinds.one_of_or_own(_methods),
         "How the N of each layer is found: 'sensitivity' and 'fisher' measure what the loss asks "
-        "for, 'table' reads it from `table`; 'domino' searches; 'uniform' takes the largest N that "
+        "for, 'table' reads it from `table`; 'domino' searches, 'instant' "
+        "searches without data; 'uniform' takes the largest N that "
         "fits everywhere, 'erk' the densities of Erdős-Rényi-kernel graphs; 'dense' keeps all; or "
         "'package.module:function'.",
     ),
