@@ -168,7 +168,7 @@ def allocate(problem: Problem) -> Scheme:
     params, _ = problem.weights()
     vote, reason = _last_vote(layers, votes(layers, budget, params, plan, **rules), plan)
     scheme = as_scheme(layers, vote.committed)
-    answer = finished(layers, scheme, budget, magnitude_table(layers, params))
+    answer = finished(layers, scheme, problem.budgets, magnitude_table(layers, params))
     share = kept_share(layers, budget.cost, scheme)
     if answer is None:
         raise InputError(

@@ -11,6 +11,7 @@ from domino_jax.run import kinds
 STARTS = ("dense", "random")
 STATISTICS = ("batch", "running")
 PARTS = ("all", "movable")
+GUARDS = ("none", "uniform")
 
 
 class Setting(NamedTuple):
@@ -184,6 +185,11 @@ _SEARCH = {
         "'all': the budget is of the whole cost; 'movable': of the layers that have groups, and "
         "those that stay dense come on top.",
     ),
+    "budgets": Setting(
+        (),
+        *kinds.budgets(),
+        "Further budgets ((objective, budget), …) that hold too, such as (('macs', '50%'),).",
+    ),
     "nm": Setting(
         "",
         *kinds.nm(),
@@ -243,6 +249,18 @@ _SEARCH = {
         tuple,
     ),
     "table": Setting("", *kinds.text(), "The loss table (JSON) that the method 'table' reads."),
+    "guard": Setting(
+        "none",
+        *kinds.one_of(lambda: GUARDS),
+        "'uniform': the scheme of any method is compared, by the true loss, with uniform and with "
+        "floors under its n, and the best is taken; the methods by loss always do so. 'none': the "
+        "scheme is that of the method.",
+    ),
+    "refine": Setting(
+        0,
+        *kinds.whole(0),
+        "Exchanges between two layers to try in the end; those that lower the true loss are kept.",
+    ),
     "shrink_m": Setting(
         False,
         *kinds.flag(),
