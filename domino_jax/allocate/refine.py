@@ -90,7 +90,7 @@ def exchanges(
     """
     movable = grouped(layers)
     left = [budget.allowed - total_cost(layers, budget.cost, scheme) for budget in budgets]
-    found = []
+    found: list[tuple[float, int, str, int, str, int]] = []
     for up in movable:
         n = scheme[up.name].n
         higher = next((c for c in up.candidates if c > n), None)

@@ -97,6 +97,12 @@ VALUES = {
     "search.calibration_statistics": (["running", "batch"], ["frozen", "", None]),
     "search.grid": ([None, (1, 2, 4), [8]], [(), 8, "1,2", (2, 1), (0, 1), (1.0,)]),
     "search.table": ([""], TEXT[1]),  # the method 'table' alone reads another
+    "search.budgets": (
+        [(), (("macs", "50%"),), [["t.json", 0.5], ["params", "5M"]]],
+        [None, "macs", ("macs", 0.5), (("macs",),), (("macs", 2.0),), (("", 0.5),)],
+    ),
+    "search.guard": (["none", "uniform"], ["erk", "", None]),
+    "search.refine": ([0, 5], [-1, 1.5, "1", None]),
     "search.shrink_m": ([True, False], [0, 1, "True", None]),
     "search.rules": (
         [(), (("a", "dense"), ("b$", "flatten")), [["c", 8]], (("d", (1, 2, 4)),)],
