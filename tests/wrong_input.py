@@ -274,10 +274,6 @@ LOSSES = {
         "--config.search.method=dense --config.search.budgets=(('macs',0.5),)",
         ("search.budgets: expected () with the allocator 'dense'", "one budget at most"),
     ),
-    "search without data that gets nowhere": Case(
-        "--config.search.method=instant --config.search.penalty=0 --config.search.patience=2",
-        ("instant: no n changed for 2 votes", "of dense, budget", "search.penalty"),
-    ),
     "budget out of reach of the loss": Case(
         "--config.search.method=fisher --config.search.budget=0.1", ("0.2566 (78 of 304)",)
     ),

@@ -212,6 +212,6 @@ def _not_together(layers: tuple[LayerSpec, ...], budgets: Sequence[Budget], seco
 
 
 def _objective(budget: Budget) -> str:
-    return {count_weights: "the params", count_macs: "the macs"}.get(
-        budget.cost, "the cost table's"
-    )
+    if budget.cost is count_weights:
+        return "the params"
+    return "the macs" if budget.cost is count_macs else "the cost table's"
