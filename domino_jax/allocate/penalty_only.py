@@ -113,9 +113,9 @@ def _counts(logs: np.ndarray, decays: Decays) -> np.ndarray:
     missing = np.rint(n * times - counts.sum(0)).astype(int)
     rising = np.sort(rests.T, axis=1)
     least = rising[np.arange(len(rising)), len(logs) - np.maximum(missing, 1)]
-    more = (rests >= least) & (missing > 0)
-    tied = np.flatnonzero(more.sum(0) > missing)
-    more[:, tied] &= np.cumsum(more[:, tied], axis=0) <= missing[tied]  # weights that are equal
+    larger, level = (rests > least) & (missing > 0), (rests == least) & (missing > 0)
+    # Of weights that are equal the upper ones, as many as are missing.
+    more = larger | (level & (np.cumsum(level, axis=0) <= missing - larger.sum(0)))
     return counts + more
 
 

@@ -1,5 +1,7 @@
 """The search without data against the search itself with gradients of zero, step by step."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import made
@@ -132,6 +134,25 @@ def test_whatever_the_plan(plan, options, candidates):
         layers, params = network(candidates), weights(5)
         budget = budget_of(layers, 0.35)
         require_same_votes(layers, params, plan, budget, rules(layers, budget, **options))
+
+
+def by_turns(down, up):
+    """Makes a rule under which all layers sink for some votes, and then grow for as many."""
+    asked = itertools.count()
+    return lambda committed: dict.fromkeys(committed, up if next(asked) // 5 % 2 else down)
+
+
+@pytest.mark.parametrize(("down", "up"), [(1.0, -0.9), (0.5, -0.4)])
+def test_weights_below_their_threshold_come_back(down, up):
+    with jax.enable_x64(True):
+        layers = (made.layer("wide", (32, 64), IO, 2048, ALL),)
+        params = {"wide": jnp.asarray(np.random.default_rng(1).normal(size=(32, 64)))}
+        budget = budget_of(layers, 0.3)
+        ours = instant.votes(layers, budget, params, PLAN, vote_ratio=0.75, pace=by_turns(down, up))
+        found = [(vote.n, vote.committed) for vote in itertools.islice(ours, 60)]
+        search = domino(layers, budget, vote_ratio=0.75, pace=by_turns(down, up))
+        assert found == list(stepwise(layers, search, params, PLAN, len(found)))
+        assert found[-1][0]["wide"] < 6
 
 
 def problem(share=0.6, said=None, **options):
