@@ -49,6 +49,10 @@ def slowly(layers, budget, *, cost, macs_weight, erk_weight):
     return lambda committed: dict.fromkeys(committed, budget / len(layers))
 
 
+def growing(layers, budget, **options):
+    return lambda committed: dict.fromkeys(committed, -0.1)
+
+
 def broken(layers, budget, **options):
     return None
 

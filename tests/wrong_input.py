@@ -247,6 +247,33 @@ LOSSES = {
         "--config.search.grid=(3,)",
         ("grid: expected some of the candidates [1, 2] of stem/kernel", "got [3]"),
     ),
+    "guard that is none": Case(
+        "--config.search.guard=yes", ("search.guard: expected one of 'none', 'uni",)
+    ),
+    "exchanges below 0": Case("--config.search.refine=-1", ("search.refine", "from 0", "got -1")),
+    "more calibration of a guard than data": Case(
+        "--config.search.guard=uniform --config.search.calibration_batches=3",
+        ("search.calibration_batches: expected at most 2", "got 3"),
+    ),
+    "further budgets that are no pairs": Case(
+        "--config.search.budgets=('macs',)",
+        ("search.budgets: expected a tuple of pairs (objective, budget)", "got ('macs',)"),
+    ),
+    "further budget that is none": Case(
+        "--config.search.budgets=(('macs',2.0),)",
+        ("search.budgets: expected", "got (('macs', 2.0),)"),
+    ),
+    "further budget of an unknown objective": Case(
+        "--config.search.budgets=(('flops',0.5),)",
+        ("search.budgets: objective: expected 'params', 'macs' or the path", "flops"),
+    ),
+    "further budget out of reach": Case(
+        "--config.search.budgets=(('macs',0.01),)", ("budget 0.01 is out of reach",)
+    ),
+    "further budget that a method does not know": Case(
+        "--config.search.method=dense --config.search.budgets=(('macs',0.5),)",
+        ("search.budgets: expected () with the allocator 'dense'", "one budget at most"),
+    ),
     "budget out of reach of the loss": Case(
         "--config.search.method=fisher --config.search.budget=0.1", ("0.2566 (78 of 304)",)
     ),

@@ -1,17 +1,16 @@
 """Never worse than uniform: schemes compared by the true loss of the network that they make.
 
-A table adds up what layers cost one by one. What they cost together is measured, on batches that
-the table was not made from, for uniform and for the best scheme by the table with no floor and with
-floors on n of 1/2 and 3/4 of uniform's n, of one less than it and of all of it. The best one is
-taken.
+A table adds up what layers cost one by one, and other methods do not ask the loss at all. What
+layers cost together is measured, on batches that no table was made from, for uniform and for the
+scheme of a method with no floor and with floors on n of 1/2 and 3/4 of uniform's n, of one less
+than it and of all of it. The best one is taken.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from domino_jax.allocate.dense import dense_scheme
 from domino_jax.allocate.exact import exact_scheme, within_bounds
-from domino_jax.allocate.loss_table import LossTable, predicted
+from domino_jax.allocate.loss_table import LossTable
 from domino_jax.allocate.uniform import uniform_scheme
 from domino_jax.core.costs import Budget
 from domino_jax.core.errors import InputError
@@ -27,48 +26,111 @@ FLOORS: Mapping[str, Callable[[int], int]] = {
 }
 
 
+class Candidate(NamedTuple):
+    """A scheme to compare.
+
+    Attributes:
+        name: which floors it has.
+        scheme: of the grouped layers.
+        gap: share of the rise that the solver could have saved at most; 0: it found the least.
+    """
+
+    name: str
+    scheme: Scheme
+    gap: float = 0.0
+
+
 class Trial(NamedTuple):
     """A scheme that was compared.
 
     Attributes:
         name: which floors it has.
         scheme: of the grouped layers.
-        predicted: the loss that the table expects: that of the dense network and the rises.
+        predicted: the loss that a table expects: that of the dense network and the rises; None
+            where there is no table.
         true: mean loss over the batches kept apart.
-        gap: share of the rise that the solver could have saved at most; 0: it found the least.
+        gap: as of the candidate.
     """
 
     name: str
     scheme: Scheme
-    predicted: float
+    predicted: float | None
     true: float
     gap: float = 0.0
 
 
-def try_all(
-    layers: Sequence[LayerSpec],
-    table: LossTable,
-    budget: Budget,
+def try_each(
+    candidates: Sequence[Candidate],
     true_loss: Callable[[Scheme], float],
+    predicted: Callable[[Scheme], float] | None = None,
 ) -> list[Trial]:
-    """Measures uniform and the table's schemes, each once; the best first.
+    """Measures schemes, each once; the best first.
+
+    Args:
+        candidates: at least one; of equal losses the first wins.
+        true_loss: scheme -> mean loss.
+        predicted: scheme -> the loss that a table expects.
+    """
+    trials: list[Trial] = []
+    for name, scheme, gap in candidates:
+        if all(scheme != trial.scheme for trial in trials):
+            expected = predicted(scheme) if predicted else None
+            trials.append(Trial(name, scheme, expected, true_loss(scheme), gap))
+    return sorted(trials, key=lambda trial: trial.true)
+
+
+def of_table(
+    layers: Sequence[LayerSpec], table: LossTable, budgets: Sequence[Budget]
+) -> list[Candidate]:
+    """Lists the best scheme of a table, uniform, and the table's best with each floor.
+
+    Raises:
+        InputError: the budgets are out of reach.
+    """
+    best = exact_scheme(layers, table, budgets)
+    found = [Candidate("no floor", best.scheme, best.gap)]
+    uniform = _uniform(layers, budgets)
+    if uniform is None:
+        return found
+    found.append(Candidate(UNIFORM, uniform))
+    for name, least in _floors(uniform):
+        floored = within_bounds(layers, table, budgets, least=least)
+        if floored is not None:
+            found.append(Candidate(name, floored.scheme, floored.gap))
+    return found
+
+
+def of_scheme(
+    layers: Sequence[LayerSpec],
+    scheme: Scheme,
+    name: str,
+    losses: LossTable,
+    budgets: Sequence[Budget],
+) -> list[Candidate]:
+    """Lists the scheme of any method, uniform, and the scheme raised to each floor.
+
+    What a floor costs more is saved at the other layers, where the least is lost.
 
     Args:
         layers: as `find_layers` gives them.
-        table: the loss of every layer and candidate.
-        budget: of these layers.
-        true_loss: scheme -> mean loss.
-
-    Raises:
-        InputError: the budget is out of reach.
+        scheme: within the budgets.
+        name: of the method.
+        losses: what each layer's n costs, such as `magnitude_table`.
+        budgets: of these layers.
     """
-    trials: list[Trial] = []
-    dense = true_loss(dense_scheme(layers))
-    for name, scheme, gap in _schemes(layers, table, budget):
-        if all(scheme != trial.scheme for trial in trials):
-            expected = dense + predicted(table, scheme)
-            trials.append(Trial(name, scheme, expected, true_loss(scheme), gap))
-    return sorted(trials, key=lambda trial: trial.true)
+    found = [Candidate(name, scheme)]
+    uniform = _uniform(layers, budgets)
+    if uniform is None:
+        return found
+    found.append(Candidate(UNIFORM, uniform))
+    for floor, least in _floors(uniform):
+        most = {layer: max(nm.n, least[layer]) for layer, nm in scheme.items()}
+        floored = within_bounds(layers, losses, budgets, least=least, most=most)
+        if floored is not None:
+            n = {layer: nm.n for layer, nm in floored.scheme.items()}
+            whole = within_bounds(layers, losses, budgets, least=n) or floored
+            found.append(Candidate(f"{name}, {floor}", whole.scheme))
+    return found
 
 
 def described(trials: Sequence[Trial], method: str) -> list[str]:
@@ -76,23 +138,20 @@ def described(trials: Sequence[Trial], method: str) -> list[str]:
     lines = [f"{method}: {trials[0].name} is taken; the loss of each, true and expected:"]
     for trial in trials:
         gap = f" (stopped within {trial.gap:.2%} of optimal)" if trial.gap else ""
-        lines.append(f"  {trial.true:.4f}  {trial.predicted:.4f}  {trial.name}{gap}")
+        expected = "-" if trial.predicted is None else f"{trial.predicted:.4f}"
+        lines.append(f"  {trial.true:.4f}  {expected}  {trial.name}{gap}")
     return lines
 
 
-def _schemes(
-    layers: Sequence[LayerSpec], table: LossTable, budget: Budget
-) -> list[tuple[str, Scheme, float]]:
-    best = exact_scheme(layers, table, [budget])
-    schemes = [("no floor", best.scheme, best.gap)]
+def _uniform(layers: Sequence[LayerSpec], budgets: Sequence[Budget]) -> Scheme | None:
     try:
-        uniform = uniform_scheme(layers, budget)
+        return uniform_scheme(layers, budgets[0], beside=budgets[1:])
     except InputError:  # within reach of mixed schemes only
-        return schemes
-    schemes.append((UNIFORM, uniform, 0.0))
-    for name, floor in FLOORS.items():
-        least = {layer: floor(nm.n) for layer, nm in uniform.items()}
-        found = within_bounds(layers, table, [budget], least=least)
-        if found is not None:
-            schemes.append((name, found.scheme, found.gap))
-    return schemes
+        return None
+
+
+def _floors(uniform: Scheme) -> list[tuple[str, dict[str, int]]]:
+    return [
+        (name, {layer: floor(nm.n) for layer, nm in uniform.items()})
+        for name, floor in FLOORS.items()
+    ]

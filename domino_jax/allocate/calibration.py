@@ -1,4 +1,4 @@
-"""What the allocators by loss share: fixed batches, the loss, the table on disk, the comparison."""
+"""What is told by the loss: fixed batches, the table on disk, which of several schemes is best."""
 
 import hashlib
 from collections.abc import Callable
@@ -7,11 +7,22 @@ from typing import Any
 import jax
 import numpy as np
 
-from domino_jax.allocate.best_of import described, try_all
-from domino_jax.allocate.joint_loss import joint_loss
-from domino_jax.allocate.loss_table import LossTable, written
+from domino_jax.allocate.best_of import (
+    UNIFORM,
+    Candidate,
+    Trial,
+    described,
+    of_scheme,
+    of_table,
+    try_each,
+)
+from domino_jax.allocate.dense import dense_scheme
+from domino_jax.allocate.finish import magnitude_table
+from domino_jax.allocate.joint_loss import LossOn, joint_loss_on
+from domino_jax.allocate.loss_table import LossTable, predicted, written
 from domino_jax.allocate.problem import Batch, Problem
 from domino_jax.allocate.reach import require_reachable
+from domino_jax.allocate.refine import refined
 from domino_jax.core.scheme import Scheme
 
 TABLE = "table.json"
@@ -23,7 +34,8 @@ def refuse_early(problem: Problem) -> None:
     Raises:
         InputError: what is wrong.
     """
-    require_reachable(problem.layers, problem.budget)
+    for budget in problem.budgets:
+        require_reachable(problem.layers, budget)
     problem.batches(0, 2 * problem.options["calibration_batches"])
 
 
@@ -42,15 +54,83 @@ def loss_of(problem: Problem) -> Callable[[Any, Batch], jax.Array]:
 def taken_scheme(problem: Problem, table: LossTable, method: str) -> Scheme:
     """Returns the scheme of the least true loss among those of a table and uniform, and says so.
 
-    The batches are as many as those of the table, and others.
+    The batches are as many as those of the table, and others. Then it is refined, where the option
+    'refine' says so.
     """
-    count = problem.options["calibration_batches"]
-    apart = list(problem.batches(count, count))
-    true_loss = joint_loss(problem.layers, problem.weights().params, loss_of(problem), apart)
-    trials = try_all(problem.layers, table, problem.budget, true_loss)
+    candidates = of_table(problem.layers, table, problem.budgets)
+    loss, apart = _true_loss(problem), _batches_apart(problem)
+    dense = loss(dense_scheme(problem.layers), apart)
+    trials = try_each(
+        candidates,
+        lambda scheme: loss(scheme, apart),
+        lambda scheme: dense + predicted(table, scheme),
+    )
+    return _refined(problem, trials, table, method, loss)
+
+
+def guarded_scheme(problem: Problem, scheme: Scheme, method: str) -> Scheme:
+    """Returns the scheme of the least true loss among that of any method and uniform, and says so.
+
+    Where no table says what a layer's n costs, magnitudes do. Without the option 'guard' the scheme
+    has no rivals, and is only refined.
+    """
+    losses = magnitude_table(problem.layers, problem.weights().params)
+    candidates = [Candidate(method, scheme)]
+    if problem.options.get("guard") == UNIFORM:
+        candidates = of_scheme(problem.layers, scheme, method, losses, problem.budgets)
+    loss, apart = _true_loss(problem), _batches_apart(problem)
+    trials = try_each(candidates, lambda scheme: loss(scheme, apart))
+    return _refined(problem, trials, losses, method, loss)
+
+
+def _refined(
+    problem: Problem, trials: list[Trial], table: LossTable, method: str, loss: LossOn
+) -> Scheme:
+    """Refines the best trial on the batches of the table, and takes it if it is so on the others.
+
+    All trials are told and noted.
+    """
+    tries, best = problem.options.get("refine", 0), trials[0]
+    if tries:
+        own, apart = own_batches(problem), _batches_apart(problem)
+        with problem.progress("refine", tries, 0) as show:
+            found = refined(
+                problem.layers,
+                best.scheme,
+                table,
+                problem.budgets,
+                lambda scheme: loss(scheme, own),
+                tries=tries,
+                report=lambda tried, least: show(tried, f"loss {least:.4f}"),
+            )
+        after = loss(found.scheme, apart)
+        problem.say(
+            f"refine: {found.taken} of {found.tried} exchanges help: the loss {found.before:.4f} "
+            f"-> {found.after:.4f}, on the batches kept apart {best.true:.4f} -> {after:.4f}"
+        )
+        if found.taken:
+            expected = None
+            if best.predicted is not None:
+                rise = predicted(table, found.scheme) - predicted(table, best.scheme)
+                expected = best.predicted + rise
+            other = Trial(f"{best.name}, refined", found.scheme, expected, after)
+            trials = sorted([*trials, other], key=lambda trial: trial.true)
     for line in described(trials, method):
         problem.say(line)
+    problem.note(
+        "trials", [{"name": t.name, "predicted": t.predicted, "true": t.true} for t in trials]
+    )
     return trials[0].scheme
+
+
+def _batches_apart(problem: Problem) -> list[Batch]:
+    """Returns as many batches as those of a table, and others."""
+    count = problem.options["calibration_batches"]
+    return list(problem.batches(count, count))
+
+
+def _true_loss(problem: Problem) -> LossOn:
+    return joint_loss_on(problem.layers, problem.weights().params, loss_of(problem))
 
 
 def keep_table(problem: Problem, table: LossTable, **origin: str) -> None:

@@ -10,7 +10,7 @@ Letters: S slices of a kernel ([] if it has no stack axes).
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -94,19 +94,14 @@ def domino(
             count_short(kernel_weights(params, layers), state.n, state.threshold)
         )
         before = by_layer(layers, state.n)
-        n, committed = dict(before), by_layer(layers, state.committed)
-        done = False
-        for layer, agreeing in zip(movable, short.tolist(), strict=True):
-            name = layer.name
-            if n[name] == layer.candidates[0] or agreeing < ratio * groups[name]:
-                continue
-            n[name] -= 1
-            if n[name] in layer.candidates:
-                committed[name] = n[name]
-                spent = total_cost(layers, budget.cost, as_scheme(movable, committed))
-                done = spent <= budget.allowed
-                if done:
-                    break
+        agreeing = dict(zip([layer.name for layer in movable], short.tolist(), strict=True))
+        n, committed, done = take_vote(
+            layers,
+            budget,
+            before,
+            by_layer(layers, state.committed),
+            lambda layer: agreeing[layer.name] >= ratio * groups[layer.name],
+        )
         votes = state.count + 1
         voted = SearchState(
             count=votes,
@@ -122,24 +117,58 @@ def domino(
     return Search(init, update, fewest)
 
 
-def allocate(problem: Problem) -> Search:
-    """Is the entry 'domino' of `ALLOCATORS`.
+def take_vote(
+    layers: Iterable[LayerSpec],
+    budget: Budget,
+    n: Mapping[str, int],
+    committed: Mapping[str, int],
+    agrees: Callable[[LayerSpec], bool],
+) -> tuple[dict[str, int], dict[str, int], bool]:
+    """Takes one vote: in their order, the layers that agree go to n - 1; it ends at the budget.
 
-    It reads the options 'vote_ratio', 'pace', 'macs_weight' and 'erk_weight'.
+    Args:
+        layers: as `find_layers` gives them.
+        budget: of these layers.
+        n: of each grouped layer.
+        committed: the last candidate that each has reached.
+        agrees: asked of the layers that can move.
+
+    Returns:
+        n, committed, and whether the committed n meet the budget.
+    """
+    layers, n, committed = tuple(layers), dict(n), dict(committed)
+    for layer in grouped(layers):
+        name = layer.name
+        if n[name] == layer.candidates[0] or not agrees(layer):
+            continue
+        n[name] -= 1
+        if n[name] in layer.candidates:
+            committed[name] = n[name]
+            spent = total_cost(layers, budget.cost, as_scheme(layers, committed))
+            if spent <= budget.allowed:
+                return n, committed, True
+    return n, committed, False
+
+
+def allocate(problem: Problem) -> Search:
+    """Is the entry 'domino' of `ALLOCATORS`."""
+    return domino(problem.layers, problem.budget, **rules_of(problem))
+
+
+def rules_of(problem: Problem) -> dict[str, Any]:
+    """Returns the vote ratio and the pace rule of a problem, as `domino` takes them.
+
+    They are of the options 'vote_ratio', 'pace', 'macs_weight' and 'erk_weight'.
     """
     options = problem.options
-    return domino(
+    pace = pace_rule(
+        options.get("pace", "domino"),
         problem.layers,
         problem.budget,
-        vote_ratio=options.get("vote_ratio", 0.75),
-        pace=pace_rule(
-            options.get("pace", "domino"),
-            problem.layers,
-            problem.budget,
-            macs_weight=options.get("macs_weight"),
-            erk_weight=options.get("erk_weight"),
-        ),
+        macs_weight=options.get("macs_weight"),
+        erk_weight=options.get("erk_weight"),
     )
+    return {"vote_ratio": options.get("vote_ratio", 0.75), "pace": pace}
 
 
 def _first_n(layers: tuple[LayerSpec, ...], weights: Mapping[str, jax.Array]) -> dict[str, int]:
@@ -189,6 +218,19 @@ def _to_arrays(layers: tuple[LayerSpec, ...], values: Mapping[str, int]) -> dict
 def _to_paces(
     layers: tuple[LayerSpec, ...], values: Mapping[str, float], threshold: Mapping[str, jax.Array]
 ) -> dict[str, jax.Array]:
+    require_finite_paces(layers, values)
+    return {
+        path: jnp.asarray(stacked(kernel, values, 0.0), threshold[path].dtype)
+        for path, kernel in kernels(layers).items()
+    }
+
+
+def require_finite_paces(layers: Iterable[LayerSpec], values: Mapping[str, float]) -> None:
+    """Refuses what a pace rule gave unless it is a finite factor for each grouped layer.
+
+    Raises:
+        InputError: the first layer that is wrong, and what it has.
+    """
     names = [layer.name for layer in grouped(layers)]
     require_known(values, names, what="layer of a pace rule")
     for name in names:
@@ -196,10 +238,6 @@ def _to_paces(
         if not math.isfinite(factor):
             given = factor if name in values else "none"
             raise InputError(f"pace rule: expected a finite factor for layer {name!r}, got {given}")
-    return {
-        path: jnp.asarray(stacked(kernel, values, 0.0), threshold[path].dtype)
-        for path, kernel in kernels(layers).items()
-    }
 
 
 def _put_like(value: jax.Array, before: Any) -> jax.Array:

@@ -6,7 +6,7 @@ whatever that counts. Only the scales matter at which a layer is halfway between
 """
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from operator import attrgetter
 from typing import NamedTuple
@@ -69,32 +69,42 @@ def erk_scheme(
     return as_scheme(layers, n)
 
 
-def finished_by_scale(layers: Iterable[LayerSpec], scheme: Scheme, budget: Budget) -> Scheme:
-    """Spends what an ERK scheme leaves of its budget, until no next candidate fits.
+def finished_by_scale(
+    layers: Iterable[LayerSpec], scheme: Scheme, budgets: Sequence[Budget]
+) -> Scheme:
+    """Spends what an ERK scheme leaves of its budgets, until no next candidate fits.
 
     Those layers go up first that a larger scale would raise first.
     """
     layers = tuple(layers)
     n = {name: nm.n for name, nm in scheme.items()}
-    left = budget.allowed - total_cost(layers, budget.cost, scheme)
+    left = [budget.allowed - total_cost(layers, budget.cost, scheme) for budget in budgets]
     rises = list(itertools.chain.from_iterable(_by_scale(layers)))
     while True:
         fitting = (
             rise
             for rise in rises
-            if n[rise.layer.name] == rise.low and _price(rise, budget.cost) <= left
+            if n[rise.layer.name] == rise.low
+            and all(
+                _price(rise, budget.cost) <= rest
+                for budget, rest in zip(budgets, left, strict=True)
+            )
         )
         rise = next(fitting, None)
         if rise is None:
             return as_scheme(layers, n)
         n[rise.layer.name] = rise.high
-        left -= _price(rise, budget.cost)
+        prices = [_price(rise, budget.cost) for budget in budgets]
+        left = [rest - price for rest, price in zip(left, prices, strict=True)]
 
 
 def allocate(problem: Problem) -> Scheme:
-    """Is the entry 'erk' of `ALLOCATORS`."""
-    scheme = erk_scheme(problem.layers, problem.budget)
-    return finished_by_scale(problem.layers, scheme, problem.budget)
+    """Is the entry 'erk' of `ALLOCATORS`; of several budgets the smallest scale holds."""
+    schemes = [erk_scheme(problem.layers, budget) for budget in problem.budgets]
+    scheme = {
+        name: min((each[name] for each in schemes), key=lambda nm: nm.n) for name in schemes[0]
+    }
+    return finished_by_scale(problem.layers, scheme, problem.budgets)
 
 
 def _by_scale(layers: Iterable[LayerSpec]) -> list[list[_Rise]]:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from domino_jax.allocate.knapsack import Choice, least_loss
 from domino_jax.allocate.loss_table import LossTable, without_noise
 from domino_jax.allocate.reach import require_reachable
-from domino_jax.core.costs import Budget, Number, total_cost
+from domino_jax.core.costs import Budget, Number, count_macs, count_weights, total_cost
 from domino_jax.core.errors import InputError
 from domino_jax.core.layers import LayerSpec, grouped
 from domino_jax.core.scheme import NM, Scheme
@@ -65,6 +65,18 @@ def exact_scheme(
     return found
 
 
+def require_together(layers: Iterable[LayerSpec], budgets: Sequence[Budget]) -> None:
+    """Refuses budgets that no scheme meets together.
+
+    Raises:
+        InputError: a budget is out of reach, or with the floor of each beside the others.
+    """
+    layers = tuple(layers)
+    exact_scheme(
+        layers, {x.name: dict.fromkeys(x.candidates, 0.0) for x in grouped(layers)}, budgets
+    )
+
+
 def within_bounds(
     layers: Iterable[LayerSpec],
     table: LossTable,
@@ -100,7 +112,7 @@ def within_bounds(
     if choice is None:
         return None
     picked = {name: row[i] for (name, row), i in zip(choices.items(), choice.items, strict=True)}
-    scheme = _fill(layers, choices, losses, budgets, picked)
+    scheme = filled(layers, choices, losses, budgets, picked)
     loss = math.fsum(losses[name][nm.n] for name, nm in scheme.items())
     return Exact(scheme, loss, choice.gap)
 
@@ -139,14 +151,22 @@ def _in_integers(
     return whole, math.floor((budget.allowed - beside) * unit)
 
 
-def _fill(
+def filled(
     layers: tuple[LayerSpec, ...],
     choices: Mapping[str, list[int]],
     losses: LossTable,
     budgets: Sequence[Budget],
     n: dict[str, int],
 ) -> Scheme:
-    """Raises layers to their next candidate while the budgets allow it, what saves most first."""
+    """Raises layers to their next candidate while the budgets allow it, what saves most first.
+
+    Args:
+        layers: as `find_layers` gives them.
+        choices: layer name -> the n that it may take, rising.
+        losses: layer name -> {n: loss}, falling.
+        budgets: of these layers.
+        n: layer name -> one of its choices; changed in place.
+    """
     left: list[Number] = [
         budget.allowed - total_cost(layers, budget.cost, _scheme(layers, n)) for budget in budgets
     ]
@@ -185,5 +205,13 @@ def _not_together(layers: tuple[LayerSpec, ...], budgets: Sequence[Budget], seco
             n = {name: row[i] for (name, row), i in zip(choices.items(), choice.items, strict=True)}
             lowest = total_cost(layers, budget.cost, _scheme(layers, n))
             share = float(lowest / total_cost(layers, budget.cost))
-            floors.append(f"budget {budget.share:g} has its floor at {share:.4f}")
+            floors.append(
+                f"{_objective(budget)} budget {budget.share:g} has its floor at {share:.4f}"
+            )
     return "the budgets cannot be met together; beside the others " + ", ".join(floors)
+
+
+def _objective(budget: Budget) -> str:
+    if budget.cost is count_weights:
+        return "the params"
+    return "the macs" if budget.cost is count_macs else "the cost table's"

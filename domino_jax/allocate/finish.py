@@ -6,7 +6,7 @@ squared weights that its masks remove, added up over layers.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -26,36 +26,36 @@ NEAR = 0.05
 
 
 def finished(
-    layers: Iterable[LayerSpec], scheme: Scheme, budget: Budget, losses: LossTable
+    layers: Iterable[LayerSpec], scheme: Scheme, budgets: Sequence[Budget], losses: LossTable
 ) -> Scheme | None:
-    """Returns the nearest scheme that uses the budget up: one that only keeps more, or only less.
+    """Returns the nearest scheme that uses the budgets up: one that only keeps more, or only less.
 
-    No layer of it can take its next candidate within the budget (and, of a scheme that was above
-    it, within its old n).
+    No layer of it can take its next candidate within the budgets (and, of a scheme that was above
+    one, within its old n).
 
     Args:
         layers: as `find_layers` gives them.
-        scheme: within the budget, or at most `NEAR` above it.
-        budget: of these layers.
+        scheme: within the first budget, or at most `NEAR` above it.
+        budgets: of these layers; what the scheme was not made for comes after the first.
         losses: what each layer's n costs, such as `magnitude_table`.
 
     Returns:
-        None where the scheme is further above the budget.
+        None where the scheme is further above the first budget, or nothing below it meets all.
     """
     layers = tuple(layers)
     n = {name: nm.n for name, nm in scheme.items()}
-    spent = total_cost(layers, budget.cost, scheme)
-    if spent > budget.allowed:
-        if float(spent) > (1 + NEAR) * float(budget.allowed):
-            return None
-        found = within_bounds(layers, losses, [budget], most=n)
+    spent = [total_cost(layers, budget.cost, scheme) for budget in budgets]
+    if float(spent[0]) > (1 + NEAR) * float(budgets[0].allowed):
+        return None
+    if any(cost > budget.allowed for cost, budget in zip(spent, budgets, strict=True)):
+        found = within_bounds(layers, losses, budgets, most=n)
     else:
         # A layer that has zeros for the rest already gains nothing by keeping more.
         enough = {
             name: min(c for c, loss in row.items() if not loss) for name, row in losses.items()
         }
         most = {name: max(n[name], enough[name]) for name in n}
-        found = within_bounds(layers, losses, [budget], least=n, most=most)
+        found = within_bounds(layers, losses, budgets, least=n, most=most)
     return found.scheme if found else None
 
 

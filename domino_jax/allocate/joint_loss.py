@@ -12,6 +12,8 @@ from domino_jax.core.layers import LayerSpec
 from domino_jax.core.masked import hard_mask
 from domino_jax.core.scheme import NM
 
+LossOn = Callable[[Mapping[str, NM], Sequence[Any]], float]
+
 
 def joint_loss(
     layers: Iterable[LayerSpec],
@@ -24,10 +26,18 @@ def joint_loss(
     Raises:
         InputError: of the function: the loss is not finite.
     """
+    of_scheme = joint_loss_on(layers, params, loss)
+    return lambda scheme: of_scheme(scheme, batches)
+
+
+def joint_loss_on(
+    layers: Iterable[LayerSpec], params: Any, loss: Callable[[Any, Any], jax.Array]
+) -> LossOn:
+    """Makes (scheme, batches) -> loss as `joint_loss`, compiled once for all of both."""
     layers = tuple(layers)
     masked_loss = jax.jit(lambda params, n, batch: loss(hard_mask(params, layers, n), batch))
 
-    def of_scheme(scheme: Mapping[str, NM]) -> float:
+    def of_scheme(scheme: Mapping[str, NM], batches: Sequence[Any]) -> float:
         n = n_by_path(scheme, layers)
         values = [masked_loss(params, n, batch) for batch in batches]
         mean = math.fsum(map(float, values)) / len(values)

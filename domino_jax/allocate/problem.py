@@ -50,6 +50,7 @@ class Problem(NamedTuple):
     Attributes:
         layers: of the network, in the order of their first use.
         budget: what the scheme may cost; whether the candidates allow it, `reach` says.
+        beside: further budgets that hold too.
         options: settings of the search by name, plain values; each allocator reads its own.
         weights: () -> the dense network, trained if it is not.
         loss: (params, stats, batch) -> mean loss of a batch at the running statistics.
@@ -62,6 +63,7 @@ class Problem(NamedTuple):
         keep: (name of a file, text) -> None; what an allocator wants to find again.
         recall: name of a file -> the text that was kept, None if there is none.
         say: takes a line of what was found, for a person.
+        note: (name, plain JSON value) -> None; what belongs to the results of the search.
     """
 
     layers: tuple[LayerSpec, ...]
@@ -76,6 +78,13 @@ class Problem(NamedTuple):
     keep: Callable[[str, str], None] = lambda name, text: None
     recall: Callable[[str], str | None] = lambda name: None
     say: Callable[[str], None] = lambda line: None
+    note: Callable[[str, Any], None] = lambda name, value: None
+    beside: tuple[Budget, ...] = ()
+
+    @property
+    def budgets(self) -> tuple[Budget, ...]:
+        """All that a scheme must meet."""
+        return (self.budget, *self.beside)
 
 
 Allocator = Callable[[Problem], Scheme | Search]

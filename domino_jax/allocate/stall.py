@@ -42,6 +42,26 @@ def why_stuck(
                 f"{name} (pace {pace[name]:.3g}) grew to a norm of {norm:.3g}, from {start:.3g} "
                 "at the start"
             )
+    still = int(state.count - state.last_change)
+    return why_standing(layers, n, pace, still, patience)
+
+
+def why_standing(
+    layers: Iterable[LayerSpec],
+    n: Mapping[str, int],
+    pace: Mapping[str, float],
+    still: int,
+    patience: int,
+) -> str:
+    """Says why no n will change any more: '' if one still may.
+
+    Args:
+        layers: as the search has them.
+        n: of each grouped layer.
+        pace: of each grouped layer.
+        still: votes since an n changed last.
+        patience: those that are too many.
+    """
     free = [layer.name for layer in grouped(layers) if n[layer.name] > layer.candidates[0]]
     if not free:
         return ""
@@ -51,7 +71,6 @@ def why_stuck(
             "no layer that can still move decays; "
             f"the fastest is {fastest}, pace {pace[fastest]:.3g}"
         )
-    still = int(state.count - state.last_change)
     if still >= patience:
         return (
             f"no n changed for {still} votes; "

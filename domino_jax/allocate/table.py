@@ -6,8 +6,10 @@ makes it ours. A module is imported when its allocator is asked for.
 
 from collections.abc import Mapping
 
+from domino_jax.allocate.exact import require_together
 from domino_jax.allocate.problem import Allocator, Problem
 from domino_jax.allocate.search import Search
+from domino_jax.core.costs import shown, total_cost
 from domino_jax.core.errors import InputError
 from domino_jax.core.factories import find_factory
 from domino_jax.core.kernels import n_by_path
@@ -18,6 +20,7 @@ ALLOCATORS: Mapping[str, str] = {
     "uniform": "domino_jax.allocate.uniform:allocate",
     "erk": "domino_jax.allocate.erk:allocate",
     "dense": "domino_jax.allocate.dense:allocate",
+    "instant": "domino_jax.allocate.instant:allocate",
     "sensitivity": "domino_jax.allocate.sensitivity:allocate",
     "fisher": "domino_jax.allocate.fisher:allocate",
     "table": "domino_jax.allocate.from_table:allocate",
@@ -40,7 +43,10 @@ def allocate(name: str, problem: Problem) -> Scheme | Search:
         InputError: as `allocator`; what the allocator refuses; or what it returns is neither a
             search nor a scheme of these layers.
     """
-    answer = allocator(name)(problem)
+    find = allocator(name)
+    if problem.beside:
+        require_together(problem.layers, problem.budgets)
+    answer = find(problem)
     if isinstance(answer, Search):
         return answer
     if not isinstance(answer, Mapping):
@@ -52,4 +58,11 @@ def allocate(name: str, problem: Problem) -> Scheme | Search:
         n_by_path(answer, problem.layers)
     except InputError as error:
         raise InputError(f"allocator {name!r}: {error}") from None
+    for budget in problem.beside:
+        spent = total_cost(problem.layers, budget.cost, answer)
+        if spent > budget.allowed:
+            raise InputError(
+                f"search.budgets: expected () with the allocator {name!r}, which knows one budget "
+                f"at most: its scheme costs {shown(spent)}, and {shown(budget.allowed)} are allowed"
+            )
     return answer

@@ -1,6 +1,6 @@
 """The baseline without a choice per layer: the same share for every layer."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
 from domino_jax.allocate.problem import Problem
@@ -12,7 +12,11 @@ from domino_jax.core.scheme import NM, Scheme
 
 
 def uniform_scheme(
-    layers: Iterable[LayerSpec], budget: float | Budget, *, cost: Cost = count_weights
+    layers: Iterable[LayerSpec],
+    budget: float | Budget,
+    *,
+    cost: Cost = count_weights,
+    beside: Sequence[Budget] = (),
 ) -> Scheme:
     """Returns the largest share N/M that meets the budget when every layer takes it.
 
@@ -23,18 +27,21 @@ def uniform_scheme(
         layers: as `find_layers` gives them.
         budget: share of the dense cost to keep, in (0, 1); or a `Budget` of these layers.
         cost: what a share is of.
+        beside: further budgets that hold too.
 
     Raises:
         InputError: the budget is no share, or out of reach.
     """
     layers = tuple(layers)
     budget = budget_of(layers, budget, cost)
-    require_reachable(layers, budget)
+    budgets = (budget, *beside)
+    for each in budgets:
+        require_reachable(layers, each)
     movable = grouped(layers)
     shares = {Fraction(n, layer.m) for layer in movable for n in layer.candidates}
     for share in sorted(shares, reverse=True):
         scheme = {layer.name: NM(_within(layer, share), layer.m) for layer in movable}
-        if total_cost(layers, budget.cost, scheme) <= budget.allowed:
+        if all(total_cost(layers, each.cost, scheme) <= each.allowed for each in budgets):
             return scheme
     raise InputError(
         f"budget {budget.share:.6g} is out of reach of uniform schemes, not of mixed ones"
@@ -46,7 +53,7 @@ def allocate(problem: Problem) -> Scheme:
     nm = problem.options.get("nm", "")
     if nm:
         return uniform_nm(problem.layers, NM.parse(nm))
-    return uniform_scheme(problem.layers, problem.budget)
+    return uniform_scheme(problem.layers, problem.budget, beside=problem.beside)
 
 
 def _within(layer: LayerSpec, share: Fraction) -> int:

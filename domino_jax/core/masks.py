@@ -178,6 +178,15 @@ def sums_by_rank(w: jax.Array, value: jax.Array, m: int, axes: Axes) -> jax.Arra
     return jax.lax.map(of_rank, jnp.arange(m, dtype=jnp.int32)).T
 
 
+def magnitudes(w: jax.Array, m: int, axes: Axes) -> jax.Array:
+    """Returns the magnitudes of each group, padding as 0: [S, M, groups].
+
+    The groups are in the order of `thresholds`, its axes W, G and O flattened.
+    """
+    grouped = _groups(_magnitude(w), m, axes).transpose(0, 3, 1, 2, 4)
+    return grouped.reshape(*grouped.shape[:2], -1)
+
+
 def slice_norms(w: jax.Array, axes: Axes) -> jax.Array:
     """Returns the L2 norm of each stack slice, at least float32: [S], [] without stack axes."""
     # Reduced where it lies, and only then brought to the order of the stack axes: no copy of w.

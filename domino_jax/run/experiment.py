@@ -15,6 +15,7 @@ from domino_jax import data as _data
 from domino_jax import models as _models
 from domino_jax.allocate.uniform import uniform_nm
 from domino_jax.core import costs, published, scheme
+from domino_jax.core.errors import InputError
 from domino_jax.core.kernels import signatures
 from domino_jax.core.layers import LayerSpec
 from domino_jax.core.scheme import NM, Scheme
@@ -46,7 +47,12 @@ class Experiment:
         model: the network with fresh weights.
         layers: of the network, in the order of first use.
         budget: what the scheme may cost.
+<<<<<<< HEAD
         placement: of the arrays on all devices.
+=======
+        beside: further budgets that hold too.
+        mesh: of all devices.
+>>>>>>> h3
         phases: by name: 'dense', 'search', 'train'.
         trainer: of the sparse network.
         should_stop: asked before every step.
@@ -58,7 +64,12 @@ class Experiment:
     model: _models.Model
     layers: tuple[LayerSpec, ...]
     budget: costs.Budget
+<<<<<<< HEAD
     placement: Placement
+=======
+    beside: tuple[costs.Budget, ...]
+    mesh: Mesh
+>>>>>>> h3
     phases: Mapping[str, Phase]
     trainer: Trainer
     should_stop: Callable[[], bool]
@@ -118,6 +129,7 @@ def assemble(
         torch_weights(config, model, layers, say=monitor.say)
     else:
         checks.require_init(config.init, weights_of(model))
+<<<<<<< HEAD
     objective = config.search.objective
     cost = OBJECTIVES.get(objective) or costs.read_table(objective, layers)
     budget = _budget(config.search, layers, cost)
@@ -129,11 +141,21 @@ def assemble(
     phases = {
         name: make_phase(name, config, workdir, data, placement, should_stop) for name in PHASES
     }
+=======
+    budget = _budget(config.search, layers, _cost(config.search.objective, layers))
+    beside = _beside(config.search, layers)
+    mesh = devices.make_mesh()
+    phases = {name: make_phase(name, config, workdir, data, mesh, should_stop) for name in PHASES}
+>>>>>>> h3
     trainer = _trainer(config.train, layers, phases["train"])
     if trainer.update is not None and config.train.epochs:  # also where search.py runs first
         checks.require_filled(config, data, "train")
     return Experiment(
+<<<<<<< HEAD
         config, workdir, data, model, layers, budget, placement, phases, trainer, should_stop
+=======
+        config, workdir, data, model, layers, budget, beside, mesh, phases, trainer, should_stop
+>>>>>>> h3
     )
 
 
@@ -152,6 +174,26 @@ def _budget(search: ConfigDict, layers: tuple[LayerSpec, ...], cost: costs.Cost)
         allowed = costs.total_cost(layers, cost, uniform_nm(layers, NM.parse(search.nm)))
         return costs.Budget(float(allowed / costs.total_cost(layers, cost)), cost, allowed)
     return costs.budget_of(layers, search.budget, cost, movable=search.budget_of == "movable")
+
+
+def _cost(objective: str, layers: tuple[LayerSpec, ...]) -> costs.Cost:
+    return OBJECTIVES.get(objective) or costs.read_table(objective, layers)
+
+
+def _beside(search: ConfigDict, layers: tuple[LayerSpec, ...]) -> tuple[costs.Budget, ...]:
+    """Makes the budgets of `search.budgets`.
+
+    Raises:
+        InputError: with the setting; one is no budget of these layers.
+    """
+    movable = search.budget_of == "movable"
+    try:
+        return tuple(
+            costs.budget_of(layers, amount, _cost(objective, layers), movable=movable)
+            for objective, amount in search.budgets
+        )
+    except InputError as error:
+        raise InputError(f"search.budgets: {error}") from None
 
 
 def read_scheme(path: Path, layers: tuple[LayerSpec, ...]) -> Scheme:

@@ -71,6 +71,11 @@ def budget() -> Kind:
     return _is_budget, lambda: FORMS
 
 
+def budgets() -> Kind:
+    """Tuples of (objective, budget)."""
+    return _are_budgets, lambda: f"a tuple of pairs (objective, budget), a budget {FORMS}"
+
+
 def nm() -> Kind:
     """'' or N:M."""
     return lambda v: v == "" or _is_nm(v), lambda: "'' or N:M, such as '8:16'"
@@ -123,6 +128,10 @@ def _is_budget(value: Any) -> bool:
     except InputError:
         return False
     return True
+
+
+def _are_budgets(value: Any) -> bool:
+    return _is_pairs(value) and all(name and _is_budget(amount) for name, amount in value)
 
 
 def _is_nm(value: Any) -> bool:

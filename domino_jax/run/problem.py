@@ -15,17 +15,22 @@ from domino_jax.run import checks, monitor
 from domino_jax.run.dense import dense_network
 from domino_jax.run.experiment import Experiment
 from domino_jax.run.phases import train_batches
-from domino_jax.run.workdir import writing
+from domino_jax.run.workdir import read_parts, update_json, writing
 from domino_jax.train import loop, losses
 from domino_jax.train.mesh import split_batch
 
 
-def problem_of(exp: Experiment, begin: Callable[[], None]) -> Problem:
+def problem_of(
+    exp: Experiment,
+    begin: Callable[[], None],
+    note: Callable[[str, Any], None] = lambda name, value: None,
+) -> Problem:
     """Makes the problem of a run.
 
     Args:
         exp: the run.
         begin: called before the dense network is trained or read, for the first time only.
+        note: takes what belongs to the results of the search.
     """
 
     @cache
@@ -52,7 +57,7 @@ def problem_of(exp: Experiment, begin: Callable[[], None]) -> Problem:
     @contextmanager
     def progress(title: str, pieces: int, before: int) -> Iterator[Callable[[int, str], None]]:
         began = time.perf_counter()
-        with monitor.progress(title, pieces, before) as show:
+        with _timed(exp, title), monitor.progress(title, pieces, before) as show:
 
             def checked(done: int, text: str) -> None:
                 spent = time.perf_counter() - began
@@ -75,8 +80,25 @@ def problem_of(exp: Experiment, begin: Callable[[], None]) -> Problem:
         progress=progress,
         keep=keep,
         recall=recall,
+        note=note,
+        beside=exp.beside,
         say=lambda line: monitor.console().print(line, markup=False, highlight=False),
     )
+
+
+@contextmanager
+def _timed(exp: Experiment, title: str) -> Iterator[None]:
+    """Adds the seconds of a block to timing.json, those before it was stopped included."""
+    began = time.perf_counter()
+    try:
+        yield
+    finally:
+        if jax.process_index() == 0:
+            path, name = exp.workdir / "timing.json", f"{title}_seconds"
+            times = read_parts(path).get("search", {})
+            spent = times.get(name, 0.0) + time.perf_counter() - began
+            with writing(exp.workdir):
+                update_json(path, search={**times, name: spent})
 
 
 def require_data(exp: Experiment, count: int) -> None:

@@ -34,7 +34,7 @@ FREE = ("data.dir", "data.workers", "search.max_steps", "search.patience")
 DATA = "data.fingerprint"
 ABSENT = "(not set)"
 # Settings that name a file: the name may change while what it holds stays, but not the reverse.
-INPUTS = {"init": "start", "search.objective": "cost table"}
+INPUTS = {"init": "start", "search.objective": "cost table", "search.budgets": "cost tables"}
 CONTENT = ".content"
 
 Part = Mapping[str, Any]
@@ -116,7 +116,16 @@ def _of_search(config: ConfigDict, data: str) -> dict[str, Part]:
 
 def _search(config: ConfigDict) -> Part:
     objective = _content("search.objective", config.search.objective)
-    return {**_settings(config, ("search",)), **objective}
+    return {**_settings(config, ("search",)), **objective, **_content_beside(config.search.budgets)}
+
+
+def _content_beside(budgets: Iterable[tuple[str, Any]]) -> Part:
+    """Returns the digests of the cost tables of further budgets, each with its budget."""
+    found = [(_content("", objective), str(amount)) for objective, amount in budgets]
+    if not any(digest for digest, _ in found):
+        return {}
+    text = [f"{digest.get(CONTENT, '')} {amount}" for digest, amount in found]
+    return {f"search.budgets{CONTENT}": "; ".join(text)}
 
 
 def _content(key: str, name: str) -> Part:

@@ -114,7 +114,9 @@ def _answer(exp: Experiment) -> Scheme | Search | None:
         require_data(exp, first + count)
         raise _NeedsWeights
 
-    problem = Problem(exp.layers, exp.budget, options_of(exp), weights, batches=batches)
+    problem = Problem(
+        exp.layers, exp.budget, options_of(exp), weights, batches=batches, beside=exp.beside
+    )
     try:
         answer = allocate(settings.method, problem)
     except _NeedsWeights:

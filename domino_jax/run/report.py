@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from rich.console import Console
@@ -23,7 +24,12 @@ _OF_BIASES = ("goes into add", "goes into sub", "goes into mul", "goes into div"
 
 
 def summary(
-    layers: Iterable[LayerSpec], scheme: Scheme, budget: Budget, *, activations: int = 0
+    layers: Iterable[LayerSpec],
+    scheme: Scheme,
+    budget: Budget,
+    *,
+    beside: Mapping[str, Budget] = MappingProxyType({}),
+    activations: int = 0,
 ) -> dict[str, Any]:
     """Gathers every number of the table: one row a layer, and the totals.
 
@@ -31,6 +37,7 @@ def summary(
         layers: as `find_layers` gives them.
         scheme: of the grouped layers.
         budget: of these layers.
+        beside: objective -> further budget.
         activations: MACs of products that no weight takes part in, which no budget counts.
 
     Returns:
@@ -46,6 +53,11 @@ def summary(
             "macs": _pair(layers, costs.count_macs, scheme),
             "cost": _pair(layers, budget.cost, scheme)
             | {"budget": _json(budget.allowed), "budget_share": budget.share},
+            "beside": {
+                objective: _pair(layers, each.cost, scheme)
+                | {"budget": _json(each.allowed), "budget_share": each.share}
+                for objective, each in beside.items()
+            },
             "activations": activations,
         },
     }
@@ -124,16 +136,26 @@ def _totals(totals: Mapping[str, Any], objective: str, budget: float) -> Table:
     for key, title in (("weights", "weights"), ("macs", "MACs")):
         ours = names[key] == objective
         limit = f"{totals['cost']['budget']:,} ({budget:.2%})" if ours else ""
+        if names[key] in totals["beside"]:
+            limit = ", ".join(filter(None, [limit, _limit(totals["beside"][names[key]])]))
         table.add_row(title, *_three(totals[key]), limit)
     if objective not in names.values():
         limit = f"{totals['cost']['budget']:,} ({budget:.2%})"
         table.add_row(
             monitor.cell(f"cost by {Path(objective).name}"), *_three(totals["cost"]), limit
         )
+    for other, pair in totals["beside"].items():
+        if other not in names.values():
+            name = monitor.cell(f"cost by {Path(other).name}")
+            table.add_row(name, *_three(pair), _limit(pair))
     if totals["activations"]:
         both = f"{totals['activations']:,}"
         table.add_row("MACs of activations", both, both, "", "not counted")
     return table
+
+
+def _limit(pair: Mapping[str, Any]) -> str:
+    return f"{pair['budget']:,} ({pair['budget_share']:.2%})"
 
 
 def _three(pair: Mapping[str, Any]) -> tuple[str, str, str]:

@@ -1,8 +1,10 @@
 """What search.py does: dense weights in, scheme.json, report.png and the table out."""
 
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+from domino_jax.allocate.calibration import guarded_scheme, refuse_early
 from domino_jax.allocate.finish import finished, magnitude_table
 from domino_jax.allocate.problem import Problem
 from domino_jax.allocate.search import Search, by_layer, scheme_of
@@ -35,7 +37,11 @@ def find_scheme(exp: Experiment, *, anew: bool = False) -> None:
     def begin() -> None:
         provenance.begin_search(exp.workdir, exp.config, data=exp.data.fingerprint, anew=anew)
 
-    problem = problem_of(exp, begin)
+    notes: dict[str, Any] = {}
+    problem, settings = problem_of(exp, begin, notes.__setitem__), exp.config.search
+    compares = settings.guard != "none" or settings.refine > 0
+    if compares:
+        refuse_early(problem)
     answer = allocate(exp.config.search.method, problem)
     if isinstance(answer, Search):
         checks.require_filled(exp.config, exp.data, "search")
@@ -43,11 +49,13 @@ def find_scheme(exp: Experiment, *, anew: bool = False) -> None:
         scheme, steps = _searched(exp, answer, problem)
     else:
         scheme, steps = answer, 0
+    if compares and "trials" not in notes:  # the methods by loss have compared theirs
+        scheme = guarded_scheme(problem, scheme, settings.method)
     begin()
     with workdir.writing(exp.workdir):
         if isinstance(answer, Search):
             _end_curve(exp, scheme, steps)
-        _write(exp, scheme, steps=steps)
+        _write(exp, scheme, steps=steps, notes=notes)
 
 
 def _searched(exp: Experiment, search: Search, problem: Problem) -> tuple[Scheme, int]:
@@ -60,7 +68,7 @@ def _searched(exp: Experiment, search: Search, problem: Problem) -> tuple[Scheme
 
     def end(run: loop.SearchRun) -> tuple[Scheme, int] | None:
         before = scheme_of(exp.layers, run.search)
-        after = finished(exp.layers, before, exp.budget, losses)
+        after = finished(exp.layers, before, problem.budgets, losses)
         if after is None:
             return None
         _say_finish(exp, before, after)
@@ -149,12 +157,13 @@ def _end_curve(exp: Experiment, scheme: Scheme, steps: int) -> None:
     )
 
 
-def _write(exp: Experiment, scheme: Scheme, *, steps: int) -> None:
+def _write(exp: Experiment, scheme: Scheme, *, steps: int, notes: Mapping[str, Any]) -> None:
     settings = exp.config.search
     numbers = report.summary(
         exp.layers,
         scheme,
         exp.budget,
+        beside=dict(zip([name for name, _ in settings.budgets], exp.beside, strict=True)),
         activations=activation_macs(forward_of(exp.model), exp.model.params, exp.data.example),
     )
     if not cluster.is_first():
@@ -170,7 +179,7 @@ def _write(exp: Experiment, scheme: Scheme, *, steps: int) -> None:
         config=exp.config.to_dict(),
         versions=versions(),
     )
-    workdir.update_json(exp.workdir / "results.json", search={"steps": steps, **numbers})
+    workdir.update_json(exp.workdir / "results.json", search={"steps": steps, **numbers, **notes})
     report.plot(
         exp.workdir / "report.png",
         numbers,

@@ -11,6 +11,7 @@ from domino_jax.run import kinds
 STARTS = ("dense", "random")
 STATISTICS = ("batch", "running")
 PARTS = ("all", "movable")
+GUARDS = ("none", "uniform")
 
 
 class Setting(NamedTuple):
@@ -154,7 +155,8 @@ _SEARCH = {
         "domino",
         *kinds.one_of_or_own(_methods),
         "How the N of each layer is found: 'sensitivity' and 'fisher' measure what the loss asks "
-        "for, 'table' reads it from `table`; 'domino' searches; 'uniform' takes the largest N that "
+        "for, 'table' reads it from `table`; 'domino' searches, 'instant' "
+        "searches without data; 'uniform' takes the largest N that "
         "fits everywhere, 'erk' the densities of Erdős-Rényi-kernel graphs; 'dense' keeps all; or "
         "'package.module:function'.",
     ),
@@ -182,6 +184,11 @@ _SEARCH = {
         *kinds.one_of(lambda: PARTS),
         "'all': the budget is of the whole cost; 'movable': of the layers that have groups, and "
         "those that stay dense come on top.",
+    ),
+    "budgets": Setting(
+        (),
+        *kinds.budgets(),
+        "Further budgets ((objective, budget), …) that hold too, such as (('macs', '50%'),).",
     ),
     "nm": Setting(
         "",
@@ -242,6 +249,18 @@ _SEARCH = {
         tuple,
     ),
     "table": Setting("", *kinds.text(), "The loss table (JSON) that the method 'table' reads."),
+    "guard": Setting(
+        "none",
+        *kinds.one_of(lambda: GUARDS),
+        "'uniform': the scheme of any method is compared, by the true loss, with uniform and with "
+        "floors under its n, and the best is taken; the methods by loss always do so. 'none': the "
+        "scheme is that of the method.",
+    ),
+    "refine": Setting(
+        0,
+        *kinds.whole(0),
+        "Exchanges between two layers to try in the end; those that lower the true loss are kept.",
+    ),
     "shrink_m": Setting(
         False,
         *kinds.flag(),

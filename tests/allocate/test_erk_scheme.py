@@ -169,7 +169,7 @@ def test_the_finish_raises_layers_until_no_next_candidate_fits(share):
     layers = [layer(f"l{i}", (8 * (i + 1), 5 + 3 * i), (1, 2, 4, 8)) for i in range(5)]
     limit = budget.budget_of(layers, share)
     before = erk_scheme(layers, share)
-    after = finished_by_scale(layers, before, limit)
+    after = finished_by_scale(layers, before, [limit])
     assert all(after[name].n >= nm.n for name, nm in before.items())
     spent = budget.total_cost(layers, limit.cost, after)
     assert spent <= limit.allowed

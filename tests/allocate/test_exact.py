@@ -143,6 +143,6 @@ def test_two_budgets_that_exclude_each_other_name_each_floor():
     with pytest.raises(InputError) as error:
         exact_scheme(layers, table, budgets)
     assert str(error.value) == (
-        "the budgets cannot be met together; beside the others budget 0.6 has its floor at 0.7500, "
-        "budget 0.99 has its floor at 3.0000"
+        "the budgets cannot be met together; beside the others the params budget 0.6 has its floor "
+        "at 0.7500, the cost table's budget 0.99 has its floor at 3.0000"
     )

@@ -54,7 +54,7 @@ def test_the_table_is_the_share_of_squares_that_masks_remove():
 @pytest.mark.parametrize("share", [0.3, 0.4, 0.55, 0.8])
 def test_what_is_left_goes_where_most_is_saved(share):
     before, budget = scheme_of(2, 2, 1, 4), budget_of(LAYERS, share)
-    after = finished(LAYERS, before, budget, TABLE)
+    after = finished(LAYERS, before, [budget], TABLE)
     assert all(after[name].n >= nm.n for name, nm in before.items())
     assert total_cost(LAYERS, budget.cost, after) <= budget.allowed
     assert loss_of(after) == pytest.approx(best(before, budget, lambda new, old: new >= old))
@@ -67,11 +67,11 @@ def test_what_is_left_goes_where_most_is_saved(share):
 def test_what_is_above_is_saved_where_it_costs_least():
     before = scheme_of(4, 4, 4, 4)
     budget = budget_of(LAYERS, 0.48)
-    after = finished(LAYERS, before, budget, TABLE)
+    after = finished(LAYERS, before, [budget], TABLE)
     assert all(after[name].n <= nm.n for name, nm in before.items())
     assert total_cost(LAYERS, budget.cost, after) <= budget.allowed
     assert loss_of(after) == pytest.approx(best(before, budget, lambda new, old: new <= old))
 
 
 def test_a_scheme_far_above_its_budget_stays_a_failure():
-    assert finished(LAYERS, scheme_of(4, 4, 4, 4), budget_of(LAYERS, 0.47), TABLE) is None
+    assert finished(LAYERS, scheme_of(4, 4, 4, 4), [budget_of(LAYERS, 0.47)], TABLE) is None

@@ -1,5 +1,7 @@
 """Allocators by name: ours, and those of someone else."""
 
+import dataclasses
+
 import made
 import pytest
 import scripts
@@ -49,6 +51,28 @@ def test_ours():
             table.allocate(name, problem(0.01))
     with pytest.raises(InputError, match="vote_ratio"):
         table.allocate("domino", problem(vote_ratio=2.0))
+
+
+def test_further_budgets_hold_or_are_refused():
+    second = costs.budget_of(LAYERS, "20", costs.count_macs)  # of 80; all at 1:4 cost 20
+    both = problem(0.9)._replace(beside=(second,))
+    for name in ("uniform", "erk"):
+        assert table.allocate(name, both) == {"a": NM(1, 4), "b": NM(1, 4)}
+    for name in ("dense", "own_parts:halves"):
+        with pytest.raises(InputError, match=rf"^search.budgets: .*{name!r}, .* and 20 are all"):
+            table.allocate(name, both)
+
+
+def test_budgets_that_cannot_be_met_together_are_named_with_their_floors():
+    layers = (A, dataclasses.replace(B, macs=1000))
+    # b is dear here where it is sparse, and counts most of the MACs.
+    slow = costs.table_cost({"a": {"1": 1, "2": 2, "4": 4}, "b": {"1": 9, "2": 9, "4": 1}}, layers)
+    budgets = costs.budget_of(layers, 0.5, costs.count_macs), costs.budget_of(layers, 0.9, slow)
+    both = Problem(layers, budgets[0], beside=budgets[1:])
+    said = r"together; .* the macs budget 0\.5 .* at 0\.9549, the cost table's budget 0\.9 .* at 2"
+    for name in ("uniform", "domino", "sensitivity"):
+        with pytest.raises(InputError, match=said):
+            table.allocate(name, both)
 
 
 @pytest.mark.parametrize(

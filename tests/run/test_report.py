@@ -89,6 +89,7 @@ def test_totals():
         "weights": weights,
         "macs": macs,
         "cost": weights | {"budget": 16526.4, "budget_share": 0.4},
+        "beside": {},
         "activations": 0,
     }
     assert numbers(costs.count_macs)["totals"]["cost"] == macs | {

@@ -54,7 +54,7 @@ VALUES = {
     "mesh.model": COUNT,
     "dense.optimizer": (["sgd", "adamw"], ["adam", "adamw_decoupled", None]),
     "search.method": (
-        ["domino", "uniform", "erk", "dense", "sensitivity", "fisher", "table"],
+        ["domino", "uniform", "erk", "dense", "instant", "sensitivity", "fisher", "table"],
         ["greedy", None],
     ),
     "search.m": ([2, 64], [1, 65, 4.0, True, "4", None]),
@@ -99,6 +99,12 @@ VALUES = {
     "search.calibration_statistics": (["running", "batch"], ["frozen", "", None]),
     "search.grid": ([None, (1, 2, 4), [8]], [(), 8, "1,2", (2, 1), (0, 1), (1.0,)]),
     "search.table": ([""], TEXT[1]),  # the method 'table' alone reads another
+    "search.budgets": (
+        [(), (("macs", "50%"),), [["t.json", 0.5], ["params", "5M"]]],
+        [None, "macs", ("macs", 0.5), (("macs",),), (("macs", 2.0),), (("", 0.5),)],
+    ),
+    "search.guard": (["none", "uniform"], ["erk", "", None]),
+    "search.refine": ([0, 5], [-1, 1.5, "1", None]),
     "search.shrink_m": ([True, False], [0, 1, "True", None]),
     "search.rules": (
         [(), (("a", "dense"), ("b$", "flatten")), [["c", 8]], (("d", (1, 2, 4)),)],
