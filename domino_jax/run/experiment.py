@@ -47,12 +47,8 @@ class Experiment:
         model: the network with fresh weights.
         layers: of the network, in the order of first use.
         budget: what the scheme may cost.
-<<<<<<< HEAD
-        placement: of the arrays on all devices.
-=======
         beside: further budgets that hold too.
-        mesh: of all devices.
->>>>>>> h3
+        placement: of the arrays on all devices.
         phases: by name: 'dense', 'search', 'train'.
         trainer: of the sparse network.
         should_stop: asked before every step.
@@ -64,12 +60,8 @@ class Experiment:
     model: _models.Model
     layers: tuple[LayerSpec, ...]
     budget: costs.Budget
-<<<<<<< HEAD
-    placement: Placement
-=======
     beside: tuple[costs.Budget, ...]
-    mesh: Mesh
->>>>>>> h3
+    placement: Placement
     phases: Mapping[str, Phase]
     trainer: Trainer
     should_stop: Callable[[], bool]
@@ -129,10 +121,8 @@ def assemble(
         torch_weights(config, model, layers, say=monitor.say)
     else:
         checks.require_init(config.init, weights_of(model))
-<<<<<<< HEAD
-    objective = config.search.objective
-    cost = OBJECTIVES.get(objective) or costs.read_table(objective, layers)
-    budget = _budget(config.search, layers, cost)
+    budget = _budget(config.search, layers, _cost(config.search.objective, layers))
+    beside = _beside(config.search, layers)
     mesh = devices.make_mesh(config.mesh.data, config.mesh.model)
     placement = placement_of(mesh, layers, model.params)
     if placement.whole:
@@ -141,21 +131,21 @@ def assemble(
     phases = {
         name: make_phase(name, config, workdir, data, placement, should_stop) for name in PHASES
     }
-=======
-    budget = _budget(config.search, layers, _cost(config.search.objective, layers))
-    beside = _beside(config.search, layers)
-    mesh = devices.make_mesh()
-    phases = {name: make_phase(name, config, workdir, data, mesh, should_stop) for name in PHASES}
->>>>>>> h3
     trainer = _trainer(config.train, layers, phases["train"])
     if trainer.update is not None and config.train.epochs:  # also where search.py runs first
         checks.require_filled(config, data, "train")
     return Experiment(
-<<<<<<< HEAD
-        config, workdir, data, model, layers, budget, placement, phases, trainer, should_stop
-=======
-        config, workdir, data, model, layers, budget, beside, mesh, phases, trainer, should_stop
->>>>>>> h3
+        config,
+        workdir,
+        data,
+        model,
+        layers,
+        budget,
+        beside,
+        placement,
+        phases,
+        trainer,
+        should_stop,
     )
 
 
