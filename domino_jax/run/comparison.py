@@ -12,7 +12,7 @@ import itertools
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,17 @@ from domino_jax.core.costs import as_fraction, total_cost
 from domino_jax.core.errors import InputError
 from domino_jax.core.paths import require_known
 from domino_jax.core.scheme import NM, load_document
-from domino_jax.run import comparison_report, experiment, finetune, monitor, search, workdir
+from domino_jax.run import (
+    comparison_report,
+    experiment,
+    finetune,
+    monitor,
+    provenance,
+    search,
+    workdir,
+)
 from domino_jax.run.comparison_report import Cell, Outcome
+from domino_jax.run.settings import defaults, flat
 
 Stop = Callable[[], bool]
 
@@ -160,13 +169,21 @@ def _is_done(config: ConfigDict, cell: Cell, place: Path) -> bool:
     results = workdir.read_json(place / "results.json")
     if not {"search", "train"} <= results.keys() or not (place / "scheme.json").exists():
         return False
-    saved_config = load_document(place / "scheme.json").get("config", {})
-    expected_config = json.loads(json.dumps(config.to_dict()))
-    budget = saved_config.get("search", {}).get("budget")
-    expected_config["search"]["budget"] = budget  # that of N:M is known only where the layers are
-    return bool(saved_config == expected_config) and (
+    saved = _by_key(load_document(place / "scheme.json").get("config", {}))
+    budget = saved["search.budget"]  # that of N:M is known only where the layers are
+    return saved == {**_by_key(config.to_dict()), "search.budget": budget} and (
         ":" in cell.budget or budget == float(cell.budget)
     )
+
+
+def _by_key(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns key -> value, as JSON has it, of the settings that results depend on.
+
+    A setting that an older config lacks had the value that is its default today.
+    """
+    values = dict(flat(defaults())) | dict(flat(settings))
+    plain = {key: value for key, value in values.items() if key not in provenance.FREE}
+    return dict(json.loads(json.dumps(plain)))
 
 
 @contextlib.contextmanager

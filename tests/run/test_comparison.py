@@ -1,6 +1,7 @@
 """A comparison: its cells, its budgets, what it writes, and that what is done is not repeated."""
 
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import made
 import pytest
+import scripts
 
 from domino_jax.core.costs import as_fraction, count_weights, total_cost
 from domino_jax.core.masks import Axes
@@ -69,7 +71,7 @@ def test_a_budget_is_a_share_or_what_an_n_of_m_costs():
         comparison.share_of("2:16", LAYERS, count_weights)
 
 
-def test_a_comparison_and_what_it_repeats(tmp_path):
+def test_a_comparison_and_what_it_repeats(tmp_path, capsys):
     code, printed, said = run(tmp_path)
     assert code == 0, said
     rows = [line.split("│") for line in printed.splitlines() if line.startswith("2:4")]
@@ -82,9 +84,23 @@ def test_a_comparison_and_what_it_repeats(tmp_path):
     assert (tmp_path / "map.png").stat().st_size > 0
     # One dense network for both, and nothing anew in a second call.
     assert len(list(tmp_path.glob("seed0/*/dense"))) == 1
-    code, again, said = run(tmp_path)
-    assert (code, again) == (0, printed)
-    assert "fine-tuning" not in said
+    written = _forget_a_setting(tmp_path)
+    cells = comparison.cells_of(1, ["2:4"], ["uniform", "erk"], ["sr_ste"])
+    again = (tmp_path, cells, lambda: False)
+    comparison.compare(scripts.settings("data.dir=/moved"), *again, metric="accuracy")
+    assert capsys.readouterr().out == printed
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    with pytest.raises(ValueError, match=r"2 of 2 cells .*: train.lr 0.05 there, 0.5 here"):
+        comparison.compare(scripts.settings("train.lr=0.5"), *again, metric="accuracy")
+
+
+def _forget_a_setting(folder):
+    """Makes the schemes of a comparison those of a time before one setting was there."""
+    for path in folder.glob("seed0/*/scheme.json"):
+        document = json.loads(path.read_text())
+        assert document["config"]["search"].pop("calibration_batches") == 8
+        path.write_text(json.dumps(document))
+    return {path: path.stat().st_mtime_ns for path in folder.glob("seed0/*/*.json")}
 
 
 @pytest.mark.slow
