@@ -37,6 +37,7 @@ from domino_jax.run.comparison_report import Cell, Outcome
 from domino_jax.run.settings import defaults, flat
 
 Stop = Callable[[], bool]
+UNSTRUCTURED = "unstructured_"  # before a method: its densities, the zeros wherever they fall
 
 
 def compare(
@@ -147,7 +148,9 @@ def _config_of(config: ConfigDict, cell: Cell, dense: str) -> ConfigDict:
     own = config.copy_and_resolve_references()
     with own.unlocked():
         own.seed = cell.seed
-        own.search.method = cell.method
+        own.search.method = cell.method.removeprefix(UNSTRUCTURED)
+        if cell.method.startswith(UNSTRUCTURED):
+            own.train.pattern = "unstructured"
         own.train.method = cell.trainer
         own.init = own.init or dense
     return own

@@ -18,6 +18,7 @@ from domino_jax.allocate.uniform import uniform_nm
 from domino_jax.core import costs, published, scheme
 from domino_jax.core.kernels import signatures
 from domino_jax.core.layers import LayerSpec
+from domino_jax.core.masked import PATTERNS
 from domino_jax.core.scheme import NM, Scheme
 from domino_jax.pytorch import state_dict
 from domino_jax.run import checks, monitor, repairs
@@ -132,7 +133,10 @@ def assemble(
 
 def _trainer(settings: ConfigDict, layers: tuple[LayerSpec, ...], phase: Phase) -> Trainer:
     steps, options = planned_steps(phase), dict(settings.items())
-    return make_trainer(settings.method, Training(layers, steps, phase.rate, options))
+    return make_trainer(
+        settings.method,
+        Training(layers, steps, phase.rate, options, PATTERNS[settings.pattern]),
+    )
 
 
 def _budget(search: ConfigDict, layers: tuple[LayerSpec, ...], cost: costs.Cost) -> costs.Budget:

@@ -49,6 +49,12 @@ def _trainers() -> Iterable[str]:
     return TRAINERS
 
 
+def _patterns() -> Iterable[str]:
+    from domino_jax.core.masked import PATTERNS  # noqa: PLC0415 (as above)
+
+    return PATTERNS
+
+
 def _dense_optimizers() -> Iterable[str]:
     from domino_jax.train.optim import DENSE_OPTIMIZERS  # noqa: PLC0415 (as above)
 
@@ -257,6 +263,12 @@ _SEARCH = {
 _TRAIN = {
     "method": Setting(
         "sr_ste", *kinds.one_of_or_own(_trainers), "How the sparse network is trained."
+    ),
+    "pattern": Setting(
+        "n:m",
+        *kinds.one_of(_patterns),
+        "'unstructured' keeps as many weights of each layer as N:M does, the largest wherever they "
+        "lie: a bound to compare with, not for export.",
     ),
     "optimizer": Setting(
         "sgd",

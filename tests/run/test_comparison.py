@@ -12,8 +12,10 @@ import made
 import pytest
 import scripts
 
+from domino_jax import export
 from domino_jax.core.costs import as_fraction, count_weights, total_cost
 from domino_jax.core.masks import Axes
+from domino_jax.core.scheme import load as load_scheme
 from domino_jax.run import comparison, comparison_report
 from domino_jax.run.comparison_report import Cell, Outcome
 
@@ -23,7 +25,13 @@ LAYERS = (
     made.layer("a", (16, 3), IO, 48, (1, 2, 4)),
     made.layer("stem", (3, 7), IO, 21, (), "input size 3 is no multiple of 4"),
 )
-FLAGS = ["--config=tests/tiny.py", "--methods=uniform,erk", "--budgets=2:4", "--seeds=1"]
+METHODS = ["uniform", "unstructured_erk"]
+FLAGS = [
+    "--config=tests/tiny.py",
+    "--methods=uniform,unstructured_erk",
+    "--budgets=2:4",
+    "--seeds=1",
+]
 
 
 def run(folder, *flags):
@@ -75,23 +83,35 @@ def test_a_comparison_and_what_it_repeats(tmp_path, capsys):
     code, printed, said = run(tmp_path)
     assert code == 0, said
     rows = [line.split("│") for line in printed.splitlines() if line.startswith("2:4")]
-    assert [row[1].strip() for row in rows] == ["uniform", "erk"]
+    assert [row[1].strip() for row in rows] == METHODS
     lines = list(csv.DictReader((tmp_path / "compare.csv").read_text().splitlines()))
-    assert [line["method"] for line in lines] == ["uniform", "erk"]
+    assert [line["method"] for line in lines] == METHODS
     assert all(0 < float(line["kept_cost"]) <= 0.5 for line in lines)
     assert all(float(line["tuned_accuracy"]) > 0.5 for line in lines)
     assert (tmp_path / "front.png").stat().st_size > 0
     assert (tmp_path / "map.png").stat().st_size > 0
     # One dense network for both, and nothing anew in a second call.
     assert len(list(tmp_path.glob("seed0/*/dense"))) == 1
+    _require_unstructured(tmp_path / "seed0" / "2of4_unstructured_erk_sr_ste", capsys)
     written = _forget_a_setting(tmp_path)
-    cells = comparison.cells_of(1, ["2:4"], ["uniform", "erk"], ["sr_ste"])
+    cells = comparison.cells_of(1, ["2:4"], METHODS, ["sr_ste"])
     again = (tmp_path, cells, lambda: False)
     comparison.compare(scripts.settings("data.dir=/moved"), *again, metric="accuracy")
     assert capsys.readouterr().out == printed
     assert {path: path.stat().st_mtime_ns for path in written} == written
     with pytest.raises(ValueError, match=r"2 of 2 cells .*: train.lr 0.05 there, 0.5 here"):
         comparison.compare(scripts.settings("train.lr=0.5"), *again, metric="accuracy")
+
+
+def _require_unstructured(folder, capsys):
+    """As many weights as the scheme says, in groups of more and of fewer; not for export."""
+    n = load_scheme(folder / "scheme.json")["body/kernel"].n
+    body = scripts.arrays(folder / "train" / "sparse")["params/body/kernel"]
+    in_groups = (body.reshape(9, 2, 4, 16) != 0).sum(2)
+    assert in_groups.mean() == n
+    assert in_groups.max() > n
+    assert export.main([f"--workdir={folder}", f"--out={folder / 'out'}"]) == 1
+    assert "got train.pattern='unstructured': a baseline only" in capsys.readouterr().err
 
 
 def _forget_a_setting(folder):
