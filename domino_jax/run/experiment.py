@@ -29,6 +29,7 @@ from domino_jax.run.workdir import prepare
 from domino_jax.trace.layers import find_layers
 from domino_jax.train import evaluation, loop
 from domino_jax.train import mesh as devices
+from domino_jax.train.criteria import find_criterion
 from domino_jax.train.trainer import Trainer, Training
 from domino_jax.train.trainers import make_trainer
 
@@ -102,6 +103,7 @@ def assemble(
         InputError: a setting is wrong.
     """
     checks.require_batches(config)
+    find_criterion(config.loss)
     if not config.init:
         checks.require_filled(config, data, "dense")
     model = _models.create(
@@ -221,7 +223,7 @@ def until_stopped(exp: Experiment, batches: Iterable[Any]) -> Iterator[Any]:
 
 def _checked(exp: Experiment, test: Iterable[Any]) -> Iterator[Any]:
     for number, batch in enumerate(until_stopped(exp, test)):
-        checks.require_labels(batch, exp.data, f"test batch {number}")
+        checks.require_labels(batch, exp.data, f"test batch {number}", exp.config.loss)
         yield batch
 
 
@@ -230,7 +232,9 @@ def evaluator(exp: Experiment) -> Callable[[Any, Any], dict[str, float]]:
 
     The weights lie on the devices of the run.
     """
-    step = evaluation.eval_step(exp.model.apply, exp.data.ignore_label)
+    step = evaluation.eval_step(
+        exp.model.apply, exp.data.ignore_label, find_criterion(exp.config.loss)
+    )
     part = {"process_index": jax.process_index(), "process_count": jax.process_count()}
 
     def evaluate(params: Any, stats: Any) -> dict[str, float]:
