@@ -25,7 +25,7 @@ def main() -> None:
     trainers = flags.DEFINE_list("trainers", ["sr_ste"], "Values of train.method.")
     budgets = flags.DEFINE_list("budgets", ["2:16"], "Shares of the dense cost, or N:M.")
     seeds = flags.DEFINE_integer("seeds", 3, "Seeds 0, 1, …: how many.")
-    metric = flags.DEFINE_string("metric", "accuracy", "Of table and front: accuracy, loss, top5.")
+    metric = flags.DEFINE_string("metric", "", "Of table and front: accuracy, loss, top5.")
 
     def work(config: Any, workdir: Path, should_stop: Any, anew: bool) -> None:
         from domino_jax.core.errors import InputError  # noqa: PLC0415

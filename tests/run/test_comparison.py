@@ -16,7 +16,7 @@ from domino_jax import export
 from domino_jax.core.costs import as_fraction, count_weights, total_cost
 from domino_jax.core.masks import Axes
 from domino_jax.core.scheme import load as load_scheme
-from domino_jax.run import comparison, comparison_report
+from domino_jax.run import comparison, comparison_pictures, comparison_report, monitor
 from domino_jax.run.comparison_report import Cell, Outcome
 
 ROOT = Path(__file__).parents[2]
@@ -132,6 +132,45 @@ def test_a_cell_that_cannot_be_run_is_named_and_the_others_are(tmp_path):
     assert printed.count("│ uniform │") == 1
 
 
+def _outcome(seed, method, tuned, budget="1:4"):
+    losses = {"dense": {"loss": 1.0}, "masked": {"loss": 2.0}, "tuned": {"loss": tuned}}
+    kept = {"cost": 0.25, "weights": 0.25, "macs": 0.25}
+    return Outcome(Cell(seed, budget, method, "own:trainer"), kept, losses, {"a": (1, 4)})
+
+
+def test_the_table_says_what_is_gained_over_the_first_method_seed_by_seed(capsys):
+    outcomes = [
+        *(_outcome(0, "uniform", 1.0), _outcome(0, "my.module:better", 0.9)),
+        *(_outcome(1, "uniform", 2.0), _outcome(1, "my.module:better", 1.7)),
+        *(_outcome(1, "unstructured_my:better", 1.5), _outcome(0, "erk", 1.0, "2:4")),
+    ]
+    monitor.console().print(comparison_report.table(outcomes, "loss"))
+    lines = capsys.readouterr().out.splitlines()
+    rows = [[part.strip() for part in line.split("│")] for line in lines if ":4" in line]
+    assert lines[0].endswith("over uniform ")
+    assert [row[1] for row in rows] == ["uniform", "better", "unstructured_better", "erk"]
+    assert {row[2] for row in rows} == {"trainer"}
+    assert [row[-2] for row in rows] == ["1.500 ± 0.707", "1.300 ± 0.566", "1.500", "1.000"]
+    assert [row[-1] for row in rows] == ["-", "-0.200 ± 0.141", "-0.500", "-"]
+
+
+def test_the_metric_is_told_after_the_first_cell():
+    outcome = _outcome(0, "uniform", 1.0)
+    assert comparison._metric("", outcome) == "loss"
+    with pytest.raises(ValueError, match="unknown metric 'accuracy'; nearest: loss"):
+        comparison._metric("accuracy", outcome)
+
+
+def test_each_seed_starts_from_a_dense_network_of_its_own():
+    config = scripts.settings("init=runs/seed{seed}/dense")
+    cell = Cell(3, "2:4", "unstructured_erk", "fixed")
+    own = comparison._config_of(config, cell, "elsewhere")
+    assert (own.init, own.seed) == ("runs/seed3/dense", 3)
+    assert (own.search.method, own.train.method) == ("erk", "fixed")
+    assert own.train.pattern == "unstructured"
+    assert comparison._config_of(scripts.settings(), cell, "elsewhere").init == "elsewhere"
+
+
 def test_pictures_of_a_hundred_layers_and_odd_names(tmp_path):
     layers = {f"block${i}/[w]/kernel": (1 + i % 4, 4) for i in range(100)}
     outcomes = [
@@ -144,6 +183,6 @@ def test_pictures_of_a_hundred_layers_and_odd_names(tmp_path):
         for seed in range(2)
         for method in ("uniform", "my.module:function")
     ]
-    comparison_report.draw_front(tmp_path / "front.png", outcomes, "loss", "$x_{ on [data]")
-    comparison_report.draw_map(tmp_path / "map.png", outcomes, "map")
+    comparison_pictures.draw_front(tmp_path / "front.png", outcomes, "loss", "$x_{ on [data]")
+    comparison_pictures.draw_map(tmp_path / "map.png", outcomes, "map")
     assert (tmp_path / "map.png").stat().st_size > 0
