@@ -147,7 +147,7 @@ def test_the_table_says_what_is_gained_over_the_first_method_seed_by_seed(capsys
     monitor.console().print(comparison_report.table(outcomes, "loss"))
     lines = capsys.readouterr().out.splitlines()
     rows = [[part.strip() for part in line.split("│")] for line in lines if ":4" in line]
-    assert lines[0].endswith("over uniform ")
+    assert lines[0].endswith("over uniform")
     assert [row[1] for row in rows] == ["uniform", "better", "unstructured_better", "erk"]
     assert {row[2] for row in rows} == {"trainer"}
     assert [row[-2] for row in rows] == ["1.500 ± 0.707", "1.300 ± 0.566", "1.500", "1.000"]
