@@ -6,7 +6,7 @@
 Needs fonts: python -c "from domino_jax.data.glyph_fonts import INSTALL; print(INSTALL)" prints the
 command. Small enough that sparsity hurts. The budget is what 2:16 everywhere keeps, with the dense
 stem 16.9 %. The baselines: --config.search.method=uniform (or erk), and
-python -m benchmarks.allocations --config=configs/glyphs.py for all of them.
+python -m domino_jax.compare --config=configs/glyphs.py --budgets=4:16,2:16 for all of them.
 
 Measured (3 seeds, %): dense 95.56; at the weights of 4:16 uniform 95.09 ± 0.47, ERK 95.28 ± 0.41,
 mixed 95.49 ± 0.11; of 2:16 uniform 86.1 ± 2.6, ERK 93.79 ± 0.35, mixed 93.50 ± 0.28: they spare the

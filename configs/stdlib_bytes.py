@@ -4,7 +4,7 @@
     python train.py --config=configs/stdlib_bytes.py
 
 The baselines: --config.search.method=uniform (or erk), and for all of them
-python -m benchmarks.allocations --config=configs/stdlib_bytes.py --metric=loss
+python -m domino_jax.compare --config=configs/stdlib_bytes.py --metric=loss --budgets=4:16,2:16
 
 Measured (3 seeds, nats a byte): dense 1.713; at the weights of 4:16 uniform 1.664, mixed 1.675,
 mixed of every N instead of powers of two 1.662; of 2:16 uniform 1.777, mixed 1.785 and 1.778. The

@@ -11,6 +11,8 @@ from typing import Any
 
 from domino_jax.run import signals
 
+METHODS = "Values of search.method; unstructured_METHOD: its shares of each layer, no N:M."
+
 
 def main() -> None:
     """Parses the flags and runs the comparison."""
@@ -19,11 +21,11 @@ def main() -> None:
 
     from domino_jax.run import command_line  # noqa: PLC0415
 
-    methods = flags.DEFINE_list("methods", ["uniform", "erk", "domino"], "Values of search.method.")
+    methods = flags.DEFINE_list("methods", ["uniform", "erk", "domino"], METHODS)
     trainers = flags.DEFINE_list("trainers", ["sr_ste"], "Values of train.method.")
     budgets = flags.DEFINE_list("budgets", ["2:16"], "Shares of the dense cost, or N:M.")
     seeds = flags.DEFINE_integer("seeds", 3, "Seeds 0, 1, …: how many.")
-    metric = flags.DEFINE_string("metric", "accuracy", "Of table and front: accuracy, loss, top5.")
+    metric = flags.DEFINE_string("metric", "", "Of table and front: accuracy, loss, top5.")
 
     def work(config: Any, workdir: Path, should_stop: Any, anew: bool) -> None:
         from domino_jax.core.errors import InputError  # noqa: PLC0415

@@ -61,6 +61,11 @@ def network_of(
     trained_scheme = (
         scheme.load(workdir / "scheme.json") if trained_scheme is None else trained_scheme
     )
+    if flat.get("train.pattern", "n:m") != "n:m":
+        raise InputError(
+            f"workdir {workdir}: expected weights in N:M, got train.pattern="
+            f"{flat['train.pattern']!r}: a baseline only, whose zeros no device skips"
+        )
     if data_dir is not None:
         flat["data.dir"] = data_dir
     known = ":" not in flat.get("model.name", "")

@@ -2,12 +2,14 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from domino_jax.allocate.domino import domino
 from domino_jax.core import costs
 from domino_jax.core.masked import apply_masks, make_masks
 from domino_jax.core.scheme import NM
+from domino_jax.data.arrays import from_targets
 from domino_jax.train.trainer import Start, Trainer, keep_largest, update_by
 
 
@@ -76,3 +78,36 @@ def softly(training):
 
 def unfinished(training):
     return softly(training)._replace(finish=lambda params, state, n: params)
+
+
+def absolute(outputs, labels):
+    """Is the loss of someone else: of each output."""
+    return jnp.abs(outputs - labels)
+
+
+def of_the_batch(outputs, labels):
+    return jnp.abs(outputs - labels).mean()
+
+
+def with_a_bug(outputs, labels):
+    return outputs.nothing
+
+
+def _classes():
+    rng = np.random.default_rng(0)
+    classes = rng.integers(0, 3, 320)
+    inputs = rng.normal(size=(3, 4, 4, 4))[classes] + rng.normal(size=(320, 4, 4, 4))
+    return inputs.astype(np.float32), np.eye(3)[classes]
+
+
+def present(*, data_dir, workers):
+    """Says for each of three classes whether it is there."""
+    inputs, targets = _classes()
+    targets = targets.astype(int)
+    return from_targets((inputs[:240], targets[:240]), (inputs[240:], targets[240:]))
+
+
+def numbers(*, data_dir, workers):
+    """Has three numbers for each example: 3, and 0 twice."""
+    inputs, targets = _classes()
+    return from_targets((inputs[:240], 3 * targets[:240]), (inputs[240:], 3 * targets[240:]))

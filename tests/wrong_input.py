@@ -242,6 +242,19 @@ LOSSES = {
         "--config.search.method=sensitivity --config.search.calibration_batches=3",
         ("search.calibration_batches: expected at most 2", "64 training examples", "got 3"),
     ),
+    "unknown loss": Case(
+        "--config.loss=mse", ("loss: expected one of 'softmax_cross", "got 'mse'")
+    ),
+    "loss that is not there": Case(
+        "--config.loss=nowhere:loss", ("loss 'nowhere:loss': cannot import nowhere",)
+    ),
+    "smoothing of numbers": Case(
+        "--config.loss=squared_error --config.train.label_smoothing=0.1",
+        ("train.label_smoothing: expected 0 of loss='squared_error', got 0.1",),
+    ),
+    "unknown pattern": Case(
+        "--config.train.pattern=2:4", ("train.pattern: expected one of 'n:m', 'unst", "got '2:4'")
+    ),
     "grid without candidates": Case(
         "--config.search.method=sensitivity --config.search.calibration_batches=1 "
         "--config.search.grid=(3,)",

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from domino_jax.core import masks as _masks
+from domino_jax.core.costs import count_weights
 from domino_jax.core.errors import InputError
 from domino_jax.core.kernels import Kernel, kernel_weights, kernels
 from domino_jax.core.layers import LayerSpec
@@ -50,6 +51,33 @@ def make_masks(
     scored = _scored(weights, scores)
     plan = tuple((path, kernel.m, kernel.axes) for path, kernel in grouped.items())
     return _compiled_masks(plan, weights | scored, checked_n, frozenset(scored))
+
+
+def make_unstructured_masks(
+    params: Any, layers: Iterable[LayerSpec], n: Levels
+) -> dict[str, jax.Array]:
+    """Returns masks of as many weights as those of `make_masks`, wherever in the layer they lie.
+
+    The largest of each layer: an upper bound to compare with, whose zeros no device skips.
+    Arguments and errors are those of `make_masks`.
+    """
+    layers = tuple(layers)
+    weights = kernel_weights(params, layers)
+
+    def of_kernel(path: str, kernel: Kernel) -> jax.Array:
+        layer = next(layer for layer in kernel.slices if layer.groups)
+        counts = [count_weights(layer, kept) for kept in range(kernel.m + 1)]
+        kept = jnp.asarray(counts, jnp.int32)[_checked_n(path, n, kernel)]
+        return _masks.top_k(weights[path], kept, kernel.axes)
+
+    return {path: of_kernel(path, kernel) for path, kernel in kernels(layers).items()}
+
+
+MakeMasks = Callable[[Any, Iterable[LayerSpec], Levels], dict[str, jax.Array]]
+PATTERNS: Mapping[str, MakeMasks] = {
+    "n:m": make_masks,
+    "unstructured": make_unstructured_masks,
+}
 
 
 @partial(jax.jit, static_argnums=(0, 3), inline=True)

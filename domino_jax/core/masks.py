@@ -12,6 +12,7 @@ broken weight reaches the loss and is seen there, and every group still keeps ex
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -62,6 +63,48 @@ def top_n(w: jax.Array, n: jax.typing.ArrayLike, m: int, axes: Axes) -> jax.Arra
         bool, the shape of w.
     """
     return _best(_groups(_bits(_magnitude(w)), m, axes), n, w.shape, m, axes)
+
+
+def top_k(w: jax.Array, kept: jax.typing.ArrayLike, axes: Axes) -> jax.Array:
+    """Marks the largest magnitudes of each stack slice, wherever they lie; ties as in `top_n`.
+
+    Args:
+        w: kernel, any floating dtype.
+        kept: weights kept of a slice, 1 or more; [S] (slices row-major), or [] for all. May be
+            traced.
+        axes: the parts the kernel's axes play.
+
+    Returns:
+        bool, the shape of w.
+    """
+    keys = _groups(_bits(_magnitude(w)), 1, axes)  # [S, W, I, 1, O]
+    kept = _per_slice(kept, w.shape, axes)
+    least = _largest(lambda key: _count(keys >= key) >= kept, kept.shape, keys.dtype)
+    tied, spare = keys == least, kept - _count(keys > least)
+    index = jnp.arange(keys[0].size, dtype=jnp.int32).reshape(1, *keys.shape[1:])
+    end = _largest(lambda end: _count(tied & (index < end)) <= spare, kept.shape, index.dtype)
+    return _ungroup((keys > least) | (tied & (index < end)), w.shape, axes)
+
+
+def _count(marks: jax.Array) -> jax.Array:
+    """Counts the marks of each slice: int32, [S, 1, 1, 1, 1]."""
+    return jnp.sum(marks, axis=(1, 2, 3, 4), dtype=jnp.int32, keepdims=True)
+
+
+def _largest(
+    holds: Callable[[jax.Array], jax.Array], shape: tuple[int, ...], dtype: np.dtype
+) -> jax.Array:
+    """Returns the largest integers for which `holds` is true; it is for 0 and all up to them.
+
+    Bit by bit: a pass over the kernel each, and no sort, which takes many times as long.
+    """
+    bits = np.iinfo(dtype).bits - 1
+
+    def with_bit(place: jax.Array, found: jax.Array) -> jax.Array:
+        higher = found | (jnp.ones([], dtype) << (bits - 1 - place).astype(dtype))
+        return jnp.where(holds(higher), higher, found)
+
+    return jax.lax.fori_loop(0, bits, with_bit, jnp.zeros(shape, dtype))
 
 
 def top_scores(scores: jax.Array, n: jax.typing.ArrayLike, m: int, axes: Axes) -> jax.Array:

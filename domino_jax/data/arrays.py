@@ -36,10 +36,19 @@ def from_arrays(
             integer or out of range, or the inputs of both parts differ in shape or dtype.
     """
     train, test = _to_arrays("train", train), _to_arrays("test", test)
-    _require_alike(train[0], test[0])
+    _require_alike("inputs", train[0], test[0])
+    for split, (_, labels) in (("train", train), ("test", test)):
+        _require_classes(split, labels, classes, ignore_label)
+    return _data(train, test, np.dtype(np.int32), classes, ignore_label)
+
+
+def _data(
+    train: Arrays, test: Arrays, kind: np.dtype, classes: int, ignore_label: int | None
+) -> Data:
+    """Makes a data set of which every batch has labels of one kind."""
     return Data(
-        train=partial(train_batches, _records("train", train, classes, ignore_label)),
-        evaluate=partial(evaluate_batches, _records("test", test, classes, ignore_label)),
+        train=partial(train_batches, _records("train", train, kind)),
+        evaluate=partial(evaluate_batches, _records("test", test, kind)),
         example=jax.ShapeDtypeStruct((1, *train[0].shape[1:]), train[0].dtype),
         classes=classes,
         train_size=len(train[0]),
@@ -47,6 +56,33 @@ def from_arrays(
         fingerprint=_fingerprint(*train, *test),
         ignore_label=ignore_label,
     )
+
+
+def from_targets(
+    train: tuple[ArrayLike, ArrayLike],
+    test: tuple[ArrayLike, ArrayLike],
+    *,
+    ignore_label: int | None = None,
+) -> Data:
+    """Makes a data set of inputs and numbers that the outputs are to be like.
+
+    Args:
+        train: inputs [N, ...] and targets [N, ..., C], one number for each of C outputs: 0 and 1
+            for the loss 'sigmoid_cross_entropy', any for 'squared_error'.
+        test: the same for evaluation.
+        ignore_label: as for `from_arrays`.
+
+    Raises:
+        InputError: no arrays of numbers, inputs and targets are not equally many, or the two parts
+            differ in shape or dtype.
+    """
+    train, test = _to_arrays("train", train), _to_arrays("test", test)
+    _require_alike("inputs", train[0], test[0])
+    _require_alike("targets", train[1], test[1])
+    if train[1].ndim < 2:
+        raise InputError(f"targets: expected [N, ..., C], got the shape {train[1].shape}")
+    kind = np.dtype(np.float32 if train[1].dtype.kind == "f" else np.int32)
+    return _data(train, test, kind, train[1].shape[-1], ignore_label)
 
 
 def _to_arrays(split: str, pair: tuple[ArrayLike, ArrayLike]) -> Arrays:
@@ -67,10 +103,16 @@ def _to_array(what: str, values: ArrayLike) -> np.ndarray:
     return array
 
 
-def _records(split: str, arrays: Arrays, classes: int, ignore_label: int | None) -> list[Record]:
+def _records(split: str, arrays: Arrays, kind: np.dtype) -> list[Record]:
     inputs, labels = arrays
     if len(inputs) != len(labels) or not len(inputs):
         raise InputError(f"{split}: {len(inputs)} inputs and {len(labels)} labels")
+    return [{"inputs": x, "labels": y} for x, y in zip(inputs, labels.astype(kind), strict=True)]
+
+
+def _require_classes(
+    split: str, labels: np.ndarray, classes: int, ignore_label: int | None
+) -> None:
     if not np.issubdtype(labels.dtype, np.integer):
         raise InputError(f"{split}: expected labels that are integers, got {labels.dtype}")
     wrong = (labels < 0) | (labels >= classes)
@@ -81,15 +123,12 @@ def _records(split: str, arrays: Arrays, classes: int, ignore_label: int | None)
             f"{split}: expected labels from 0 to {classes - 1}, got {labels.min()} to "
             f"{labels.max()}; one that does not count is from_arrays(..., ignore_label=…)"
         )
-    return [
-        {"inputs": x, "labels": y} for x, y in zip(inputs, labels.astype(np.int32), strict=True)
-    ]
 
 
-def _require_alike(train: np.ndarray, test: np.ndarray) -> None:
+def _require_alike(what: str, train: np.ndarray, test: np.ndarray) -> None:
     kinds = [f"{part.dtype}{list(part.shape[1:])}" for part in (train, test)]
     if kinds[0] != kinds[1]:
-        raise InputError(f"inputs: train has {kinds[0]} for each example, test {kinds[1]}")
+        raise InputError(f"{what}: train has {kinds[0]} for each example, test {kinds[1]}")
 
 
 def _fingerprint(*arrays: np.ndarray) -> str:

@@ -22,6 +22,7 @@ from domino_jax.run.kinds import LARGEST_COUNT
 from domino_jax.run.provenance import PHASES
 from domino_jax.run.workdir import prepare, read_parts
 from domino_jax.train import loop, mesh
+from domino_jax.train.criteria import find_criterion
 
 
 def require_usable(workdir: Path) -> None:
@@ -167,13 +168,14 @@ def require_finite(place: str | Path, weights: Any) -> None:
             raise InputError(f"{place}: expected finite numbers, got NaN or infinity in {path!r}")
 
 
-def require_labels(batch: Mapping[str, Any], data: Data, name: str) -> None:
-    """Refuses a batch without labels of the classes: a loss would be NaN or plainly wrong.
+def require_labels(batch: Mapping[str, Any], data: Data, name: str, loss: str) -> None:
+    """Refuses a batch without labels that the loss takes: it would be NaN or plainly wrong.
 
     Args:
         batch: what is trained on or evaluated.
-        data: labels are 0 to its classes - 1, or its label to ignore.
+        data: its classes, and its label to ignore.
         name: of the batch, such as 'training batch 3'.
+        loss: the setting.
 
     Raises:
         InputError: what its labels are.
@@ -182,13 +184,14 @@ def require_labels(batch: Mapping[str, Any], data: Data, name: str) -> None:
     if missing:
         raise InputError(f"{name} of the data has no {missing[0]!r}, only {sorted(batch)}")
     labels, ignore = np.asarray(batch["labels"]), data.ignore_label
-    wrong = (labels < 0) | (labels >= data.classes)
+    criterion = find_criterion(loss)
+    right = criterion.allows(labels, data.classes)
     if ignore is not None:
-        wrong &= labels != ignore
-    if not np.issubdtype(labels.dtype, np.integer) or wrong.any():
+        right |= labels == ignore
+    if not right.all():
         other = "" if ignore is None else f", or {ignore}, which does not count"
         raise InputError(
-            f"{name} of the data: expected labels from 0 to {data.classes - 1}{other}, got "
+            f"{name} of the data: expected {criterion.expected(data.classes)}{other}, got "
             f"{labels.dtype} from {labels.min()} to {labels.max()}"
         )
 

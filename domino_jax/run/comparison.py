@@ -12,7 +12,7 @@ import itertools
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,18 @@ from domino_jax.core.costs import as_fraction, total_cost
 from domino_jax.core.errors import InputError
 from domino_jax.core.paths import require_known
 from domino_jax.core.scheme import NM, load_document
-from domino_jax.run import comparison_report, experiment, finetune, monitor, search, workdir
-from domino_jax.run.comparison_report import Cell, Outcome
+from domino_jax.run import (
+    comparison_pictures,
+    comparison_report,
+    experiment,
+    finetune,
+    monitor,
+    provenance,
+    search,
+    workdir,
+)
+from domino_jax.run.comparison_report import UNSTRUCTURED, Cell, Outcome
+from domino_jax.run.settings import defaults, flat
 
 Stop = Callable[[], bool]
 
@@ -43,29 +53,44 @@ def compare(
         folder: of the comparison.
         cells: what to run, those of a seed together.
         should_stop: asked before every step.
-        metric: what the table and the front show: 'accuracy', 'loss' or 'top5'.
+        metric: what the table and the front show: 'accuracy', 'loss' or 'top5'; '' is the accuracy
+            where there is one, and else the loss.
 
     Raises:
         InputError: some cells could not be run: the first one and its reason.
         Stopped: it was asked to stop; the same call goes on.
     """
-    outcomes, faults = [], []
+    outcomes: list[Outcome] = []
+    faults: list[str] = []
     began = time.monotonic()
-    for number, cell in enumerate(cells):
-        place = folder / f"seed{cell.seed}" / _name(cell)
-        monitor.say(f"{number + 1} of {len(cells)}{_left(began, number, len(cells))}: {place}")
-        try:
-            _run(_config_of(config, cell, _dense_of(folder, cells, cell)), cell, place, should_stop)
-        except (InputError, FloatingPointError) as error:
-            faults.append(f"{place}: {error}")
-            monitor.say(faults[-1])
-            continue
-        outcomes.append(_outcome(cell, place))
-        jax.clear_caches()  # of a network that no other cell has
+    with monitor.progress("comparison", len(cells), 0, unit="") as show:
+        for number, cell in enumerate(cells):
+            place = folder / f"seed{cell.seed}" / _name(cell)
+            show(number, f"{_left(began, number, len(cells))}{place}")
+            own = _config_of(config, cell, _dense_of(folder, cells, cell))
+            try:
+                _run(own, cell, place, should_stop)
+            except (InputError, FloatingPointError) as error:
+                faults.append(f"{place}: {error}")
+                monitor.say(faults[-1])
+                continue
+            outcomes.append(_outcome(cell, place))
+            metric = _metric(metric, outcomes[0])
+            jax.clear_caches()  # of a network that no other cell has
+        show(len(cells), "")
     if outcomes:
         _show(config, folder, outcomes, metric)
     if faults:
         raise InputError(f"{len(faults)} of {len(cells)} cells could not be run; {faults[0]}")
+
+
+def _metric(wanted: str, outcome: Outcome) -> str:
+    """Returns what is shown: asked after the first cell, not after the last."""
+    known = list(outcome.metrics["dense"])
+    if not wanted:
+        return "accuracy" if "accuracy" in known else "loss"
+    require_known([wanted], known, what="metric")
+    return wanted
 
 
 def cells_of(
@@ -125,7 +150,7 @@ def _left(began: float, done: int, total: int) -> str:
     if not done:
         return ""
     seconds = (time.monotonic() - began) / done * (total - done)
-    return f", about {seconds / 60:.0f} minutes left"
+    return f"about {seconds / 60:.0f} minutes left  "
 
 
 def _dense_of(folder: Path, cells: Sequence[Cell], cell: Cell) -> str:
@@ -138,9 +163,11 @@ def _config_of(config: ConfigDict, cell: Cell, dense: str) -> ConfigDict:
     own = config.copy_and_resolve_references()
     with own.unlocked():
         own.seed = cell.seed
-        own.search.method = cell.method
+        own.search.method = cell.method.removeprefix(UNSTRUCTURED)
+        if cell.method.startswith(UNSTRUCTURED):
+            own.train.pattern = "unstructured"
         own.train.method = cell.trainer
-        own.init = own.init or dense
+        own.init = own.init.replace("{seed}", str(cell.seed)) or dense
     return own
 
 
@@ -160,13 +187,21 @@ def _is_done(config: ConfigDict, cell: Cell, place: Path) -> bool:
     results = workdir.read_json(place / "results.json")
     if not {"search", "train"} <= results.keys() or not (place / "scheme.json").exists():
         return False
-    saved_config = load_document(place / "scheme.json").get("config", {})
-    expected_config = json.loads(json.dumps(config.to_dict()))
-    budget = saved_config.get("search", {}).get("budget")
-    expected_config["search"]["budget"] = budget  # that of N:M is known only where the layers are
-    return bool(saved_config == expected_config) and (
+    saved = _by_key(load_document(place / "scheme.json").get("config", {}))
+    budget = saved["search.budget"]  # that of N:M is known only where the layers are
+    return saved == {**_by_key(config.to_dict()), "search.budget": budget} and (
         ":" in cell.budget or budget == float(cell.budget)
     )
+
+
+def _by_key(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns key -> value, as JSON has it, of the settings that results depend on.
+
+    A setting that an older config lacks had the value that is its default today.
+    """
+    values = dict(flat(defaults())) | dict(flat(settings))
+    plain = {key: value for key, value in values.items() if key not in provenance.FREE}
+    return dict(json.loads(json.dumps(plain)))
 
 
 @contextlib.contextmanager
@@ -196,11 +231,10 @@ def _outcome(cell: Cell, place: Path) -> Outcome:
 
 
 def _show(config: ConfigDict, folder: Path, outcomes: Sequence[Outcome], metric: str) -> None:
-    require_known([metric], list(outcomes[0].metrics["dense"]), what="metric")
     seeds = len({outcome.cell.seed for outcome in outcomes})
     title = f"{config.model.name} on {config.data.name}, {seeds} seed{'s' * (seeds > 1)}"
     comparison_report.write_csv(folder / "compare.csv", outcomes)
-    comparison_report.draw_front(folder / "front.png", outcomes, metric, title)
-    comparison_report.draw_map(folder / "map.png", outcomes, f"{title}: N kept of every M")
+    comparison_pictures.draw_front(folder / "front.png", outcomes, metric, title)
+    comparison_pictures.draw_map(folder / "map.png", outcomes, f"{title}: N kept of every M")
     monitor.console().print(comparison_report.table(outcomes, metric))
     monitor.say(f"{folder}: compare.csv, front.png, map.png")

@@ -18,6 +18,7 @@ from domino_jax.core import costs, published, scheme
 from domino_jax.core.errors import InputError
 from domino_jax.core.kernels import signatures
 from domino_jax.core.layers import LayerSpec
+from domino_jax.core.masked import PATTERNS
 from domino_jax.core.scheme import NM, Scheme
 from domino_jax.pytorch import state_dict
 from domino_jax.run import checks, monitor, repairs
@@ -29,6 +30,7 @@ from domino_jax.trace.kernels import find_kernels
 from domino_jax.trace.layers import group_kernels
 from domino_jax.train import evaluation, loop
 from domino_jax.train import mesh as devices
+from domino_jax.train.criteria import find_criterion
 from domino_jax.train.placement import Placement, placement_of
 from domino_jax.train.trainer import Trainer, Training
 from domino_jax.train.trainers import make_trainer
@@ -105,6 +107,7 @@ def assemble(
         InputError: a setting is wrong.
     """
     checks.require_batches(config)
+    find_criterion(config.loss)
     if not config.init:
         checks.require_filled(config, data, "dense")
     model = _models.create(
@@ -151,7 +154,10 @@ def assemble(
 
 def _trainer(settings: ConfigDict, layers: tuple[LayerSpec, ...], phase: Phase) -> Trainer:
     steps, options = planned_steps(phase), dict(settings.items())
-    return make_trainer(settings.method, Training(layers, steps, phase.rate, options))
+    return make_trainer(
+        settings.method,
+        Training(layers, steps, phase.rate, options, PATTERNS[settings.pattern]),
+    )
 
 
 def _budget(search: ConfigDict, layers: tuple[LayerSpec, ...], cost: costs.Cost) -> costs.Budget:
@@ -259,7 +265,7 @@ def until_stopped(exp: Experiment, batches: Iterable[Any]) -> Iterator[Any]:
 
 def _checked(exp: Experiment, test: Iterable[Any]) -> Iterator[Any]:
     for number, batch in enumerate(until_stopped(exp, test)):
-        checks.require_labels(batch, exp.data, f"test batch {number}")
+        checks.require_labels(batch, exp.data, f"test batch {number}", exp.config.loss)
         yield batch
 
 
@@ -268,7 +274,9 @@ def evaluator(exp: Experiment) -> Callable[[Any, Any], dict[str, float]]:
 
     The weights lie on the devices of the run.
     """
-    step = evaluation.eval_step(exp.model.apply, exp.data.ignore_label)
+    step = evaluation.eval_step(
+        exp.model.apply, exp.data.ignore_label, find_criterion(exp.config.loss)
+    )
     part = {"process_index": jax.process_index(), "process_count": jax.process_count()}
 
     def evaluate(params: Any, stats: Any) -> dict[str, float]:

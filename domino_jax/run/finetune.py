@@ -12,6 +12,7 @@ from rich.table import Table
 from domino_jax.core import costs
 from domino_jax.core.errors import InputError
 from domino_jax.core.kernels import n_by_path
+from domino_jax.core.masked import PATTERNS
 from domino_jax.core.paths import leaves_by_path
 from domino_jax.core.scheme import Scheme
 from domino_jax.data import stream
@@ -116,13 +117,17 @@ def _evaluate(
     """Evaluates and prints the dense, the masked and, where there is one, the trained network."""
     evaluate = evaluator(exp)
     params, stats = dense
-    masked = keep_largest(params, exp.layers, _n_by_path(exp, scheme))
+    masked = _masked(exp, params, _n_by_path(exp, scheme))
     results = {"dense": evaluate(params, stats), "masked": evaluate(masked, stats)}
     if jax.tree.leaves(stats):
         results["recalibrated"] = evaluate(masked, _recalibrated(exp, masked, stats))
     if tuned:
         results["tuned"] = evaluate(*tuned)
     _write(exp, scheme, results)
+
+
+def _masked(exp: Experiment, params: Any, n: Any) -> Any:
+    return keep_largest(params, exp.layers, n, PATTERNS[exp.config.train.pattern])
 
 
 def _recalibrated(exp: Experiment, params: Any, stats: Any) -> Any:
@@ -171,7 +176,7 @@ def _train(
 
 def _require_sparse(exp: Experiment, params: Any, n: Any) -> None:
     """Refuses weights of which a group has more than n: a trainer of one's own may leave some."""
-    largest = leaves_by_path(keep_largest(params, exp.layers, n))
+    largest = leaves_by_path(_masked(exp, params, n))
     for path, leaf in leaves_by_path(params).items():
         if path in n and not np.array_equal(leaf, largest[path]):
             raise InputError(

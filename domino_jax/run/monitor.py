@@ -47,7 +47,7 @@ def say(line: str) -> None:
 def progress(
     title: str, steps: int, start: int, *, unit: str = "steps"
 ) -> Iterator[Callable[[int, str], None]]:
-    """Shows how far a phase is and its rate; yields show(step, text).
+    """Shows how far a phase is and its rate, if it has a unit; yields show(step, text).
 
     On a terminal as a bar, elsewhere as lines: the first at once, then one every few seconds at
     most, and the last. What went wrong is the last line: a phase that fails adds none.
@@ -55,21 +55,28 @@ def progress(
     began = time.perf_counter()
 
     def rate(step: int) -> str:
-        return f"{(step - start) / max(time.perf_counter() - began, 1e-9):.1f} {unit}/s"
+        seconds = max(time.perf_counter() - began, 1e-9)
+        return f"{(step - start) / seconds:.1f} {unit}/s" if unit else ""
 
-    out = console(stderr=True)
     if not cluster.is_first():
         yield lambda step, text: None
         return
-    with _bar(title, steps, start, out) if out.is_terminal else _lines(title, steps) as show:
+    on_terminal = console(stderr=True).is_terminal
+    with _bar(title, steps, start) if on_terminal else _lines(title, steps) as show:
         yield lambda step, text: show(step, rate(step), text)
 
 
 Show = Callable[[int, str, str], None]  # (step, rate, text)
 
 
+@cache
+def _screen() -> Console:
+    """Returns the one console of all bars: one within another must know of it."""
+    return console(stderr=True)
+
+
 @contextmanager
-def _bar(title: str, steps: int, start: int, out: Console) -> Iterator[Show]:
+def _bar(title: str, steps: int, start: int) -> Iterator[Show]:
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -78,7 +85,7 @@ def _bar(title: str, steps: int, start: int, out: Console) -> Iterator[Show]:
         TimeElapsedColumn(),
         TextColumn("{task.fields[text]}", markup=False),
     )
-    with Progress(*columns, console=out, refresh_per_second=4) as bar:
+    with Progress(*columns, console=_screen(), refresh_per_second=4) as bar:
         task = bar.add_task(title, total=steps, completed=start, rate="", text="")
         try:
             yield lambda step, rate, text: bar.update(task, completed=step, rate=rate, text=text)
@@ -94,7 +101,7 @@ def _lines(title: str, steps: int) -> Iterator[Show]:
 
     def show(step: int, rate: str, text: str) -> None:
         nonlocal printed, waiting
-        waiting = f"{title} {step}/{steps}  {rate}  {text}".rstrip()
+        waiting = "  ".join(part for part in (f"{title} {step}/{steps}", rate, text) if part)
         if time.perf_counter() - printed >= PIPE_SECONDS:
             printed = time.perf_counter()
             say(waiting)

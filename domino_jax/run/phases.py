@@ -140,7 +140,7 @@ def running(
             asked = time.perf_counter()
             batch = next(source)
             waited[0] += time.perf_counter() - asked
-            checks.require_labels(batch, phase.data, f"training batch {step}")
+            checks.require_labels(batch, phase.data, f"training batch {step}", phase.config.loss)
             yield split_batch(phase.placement.mesh, batch)
 
     with (

@@ -17,6 +17,7 @@ from domino_jax.run.experiment import Experiment
 from domino_jax.run.phases import train_batches
 from domino_jax.run.workdir import read_parts, update_json, writing
 from domino_jax.train import loop, losses
+from domino_jax.train.criteria import find_criterion
 from domino_jax.train.mesh import split_batch
 
 
@@ -122,7 +123,8 @@ def options_of(exp: Experiment) -> Mapping[str, Any]:
 
 
 def _loss(exp: Experiment, *, train: bool) -> Callable[[Any, Any, Batch], jax.Array]:
-    of_outputs = losses.cross_entropy(ignore_label=exp.data.ignore_label)
+    criterion = find_criterion(exp.config.loss)
+    of_outputs = losses.mean_loss(criterion, ignore_label=exp.data.ignore_label)
 
     def loss(params: Any, stats: Any, batch: Batch) -> jax.Array:
         key = jax.random.key(exp.config.seed)  # the same noise at every call

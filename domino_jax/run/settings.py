@@ -134,6 +134,7 @@ def _check_together(values: Mapping[str, Any]) -> None:
     _require_final_candidate(values)
     _require_pace(values)
     _require_reader(values)
+    _require_smooth(values)
     for phase in ("dense", "train"):
         _require_short_warmup(values, phase)
     _require_torch_init(values)
@@ -162,6 +163,15 @@ def _require_reader(values: Mapping[str, Any]) -> None:
         raise InputError(
             f"search.table: expected search.method='table' to read {table!r}, got {method!r}"
         )
+
+
+def _require_smooth(values: Mapping[str, Any]) -> None:
+    from domino_jax.train.criteria import LOSSES  # noqa: PLC0415 (as above)
+
+    smooths = ":" not in values["loss"] and LOSSES[values["loss"]].smooths
+    for key in ("dense.label_smoothing", "train.label_smoothing"):
+        if values[key] and not smooths:
+            raise InputError(f"{key}: expected 0 of loss={values['loss']!r}, got {values[key]:g}")
 
 
 def _require_torch_init(values: Mapping[str, Any]) -> None:

@@ -38,6 +38,12 @@ def _methods() -> Iterable[str]:
     return ALLOCATORS
 
 
+def _losses() -> Iterable[str]:
+    from domino_jax.train.criteria import LOSSES  # noqa: PLC0415 (as above)
+
+    return LOSSES
+
+
 def _paces() -> Iterable[str]:
     from domino_jax.allocate.paces import PACES  # noqa: PLC0415 (as above)
 
@@ -48,6 +54,12 @@ def _trainers() -> Iterable[str]:
     from domino_jax.train.trainers import TRAINERS  # noqa: PLC0415 (as above)
 
     return TRAINERS
+
+
+def _patterns() -> Iterable[str]:
+    from domino_jax.core.masked import PATTERNS  # noqa: PLC0415 (as above)
+
+    return PATTERNS
 
 
 def _dense_optimizers() -> Iterable[str]:
@@ -108,6 +120,13 @@ _ALL = {
         "",
         *kinds.text(),
         "For train.py: a scheme.json, or a text of the paper (.txt); '' is the work directory's.",
+    ),
+    "loss": Setting(
+        "softmax_cross_entropy",
+        *kinds.one_of_or_own(_losses),
+        "What is trained for, in every phase: of labels that are classes; 'sigmoid_cross_entropy' "
+        "of 0 and 1 for each output; 'squared_error' of numbers; or 'package.module:function', "
+        "(outputs, labels) -> the loss of each example.",
     ),
     "log_every": Setting(50, *kinds.whole(1), "Steps from one report to the next."),
     "checkpoint_every": Setting(1000, *kinds.whole(1), "Steps from one checkpoint to the next."),
@@ -276,6 +295,12 @@ _SEARCH = {
 _TRAIN = {
     "method": Setting(
         "sr_ste", *kinds.one_of_or_own(_trainers), "How the sparse network is trained."
+    ),
+    "pattern": Setting(
+        "n:m",
+        *kinds.one_of(_patterns),
+        "'unstructured' keeps as many weights of each layer as N:M does, the largest wherever they "
+        "lie: a bound to compare with, not for export.",
     ),
     "optimizer": Setting(
         "sgd",

@@ -7,6 +7,7 @@ import optax
 
 from domino_jax.run.experiment import Experiment
 from domino_jax.train import losses, optim
+from domino_jax.train.criteria import find_criterion
 from domino_jax.train.placement import kept
 from domino_jax.train.step import Step, trainer_step
 from domino_jax.train.trainer import Trainer, dense_trainer, search_trainer
@@ -46,6 +47,7 @@ def train_parts(exp: Experiment) -> Parts:
 
 
 def _parts(exp: Experiment, trainer: Trainer, label_smoothing: float) -> Parts:
-    loss = losses.cross_entropy(label_smoothing, exp.data.ignore_label)
+    criterion = find_criterion(exp.config.loss)
+    loss = losses.mean_loss(criterion, label_smoothing, exp.data.ignore_label)
     step = trainer_step(exp.model.apply, loss, trainer, keep=partial(kept, exp.placement))
     return Parts(trainer, step)

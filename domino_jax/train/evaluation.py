@@ -1,4 +1,4 @@
-"""Evaluation: accuracy and loss over a test set, and batch statistics measured anew."""
+"""Evaluation: loss and accuracy over a test set, and batch statistics measured anew."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -7,24 +7,26 @@ from typing import Any
 import jax
 
 from domino_jax.core.errors import InputError
-from domino_jax.train.losses import Apply, Batch, totals
+from domino_jax.train.criteria import Criterion
+from domino_jax.train.losses import SOFTMAX, Apply, Batch, totals
 
 
 def eval_step(
-    apply: Apply, ignore_label: int | None = None
+    apply: Apply, ignore_label: int | None = None, criterion: Criterion = SOFTMAX
 ) -> Callable[[Any, Any, Batch], dict[str, jax.Array]]:
-    """Makes the jitted evaluation of one batch: sums of hits, loss and weight.
+    """Makes the jitted evaluation of one batch: its sums (see `totals`).
 
     Args:
         apply: of a `Model`.
         ignore_label: what has this label does not count.
+        criterion: what a label costs, and what is reported.
     """
 
     @jax.jit
     def step(params: Any, stats: Any, batch: Batch) -> dict[str, jax.Array]:
         key = jax.random.key(0)  # evaluation draws nothing
         outputs, _ = apply(params, stats, batch["inputs"], train=False, key=key)
-        return totals(outputs, batch, ignore_label)
+        return totals(outputs, batch, ignore_label, criterion)
 
     return step
 
@@ -35,7 +37,7 @@ def evaluate(
     stats: Any,
     batches: Iterable[Batch],
 ) -> dict[str, float]:
-    """Returns accuracy, mean loss and, of more than ten classes, the accuracy 'top5'.
+    """Returns the mean loss and what the criterion reports: accuracy, and of many classes top5.
 
     Over all examples, each counted once.
 
@@ -48,7 +50,7 @@ def evaluate(
     if not sums["weight"]:
         raise InputError("no label of the test set counts: all of them are ignored")
     means = {name: value / sums["weight"] for name, value in sums.items() if name != "weight"}
-    return {"loss": means.pop("loss"), "accuracy": means.pop("correct"), **means}
+    return {"loss": means.pop("loss"), **means}
 
 
 def recalibrate(apply: Apply, params: Any, stats: Any, batches: Iterable[Batch]) -> Any:

@@ -1,4 +1,4 @@
-"""Losses and counts: `loss(outputs, batch) -> scalar`, as the loops take them.
+"""A criterion over a batch: `loss(outputs, batch) -> scalar`, as the loops take it, and its sums.
 
 Letters: B examples, ... positions of an example (none for images, tokens for text), C classes.
 """
@@ -8,112 +8,106 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from domino_jax.core.errors import InputError
+from domino_jax.train.criteria import LOSSES, Criterion
 
 Batch = Mapping[str, jax.Array]
 Loss = Callable[[jax.Array, Batch], jax.Array]
 Apply = Callable[..., tuple[Any, Any]]  # of a `Model`
+SOFTMAX = LOSSES["softmax_cross_entropy"]
 
 
 def cross_entropy(label_smoothing: float = 0.0, ignore_label: int | None = None) -> Loss:
     """Makes the mean softmax cross-entropy of outputs [B, ..., C] and labels [B, ...].
 
+    Arguments and errors are those of `mean_loss`.
+    """
+    return mean_loss(SOFTMAX, label_smoothing, ignore_label)
+
+
+def mean_loss(
+    criterion: Criterion, label_smoothing: float = 0.0, ignore_label: int | None = None
+) -> Loss:
+    """Makes the mean loss of outputs [B, ..., C] and labels.
+
     Args:
+        criterion: what a label costs.
         label_smoothing: share of the target that all classes have in common.
         ignore_label: what has this label does not count: the mean is over the others, and 0 where
             there are none.
 
     Raises:
-        InputError: the smoothing is outside [0, 1); of the loss: labels of another shape.
+        InputError: the smoothing is outside [0, 1), or the criterion has none; of the loss: labels
+            of another shape.
     """
     if not 0 <= label_smoothing < 1:
         raise InputError(f"label_smoothing: expected a number in [0, 1), got {label_smoothing!r}")
+    if label_smoothing and not criterion.smooths:
+        raise InputError(f"label_smoothing: expected 0 of this loss, got {label_smoothing!r}")
 
     def loss(outputs: jax.Array, batch: Batch) -> jax.Array:
-        _require_labels(outputs, batch["labels"])
         labels, counts = _counted(batch["labels"], ignore_label)
-        if label_smoothing == 0:
-            each = optax.softmax_cross_entropy_with_integer_labels(outputs, labels)
-        else:
-            targets = jax.nn.one_hot(labels, outputs.shape[-1], dtype=outputs.dtype)
-            each = optax.softmax_cross_entropy(
-                outputs, optax.smooth_labels(targets, label_smoothing)
-            )
+        each = criterion.each(outputs, labels, label_smoothing)
         if counts is None:
             return each.mean()
+        _require_each(counts, each)
         number = jnp.maximum(jnp.sum(counts), 1).astype(each.dtype)
         return jnp.sum(jnp.where(counts, each, 0)) / number
 
     return loss
 
 
-def _counted(labels: jax.Array, ignore_label: int | None) -> tuple[jax.Array, jax.Array | None]:
-    """Returns labels of classes alone, and which of them count; None: all do."""
-    if ignore_label is None:
-        return labels, None
-    whole = jnp.iinfo(labels.dtype)
-    if not whole.min <= ignore_label <= whole.max:  # no label of this type can be it
-        return labels, None
-    counts = labels != ignore_label
-    # Class 0 stands in: an index out of range would make NaN, also of a gradient times zero.
-    return jnp.where(counts, labels, 0), counts
-
-
 def totals(
-    outputs: jax.Array, batch: Batch, ignore_label: int | None = None
+    outputs: jax.Array,
+    batch: Batch,
+    ignore_label: int | None = None,
+    criterion: Criterion = SOFTMAX,
 ) -> dict[str, jax.Array]:
-    """Sums correct predictions, cross-entropy and weight of an evaluation batch.
+    """Sums the loss, what is reported beside it, and the weight of an evaluation batch.
 
     Args:
         outputs: [B, ..., C].
         batch: labels [B, ...] and weight [B], 0 for rows that only fill the batch.
         ignore_label: what has this label weighs 0 too.
+        criterion: what a label costs, and what is reported.
 
     Returns:
-        'correct', 'loss' and 'weight', float32 sums over rows and positions; of more than ten
-        classes also 'top5', where the label is among the five largest outputs. Of equal outputs the
-        lower class is the larger one, as for the argmax; an example with NaN is never correct.
+        'loss', 'weight' and what the criterion reports ('accuracy'), float32 sums over all labels.
 
     Raises:
         InputError: labels of another shape.
     """
-    _require_labels(outputs, batch["labels"])
     labels, counts = _counted(batch["labels"], ignore_label)
-    extra = tuple(range(1, labels.ndim))
-    weight = jnp.broadcast_to(jnp.expand_dims(batch["weight"], extra), labels.shape)
+    each = criterion.each(outputs.astype(jnp.float32), labels, 0.0)
+    extra = tuple(range(1, each.ndim))
+    weight = jnp.broadcast_to(jnp.expand_dims(batch["weight"], extra), each.shape)
     if counts is not None:
+        _require_each(counts, each)
         weight = jnp.where(counts, weight, 0)
-    each = optax.softmax_cross_entropy_with_integer_labels(outputs.astype(jnp.float32), labels)
-    hits = _among_largest(outputs, labels, 1)
-    sums = {
-        "correct": jnp.sum(weight * hits),
-        "loss": jnp.sum(weight * each),
-        "weight": jnp.sum(weight),
-    }
-    if outputs.shape[-1] > 10:
-        sums["top5"] = jnp.sum(weight * _among_largest(outputs, labels, 5))
-    return sums
+    sums = {"loss": jnp.sum(weight * each)}
+    for name, values in criterion.reported(outputs, labels).items():
+        sums[name] = jnp.sum(weight * values)
+    return sums | {"weight": jnp.sum(weight)}
 
 
-def _require_labels(outputs: jax.Array, labels: jax.Array) -> None:
-    """Refuses one-hot labels and the like, which broadcasting could make a wrong loss of."""
-    if labels.shape != outputs.shape[:-1]:
-        one_hot = "; one-hot labels: use argmax" if labels.shape == outputs.shape else ""
+def _counted(labels: jax.Array, ignore_label: int | None) -> tuple[jax.Array, jax.Array | None]:
+    """Returns labels that count alone, and which of them do; None: all do."""
+    if ignore_label is None:
+        return labels, None
+    if jnp.issubdtype(labels.dtype, jnp.integer):
+        whole = jnp.iinfo(labels.dtype)
+        if not whole.min <= ignore_label <= whole.max:  # no label of this type can be it
+            return labels, None
+    counts = labels != ignore_label
+    # Class 0 stands in: an index out of range would make NaN, also of a gradient times zero.
+    return jnp.where(counts, labels, 0), counts
+
+
+def _require_each(counts: jax.Array, each: jax.Array) -> None:
+    """Refuses a loss of one's own that is not of each label, where some labels do not count."""
+    if counts.shape != each.shape:
         raise InputError(
-            f"'labels' of the data's batches are {labels.dtype}{list(labels.shape)}, outputs "
-            f"{list(outputs.shape)} need labels {list(outputs.shape[:-1])}{one_hot}"
+            f"loss: expected one for each label, {list(counts.shape)}, where the data have an "
+            f"ignore_label, got {list(each.shape)}"
         )
-
-
-def _among_largest(outputs: jax.Array, labels: jax.Array, count: int) -> jax.Array:
-    """Returns 1 where the label is among the `count` largest outputs, else 0; float32 [B, ...].
-
-    Counts what beats it: far less work than sorting. NaN beats everything.
-    """
-    own = jnp.take_along_axis(outputs, labels[..., None], axis=-1)
-    classes = jax.lax.broadcasted_iota(labels.dtype, outputs.shape, outputs.ndim - 1)
-    ties = (outputs == own) & (classes < labels[..., None])
-    beaten_by = jnp.sum(~(outputs <= own) | ties, axis=-1)
-    return (beaten_by < count).astype(jnp.float32)

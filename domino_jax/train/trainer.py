@@ -7,7 +7,7 @@ import jax
 import optax
 
 from domino_jax.core.layers import LayerSpec
-from domino_jax.core.masked import apply_masks, make_masks
+from domino_jax.core.masked import MakeMasks, apply_masks, make_masks
 from domino_jax.train.masking import through_masks
 
 
@@ -52,12 +52,14 @@ class Training(NamedTuple):
         steps: how many will be made.
         rate: step -> learning rate.
         options: settings of the training by name, plain values; each trainer reads its own.
+        make_masks: (params, layers, n) -> masks: the pattern of the zeros.
     """
 
     layers: tuple[LayerSpec, ...]
     steps: int
     rate: optax.Schedule
     options: Mapping[str, Any]
+    make_masks: MakeMasks = make_masks
 
 
 Update = Callable[[Any, Any, Any, Any, Any], tuple[Any, Any]]
@@ -112,7 +114,11 @@ def search_trainer(tx: optax.GradientTransformation, layers: Iterable[LayerSpec]
     )
 
 
-def through_trainer(tx: optax.GradientTransformation, layers: Iterable[LayerSpec]) -> Trainer:
+def through_trainer(
+    tx: optax.GradientTransformation,
+    layers: Iterable[LayerSpec],
+    make_masks: MakeMasks = make_masks,
+) -> Trainer:
     """Trains straight through masks that each step takes anew; its target is n.
 
     The gradient at the masked weights reaches all weights.
@@ -128,11 +134,13 @@ def through_trainer(tx: optax.GradientTransformation, layers: Iterable[LayerSpec
         init=lambda params, n: Start(params, n, tx.init(params)),
         forward=forward,
         update=update_by(tx),
-        finish=lambda params, state, n: keep_largest(params, layers, n),
+        finish=lambda params, state, n: keep_largest(params, layers, n, make_masks),
     )
 
 
-def keep_largest(params: Any, layers: Iterable[LayerSpec], n: Any) -> Any:
-    """Sets all but the n largest of every M to zero, compiled."""
+def keep_largest(
+    params: Any, layers: Iterable[LayerSpec], n: Any, make_masks: MakeMasks = make_masks
+) -> Any:
+    """Sets all but the n largest of every M (or those of another pattern) to zero, compiled."""
     layers = tuple(layers)
     return jax.jit(lambda params: apply_masks(params, make_masks(params, layers, n)))(params)

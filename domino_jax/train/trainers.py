@@ -12,7 +12,7 @@ import optax
 
 from domino_jax.core.errors import InputError
 from domino_jax.core.factories import find_factory
-from domino_jax.core.masked import apply_masks, make_masks
+from domino_jax.core.masked import apply_masks
 from domino_jax.train.optim import DECOUPLED, dense_optimizer
 from domino_jax.train.trainer import (
     Start,
@@ -59,12 +59,12 @@ def sr_ste_trainer(training: Training) -> Trainer:
         tx = sr_ste_adamw_decoupled(rate, options["sr_ste"], options["weight_decay"])
     else:
         tx = optax.chain(sr_ste(options["sr_ste"]), _optimizer(training))
-    return through_trainer(tx, training.layers)
+    return through_trainer(tx, training.layers, training.make_masks)
 
 
 def straight_through_trainer(training: Training) -> Trainer:
     """SR-STE without its decay."""
-    return through_trainer(_optimizer(training), training.layers)
+    return through_trainer(_optimizer(training), training.layers, training.make_masks)
 
 
 def fixed_trainer(training: Training) -> Trainer:
@@ -75,7 +75,7 @@ def fixed_trainer(training: Training) -> Trainer:
     tx = fixed_masks(_optimizer(training))
 
     def init(params: Any, n: Any) -> Start:
-        masks = jax.jit(lambda params: make_masks(params, training.layers, n))(params)
+        masks = jax.jit(lambda params: training.make_masks(params, training.layers, n))(params)
         params = apply_masks(params, masks)
         return Start(params, masks, tx.init(params))
 
@@ -93,7 +93,9 @@ def no_trainer(training: Training) -> Trainer:
         init=lambda params, n: Start(params, n, {}),
         forward=lambda params, state, n: (params, {}),
         update=None,
-        finish=lambda params, state, n: keep_largest(params, training.layers, n),
+        finish=lambda params, state, n: keep_largest(
+            params, training.layers, n, training.make_masks
+        ),
     )
 
 

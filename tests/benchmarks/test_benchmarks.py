@@ -5,17 +5,26 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
+
+from domino_jax import models
+from domino_jax.allocate.problem import Problem
+from domino_jax.allocate.table import allocate
+from domino_jax.allocate.uniform import uniform_nm
+from domino_jax.core.costs import count_weights, total_cost
+from domino_jax.core.scheme import NM
+from domino_jax.run import experiment, settings
 
 ROOT = Path(__file__).parents[2]
 SHARED = {"clock", "networks", "torch_gpu"}  # torch_gpu: tests/deploy/test_tune.py
 SMALL = ["--model=resnet8", "--size=8", "--batch=2", "--rounds=1"]
-TINY_BYTES = [
-    *("--config.model.width=32", "--config.model.depth=1", "--config.data.test_examples=8"),
-    *("--config.data.length=16", "--config.dense.batch=8", "--config.train.batch=8"),
-    *("--config.dense.epochs=0.0002", "--config.dense.warmup_epochs=0"),
-    *("--config.search.penalty=5.0", "--config.search.vote_every=1", "--config.search.batch=8"),
-]
+NM_OF = {
+    "attention2_mlp5": ["2:16", "5:16"],
+    "attention6_mlp3": ["6:16", "3:16"],
+    "attention8_mlp2": ["8:16", "2:16"],
+}
 # Module -> arguments of a run of seconds, and what it prints.
 RUNS = {
     "masks": (["--rounds=1", "--shrink=1000"], "mask / copy"),
@@ -46,21 +55,22 @@ def test_starts():
     assert "| first step: search, warm |" in run("start", "--rounds=1", timeout=600)
 
 
-@pytest.mark.slow
-def test_allocations_and_the_share_of_attention(tmp_path):
-    flags = [f"--folder={tmp_path}", "--seeds=1", *TINY_BYTES]
-    short = ["--config.train.epochs=0.0002", "--config.train.warmup_epochs=0"]
-    config = "--config=configs/stdlib_bytes.py"
-    printed = run(
-        "allocations", config, "--metric=loss", *flags, *short, "--methods", "domino", timeout=600
-    )
-    assert "| domino 2:16 |" in printed
-    assert "| attention 6:16, MLP 3:16 |" in run("attention_share", *flags, *short, timeout=600)
+@pytest.mark.parametrize("share", ["attention2_mlp5", "attention6_mlp3", "attention8_mlp2"])
+def test_shares_of_attention_have_the_weights_of_4_of_16(share):
+    example = jax.ShapeDtypeStruct((1, 16), np.uint8)
+    options = {"width": 32, "depth": 1}
+    model = models.create("byte_lm", example=example, classes=256, seed=0, **options)
+    layers = experiment.layers_of(model, example, settings.defaults().search)
+    scheme = allocate(f"benchmarks.attention_share:{share}", Problem(layers, None))
+    assert {str(nm) for nm in scheme.values()} == {"4:16", *NM_OF[share]}
+    uniform = uniform_nm(layers, NM(4, 16))
+    costs = [total_cost(layers, count_weights, each) for each in (scheme, uniform)]
+    assert costs[0] == costs[1]
 
 
 def test_every_benchmark_is_run_here():
     modules = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
-    assert modules == set(RUNS) | SHARED | {"start", "allocations", "attention_share"}
+    assert modules == set(RUNS) | SHARED | {"start", "attention_share"}
 
 
 def test_every_command_that_we_print_names_a_benchmark():

@@ -38,6 +38,40 @@ def by_sorting(w, n, m, axes):
     return ordered.transpose(np.argsort(axes.order))
 
 
+def largest(w, kept, axes):
+    """The largest of each slice by a stable numpy sort."""
+    w = np.asarray(w, np.float64)
+    view = np.abs(w.transpose(axes.order))
+    slices = view.reshape(int(np.prod([w.shape[a] for a in axes.stack])), -1)
+    keep = np.zeros(slices.shape, bool)
+    for row, count in enumerate(np.broadcast_to(kept, len(slices))):
+        keep[row, np.argsort(-np.nan_to_num(slices[row], nan=np.inf), kind="stable")[:count]] = True
+    return keep.reshape(view.shape).transpose(np.argsort(axes.order))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("shape", "axes", "kept"),
+    [
+        ((5, 7), DENSE, 1),
+        ((5, 7), Axes((), (), (1,), (0,)), 34),
+        ((3, 3, 5, 7), CONV, 100),
+        ((5, 3, 7), Axes((1,), (), (2,), (0,)), (1, 17, 35)),
+    ],
+)
+def test_the_largest_of_a_slice_as_by_sorting(shape, axes, kept, dtype):
+    whole = np.random.default_rng(0).integers(-6, 7, shape)  # many ties, zeros
+    for values in (whole, np.random.default_rng(1).normal(size=shape), np.zeros(shape)):
+        w = jnp.asarray(values, dtype)
+        mask = jax.jit(masks.top_k, static_argnums=2)(w, np.int32(kept), axes)
+        np.testing.assert_array_equal(mask, largest(w, kept, axes))
+
+
+def test_a_nan_is_among_the_largest_of_a_slice():
+    w = column(1, np.nan, np.inf, 5)
+    assert np.asarray(masks.top_k(w, 1, DENSE))[:, 0].tolist() == [False, True, False, False]
+
+
 def test_two_of_four():
     w = column(1, -4, 3, 2, 0, 0, -5, 1)
     assert kept(w, 2, 4)[:, 0].tolist() == [False, True, True, False, False, False, True, True]

@@ -6,6 +6,7 @@ import pytest
 from domino_jax.data.arrays import from_arrays
 from domino_jax.run.checks import require_labels
 
+SOFTMAX = "softmax_cross_entropy"
 X, Y = np.zeros((3, 2), np.float32), np.arange(3)
 
 
@@ -16,16 +17,32 @@ def _batch(*labels):
 @pytest.mark.parametrize("ignored", [-100, -1, 3, 255])
 def test_exactly_the_ignored_label_is_taken(ignored):
     data = from_arrays((X, Y), (X, Y), classes=3, ignore_label=ignored)
-    require_labels(_batch(0, ignored, 2), data, "test batch 0")
-    require_labels(_batch(ignored, ignored, ignored), data, "test batch 0")
+    require_labels(_batch(0, ignored, 2), data, "test batch 0", SOFTMAX)
+    require_labels(_batch(ignored, ignored, ignored), data, "test batch 0", SOFTMAX)
     for other in (-2, 256):
         message = rf"test batch 1 of the data: .* 0 to 2, or {ignored}, which does not count, got"
         with pytest.raises(ValueError, match=message):
-            require_labels(_batch(0, other, 2), data, "test batch 1")
+            require_labels(_batch(0, other, 2), data, "test batch 1", SOFTMAX)
 
 
 @pytest.mark.parametrize("labels", [(0, -100), (0, 3), (0.0, 1.0)])
 def test_without_one_all_labels_are_classes(labels):
     data = from_arrays((X, Y), (X, Y), classes=3)
     with pytest.raises(ValueError, match=r"training batch 3 of the data: expected .* 0 to 2, got"):
-        require_labels(_batch(*labels), data, "training batch 3")
+        require_labels(_batch(*labels), data, "training batch 3", SOFTMAX)
+
+
+@pytest.mark.parametrize(
+    ("loss", "right", "wrong", "said"),
+    [
+        ("sigmoid_cross_entropy", (0, 1), (0, 2), "labels of 0 and 1 for each of the 3 outputs"),
+        ("squared_error", (0.5, -7.0), (0.5, np.nan), "finite numbers as labels, got float64"),
+        ("own_parts:absolute", (0.5, np.nan), None, ""),
+    ],
+)
+def test_each_loss_has_its_labels(loss, right, wrong, said):
+    data = from_arrays((X, Y), (X, Y), classes=3)
+    require_labels(_batch(*right), data, "training batch 3", loss)
+    if wrong:
+        with pytest.raises(ValueError, match=f"training batch 3 of the data: expected {said}"):
+            require_labels(_batch(*wrong), data, "training batch 3", loss)

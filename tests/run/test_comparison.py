@@ -1,6 +1,7 @@
 """A comparison: its cells, its budgets, what it writes, and that what is done is not repeated."""
 
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -9,10 +10,13 @@ from pathlib import Path
 
 import made
 import pytest
+import scripts
 
+from domino_jax import export
 from domino_jax.core.costs import as_fraction, count_weights, total_cost
 from domino_jax.core.masks import Axes
-from domino_jax.run import comparison, comparison_report
+from domino_jax.core.scheme import load as load_scheme
+from domino_jax.run import comparison, comparison_pictures, comparison_report, monitor
 from domino_jax.run.comparison_report import Cell, Outcome
 
 ROOT = Path(__file__).parents[2]
@@ -21,7 +25,13 @@ LAYERS = (
     made.layer("a", (16, 3), IO, 48, (1, 2, 4)),
     made.layer("stem", (3, 7), IO, 21, (), "input size 3 is no multiple of 4"),
 )
-FLAGS = ["--config=tests/tiny.py", "--methods=uniform,erk", "--budgets=2:4", "--seeds=1"]
+METHODS = ["uniform", "unstructured_erk"]
+FLAGS = [
+    "--config=tests/tiny.py",
+    "--methods=uniform,unstructured_erk",
+    "--budgets=2:4",
+    "--seeds=1",
+]
 
 
 def run(folder, *flags):
@@ -69,22 +79,48 @@ def test_a_budget_is_a_share_or_what_an_n_of_m_costs():
         comparison.share_of("2:16", LAYERS, count_weights)
 
 
-def test_a_comparison_and_what_it_repeats(tmp_path):
+def test_a_comparison_and_what_it_repeats(tmp_path, capsys):
     code, printed, said = run(tmp_path)
     assert code == 0, said
     rows = [line.split("│") for line in printed.splitlines() if line.startswith("2:4")]
-    assert [row[1].strip() for row in rows] == ["uniform", "erk"]
+    assert [row[1].strip() for row in rows] == METHODS
     lines = list(csv.DictReader((tmp_path / "compare.csv").read_text().splitlines()))
-    assert [line["method"] for line in lines] == ["uniform", "erk"]
+    assert [line["method"] for line in lines] == METHODS
     assert all(0 < float(line["kept_cost"]) <= 0.5 for line in lines)
     assert all(float(line["tuned_accuracy"]) > 0.5 for line in lines)
     assert (tmp_path / "front.png").stat().st_size > 0
     assert (tmp_path / "map.png").stat().st_size > 0
     # One dense network for both, and nothing anew in a second call.
     assert len(list(tmp_path.glob("seed0/*/dense"))) == 1
-    code, again, said = run(tmp_path)
-    assert (code, again) == (0, printed)
-    assert "fine-tuning" not in said
+    _require_unstructured(tmp_path / "seed0" / "2of4_unstructured_erk_sr_ste", capsys)
+    written = _forget_a_setting(tmp_path)
+    cells = comparison.cells_of(1, ["2:4"], METHODS, ["sr_ste"])
+    again = (tmp_path, cells, lambda: False)
+    comparison.compare(scripts.settings("data.dir=/moved"), *again, metric="accuracy")
+    assert capsys.readouterr().out == printed
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    with pytest.raises(ValueError, match=r"2 of 2 cells .*: train.lr 0.05 there, 0.5 here"):
+        comparison.compare(scripts.settings("train.lr=0.5"), *again, metric="accuracy")
+
+
+def _require_unstructured(folder, capsys):
+    """As many weights as the scheme says, in groups of more and of fewer; not for export."""
+    n = load_scheme(folder / "scheme.json")["body/kernel"].n
+    body = scripts.arrays(folder / "train" / "sparse")["params/body/kernel"]
+    in_groups = (body.reshape(9, 2, 4, 16) != 0).sum(2)
+    assert in_groups.mean() == n
+    assert in_groups.max() > n
+    assert export.main([f"--workdir={folder}", f"--out={folder / 'out'}"]) == 1
+    assert "got train.pattern='unstructured': a baseline only" in capsys.readouterr().err
+
+
+def _forget_a_setting(folder):
+    """Makes the schemes of a comparison those of a time before one setting was there."""
+    for path in folder.glob("seed0/*/scheme.json"):
+        document = json.loads(path.read_text())
+        assert document["config"]["search"].pop("calibration_batches") == 8
+        path.write_text(json.dumps(document))
+    return {path: path.stat().st_mtime_ns for path in folder.glob("seed0/*/*.json")}
 
 
 @pytest.mark.slow
@@ -94,6 +130,45 @@ def test_a_cell_that_cannot_be_run_is_named_and_the_others_are(tmp_path):
     assert "1 of 2 cells could not be run; " in said.splitlines()[-1]
     assert "budget 0.01 is out of reach" in said
     assert printed.count("│ uniform │") == 1
+
+
+def _outcome(seed, method, tuned, budget="1:4"):
+    losses = {"dense": {"loss": 1.0}, "masked": {"loss": 2.0}, "tuned": {"loss": tuned}}
+    kept = {"cost": 0.25, "weights": 0.25, "macs": 0.25}
+    return Outcome(Cell(seed, budget, method, "own:trainer"), kept, losses, {"a": (1, 4)})
+
+
+def test_the_table_says_what_is_gained_over_the_first_method_seed_by_seed(capsys):
+    outcomes = [
+        *(_outcome(0, "uniform", 1.0), _outcome(0, "my.module:better", 0.9)),
+        *(_outcome(1, "uniform", 2.0), _outcome(1, "my.module:better", 1.7)),
+        *(_outcome(1, "unstructured_my:better", 1.5), _outcome(0, "erk", 1.0, "2:4")),
+    ]
+    monitor.console().print(comparison_report.table(outcomes, "loss"))
+    lines = capsys.readouterr().out.splitlines()
+    rows = [[part.strip() for part in line.split("│")] for line in lines if ":4" in line]
+    assert lines[0].endswith("over uniform")
+    assert [row[1] for row in rows] == ["uniform", "better", "unstructured_better", "erk"]
+    assert {row[2] for row in rows} == {"trainer"}
+    assert [row[-2] for row in rows] == ["1.500 ± 0.707", "1.300 ± 0.566", "1.500", "1.000"]
+    assert [row[-1] for row in rows] == ["-", "-0.200 ± 0.141", "-0.500", "-"]
+
+
+def test_the_metric_is_told_after_the_first_cell():
+    outcome = _outcome(0, "uniform", 1.0)
+    assert comparison._metric("", outcome) == "loss"
+    with pytest.raises(ValueError, match="unknown metric 'accuracy'; nearest: loss"):
+        comparison._metric("accuracy", outcome)
+
+
+def test_each_seed_starts_from_a_dense_network_of_its_own():
+    config = scripts.settings("init=runs/seed{seed}/dense")
+    cell = Cell(3, "2:4", "unstructured_erk", "fixed")
+    own = comparison._config_of(config, cell, "elsewhere")
+    assert (own.init, own.seed) == ("runs/seed3/dense", 3)
+    assert (own.search.method, own.train.method) == ("erk", "fixed")
+    assert own.train.pattern == "unstructured"
+    assert comparison._config_of(scripts.settings(), cell, "elsewhere").init == "elsewhere"
 
 
 def test_pictures_of_a_hundred_layers_and_odd_names(tmp_path):
@@ -108,6 +183,6 @@ def test_pictures_of_a_hundred_layers_and_odd_names(tmp_path):
         for seed in range(2)
         for method in ("uniform", "my.module:function")
     ]
-    comparison_report.draw_front(tmp_path / "front.png", outcomes, "loss", "$x_{ on [data]")
-    comparison_report.draw_map(tmp_path / "map.png", outcomes, "map")
+    comparison_pictures.draw_front(tmp_path / "front.png", outcomes, "loss", "$x_{ on [data]")
+    comparison_pictures.draw_map(tmp_path / "map.png", outcomes, "map")
     assert (tmp_path / "map.png").stat().st_size > 0

@@ -56,6 +56,12 @@ def test_a_pipe_gets_a_line_at_once_and_then_every_few_seconds(capsys, clock):
     assert (last.out, last.err) == ("", "dense training 449/449  49.3 steps/s  loss 0.449\n")
 
 
+def test_what_has_no_unit_has_no_rate(capsys):
+    with monitor.progress("comparison", 3, 0, unit="") as show:
+        show(1, "here")
+    assert capsys.readouterr().err == "comparison 1/3  here\n"
+
+
 def test_a_phase_that_fails_in_a_pipe_adds_no_line(capsys, clock):
     with pytest.raises(FloatingPointError), monitor.progress("search", 10, 4) as show:
         show(5, "loss 0.5")

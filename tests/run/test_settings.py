@@ -42,6 +42,10 @@ VALUES = {
     "init": TEXT,
     "init_head": ([True], [1, 0, "False", None]),
     "scheme": TEXT,
+    "loss": (
+        ["softmax_cross_entropy", "sigmoid_cross_entropy", "squared_error", "my:own"],
+        ["mse", "", None],
+    ),
     "log_every": COUNT,
     "checkpoint_every": COUNT,
     "evaluate": ([True, False], [0, 1, "True", None]),
@@ -111,6 +115,7 @@ VALUES = {
         [None, "dense", ("a", "dense"), (("a",),), (("a", "dense", 1),), ((1, "dense"),)],
     ),
     "train.method": (["sr_ste", "straight_through", "fixed", "none", "my:own"], ["ste", None]),
+    "train.pattern": (["n:m", "unstructured"], ["2:4", "", None]),
     "train.optimizer": (["sgd", "adamw", "adamw_decoupled"], ["adam", None]),
     "train.sr_ste": NOT_NEGATIVE,
     "train.start": (["dense", "random"], ["scratch", None]),

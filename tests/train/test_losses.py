@@ -71,7 +71,7 @@ def test_totals_by_hand():
     found = totals(OUTPUTS, batch)
     # The third row is a tie: the first class counts as the prediction.
     assert {name: float(value) for name, value in found.items()} == pytest.approx(
-        {"correct": 1.0, "loss": sum(QUARTERS), "weight": 3.0}
+        {"accuracy": 1.0, "loss": sum(QUARTERS), "weight": 3.0}
     )
 
 
@@ -80,7 +80,7 @@ def test_padding_counts_for_nothing():
     batch = {"labels": jnp.array([0, 0, 1, 0, 1]), "weight": jnp.array([1.0, 0.0, 1.0, 0.0, 0.0])}
     found = totals(outputs, batch)
     assert {name: float(value) for name, value in found.items()} == pytest.approx(
-        {"correct": 1.0, "loss": QUARTERS[0] + QUARTERS[2], "weight": 2.0}
+        {"accuracy": 1.0, "loss": QUARTERS[0] + QUARTERS[2], "weight": 2.0}
     )
 
 
@@ -91,7 +91,7 @@ def test_totals_of_tokens():
     found = totals(jnp.float32(outputs), batch)
     rows = [0, 2]
     assert float(found["weight"]) == 8
-    assert float(found["correct"]) == (outputs.argmax(-1) == labels)[rows].sum()
+    assert float(found["accuracy"]) == (outputs.argmax(-1) == labels)[rows].sum()
     assert float(found["loss"]) == pytest.approx(by_numpy(outputs, labels)[rows].sum(), rel=1e-5)
 
 
@@ -109,11 +109,11 @@ def test_top5_by_hand():
     rising = jnp.tile(jnp.arange(11.0), (3, 1))
     batch = {"labels": jnp.array([10, 6, 5]), "weight": jnp.ones(3)}
     found = totals(rising, batch)
-    assert (float(found["correct"]), float(found["top5"])) == (1, 2)
+    assert (float(found["accuracy"]), float(found["top5"])) == (1, 2)
     # All equal: the five lower classes count, as the lowest counts as the prediction.
     batch = {"labels": jnp.array([0, 4, 5]), "weight": jnp.ones(3)}
     found = totals(jnp.zeros((3, 11)), batch)
-    assert (float(found["correct"]), float(found["top5"])) == (1, 2)
+    assert (float(found["accuracy"]), float(found["top5"])) == (1, 2)
 
 
 def test_top5_of_ten_classes_is_left_out():
@@ -158,7 +158,7 @@ def test_nan_is_never_right(classes):
     found = totals(
         jnp.stack(rows), {"labels": jnp.array([0, 0, 0, classes - 1]), "weight": jnp.ones(4)}
     )
-    assert float(found["correct"]) == 1
+    assert float(found["accuracy"]) == 1
 
 
 @pytest.mark.parametrize("ignored", [-100, 255, 3, -1])

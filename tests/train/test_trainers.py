@@ -8,6 +8,7 @@ import pytest
 import scripts
 
 from domino_jax.core.errors import InputError
+from domino_jax.core.masked import PATTERNS
 from domino_jax.core.masks import Axes
 from domino_jax.train.step import first_state, trainer_step
 from domino_jax.train.trainer import Training
@@ -74,6 +75,24 @@ def test_fixed_masks_leave_the_rest_at_zero():
     expected = np.where([False, True, True, False], as_torch(3, 0.0), 0.0)
     np.testing.assert_allclose(seen, expected, rtol=1e-5)
     assert end.tolist() == seen[-1]
+
+
+# The two largest are of one group: 2:4 would keep one of each.
+UNEVEN = {"w": jnp.array([1.0, -4.0, 3.0, 2.5, 2.0, -1.0, 0.5, 0.0])[:, None]}
+
+
+@pytest.mark.parametrize("name", ["sr_ste", "straight_through", "fixed", "none"])
+def test_zeros_of_another_pattern(name):
+    layers = (made.layer("w", (8, 1), Axes((), (), (0,), (1,)), 8, (1, 2, 4)),)
+    rest = Training(layers, 3, lambda step: 0.1, OPTIONS, PATTERNS["unstructured"])
+    trainer = make_trainer(name, rest)
+    start = trainer.init(UNEVEN, {"w": np.int32(1)})
+    seen, _ = trainer.forward(start.params, start.state, start.target)
+    expected = [0, -4, 3, 0, 0, 0, 0, 0]
+    if trainer.update is not None:
+        assert seen["w"][:, 0].tolist() == expected
+    end = trainer.finish(start.params, start.state, start.target)
+    assert end["w"][:, 0].tolist() == expected
 
 
 def test_none_trains_nothing():
