@@ -6,7 +6,6 @@ Further entries say where the numbers come from; nothing reads them. A table may
 another machine or by a method of one's own. n = M is dense: it raises nothing and may be left out.
 """
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from domino_jax.core.errors import InputError
-from domino_jax.core.files import read_json
+from domino_jax.core.files import json_text, read_json
 from domino_jax.core.layers import LayerSpec, grouped
 from domino_jax.core.scheme import Scheme, require_fits
 
@@ -66,9 +65,9 @@ def written(table: LossTable, **extra: Any) -> str:
         **extra: plain JSON values that say where the numbers come from.
     """
     layers = {name: {str(n): loss for n, loss in row.items()} for name, row in table.items()}
-    rows = ",\n".join(f"    {json.dumps(name)}: {json.dumps(row)}" for name, row in layers.items())
+    rows = ",\n".join(f"    {json_text(name)}: {json_text(row)}" for name, row in layers.items())
     entries = [f'  "format": {FORMAT}']
-    entries += [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in extra.items()]
+    entries += [f"  {json_text(key)}: {json_text(value)}" for key, value in extra.items()]
     entries.append('  "layers": {\n' + rows + "\n  }")
     return "{\n" + ",\n".join(entries) + "\n}\n"
 

@@ -145,7 +145,9 @@ def _check(flags: argparse.Namespace) -> int:
     sparse = parity(model, samples, dtype)
     print(f"as it runs: {sparse[0]:.1e}, top-1 {sparse[1]:.4f}\n\n{table(export, entry)}")
     if flags.costs:
-        write_whole(flags.costs, json.dumps(costs(export, entry, counts), indent=1) + "\n")
+        write_whole(
+            flags.costs, json.dumps(costs(export, entry, counts), indent=1, allow_nan=False) + "\n"
+        )
     if not max(dense[0], sparse[0]) <= allowed:
         raise ValueError(f"{export.folder}: logits differ by more than {allowed:g}")
     return 0

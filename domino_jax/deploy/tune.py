@@ -77,7 +77,9 @@ def tune(
     if entry is None:
         entry = key | _measure(model, export, backends, inputs, compiled, seconds=seconds)
         others = [e for e in entries if any(e.get(k) != v for k, v in key.items())]
-        text = json.dumps({"format": 1, "entries": [*others, entry]}, indent=1) + "\n"
+        text = (
+            json.dumps({"format": 1, "entries": [*others, entry]}, indent=1, allow_nan=False) + "\n"
+        )
         try:
             write_whole(file, text)
         except ValueError as error:  # a deployment may be read-only: measured again next time
@@ -120,7 +122,7 @@ def _entries(file: Path) -> list[Entry]:
         document = json.loads(file.read_text(encoding="utf-8"))
         if document["format"] == 1 and all(_is_entry(entry) for entry in document["entries"]):
             return list(document["entries"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         pass
     raise ValueError(f"{file}: damaged; delete it to measure again")
 

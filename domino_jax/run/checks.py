@@ -13,6 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from domino_jax.core.errors import InputError
+from domino_jax.core.finite import is_finite
 from domino_jax.core.paths import leaves_by_path
 from domino_jax.data import Batches, Data
 from domino_jax.models import Model
@@ -154,18 +155,6 @@ def require_votes(settings: ConfigDict, votes: int) -> None:
         )
 
 
-def require_finite(place: str | Path, weights: Any) -> None:
-    """Refuses weights that came from a file and are not all finite.
-
-    Raises:
-        InputError: the file or folder, and the first tensor.
-    """
-    for path, leaf in leaves_by_path(weights).items():
-        array = np.asarray(leaf)
-        if jax.dtypes.issubdtype(array.dtype, np.inexact) and not np.isfinite(array).all():
-            raise InputError(f"{place}: expected finite numbers, got NaN or infinity in {path!r}")
-
-
 def require_labels(batch: Mapping[str, Any], data: Data, name: str) -> None:
     """Refuses a batch without labels of the classes: a loss would be NaN or plainly wrong.
 
@@ -190,6 +179,18 @@ def require_labels(batch: Mapping[str, Any], data: Data, name: str) -> None:
             f"{name} of the data: expected labels from 0 to {data.classes - 1}{other}, got "
             f"{labels.dtype} from {labels.min()} to {labels.max()}"
         )
+
+
+def require_finite_inputs(batch: Mapping[str, Any], name: str) -> None:
+    """Refuses a batch whose inputs are not finite: a ReLU may hide that from the loss.
+
+    Asked of test sets alone: a training set is read over and over, too much for every step.
+
+    Raises:
+        InputError: the batch.
+    """
+    if not _has_finite_inputs(batch):
+        raise InputError(f"{name} of the data: expected finite inputs, got NaN or infinity")
 
 
 @contextmanager
@@ -217,13 +218,14 @@ def explained(
             else "no checkpoint was saved before"
         )
         rate = f"at the learning rate {float(rates(error.step)):.4g} ({folder.name}.lr)"
-        cause = "" if _finite(dataset[error.step]) else "; its inputs are NaN or infinite"
+        cause = (
+            "" if _has_finite_inputs(dataset[error.step]) else "; its inputs are NaN or infinite"
+        )
         raise FloatingPointError(f"{what}: {error}, {rate}{cause}; {kept}") from error
 
 
-def _finite(batch: Mapping[str, Any]) -> bool:
-    arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(batch["inputs"])]
-    return all(np.isfinite(a).all() for a in arrays if np.issubdtype(a.dtype, np.inexact))
+def _has_finite_inputs(batch: Mapping[str, Any]) -> bool:
+    return all(map(is_finite, jax.tree.leaves(batch["inputs"])))
 
 
 def _specs(tree: Any) -> dict[str, str]:

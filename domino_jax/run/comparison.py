@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 
 from domino_jax.core.costs import as_fraction, total_cost
 from domino_jax.core.errors import InputError
+from domino_jax.core.files import json_text
 from domino_jax.core.paths import require_known
 from domino_jax.core.scheme import NM, load_document
 from domino_jax.run import comparison_report, experiment, finetune, monitor, search, workdir
@@ -161,7 +162,7 @@ def _is_done(config: ConfigDict, cell: Cell, place: Path) -> bool:
     if not {"search", "train"} <= results.keys() or not (place / "scheme.json").exists():
         return False
     saved_config = load_document(place / "scheme.json").get("config", {})
-    expected_config = json.loads(json.dumps(config.to_dict()))
+    expected_config = json.loads(json_text(config.to_dict()))
     budget = saved_config.get("search", {}).get("budget")
     expected_config["search"]["budget"] = budget  # that of N:M is known only where the layers are
     return bool(saved_config == expected_config) and (

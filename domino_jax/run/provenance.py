@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from domino_jax.allocate.calibration import TABLE
 from domino_jax.allocate.measured import FILE as MEASURED
 from domino_jax.core.errors import InputError
-from domino_jax.core.files import digest_of
+from domino_jax.core.files import digest_of, json_text
 from domino_jax.core.scheme import Scheme
 from domino_jax.run import checkpoint, manifest, workdir
 from domino_jax.run.settings import defaults, flat
@@ -148,19 +148,19 @@ def _settings(config: ConfigDict, names: Iterable[str]) -> dict[str, Any]:
     everything = config.to_dict()
     values = dict(flat({name: everything[name] for name in names}))
     try:
-        return {key: json.loads(json.dumps(values[key])) for key in values if key not in FREE}
-    except (TypeError, ValueError):
+        return {key: json.loads(json_text(values[key])) for key in values if key not in FREE}
+    except InputError:
         refused = [key for key, value in values.items() if not _is_plain(value)]
         raise InputError(
-            f"{refused[0]}: expected numbers, text, None or tuples of these, "
+            f"{refused[0]}: expected finite numbers, text, None or tuples of these, "
             f"got {values[refused[0]]!r}"
         ) from None
 
 
 def _is_plain(value: Any) -> bool:
     try:
-        json.dumps(value)
-    except (TypeError, ValueError):
+        json_text(value)
+    except InputError:
         return False
     return True
 

@@ -1,5 +1,6 @@
 """What an export is made of: who may read it, whole numbers as inputs, and flags."""
 
+import dataclasses
 import os
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from domino_jax import export, find_layers, models
+from domino_jax.core.errors import InputError
 from domino_jax.core.kernels import n_by_path
 from domino_jax.core.layers import grouped
 from domino_jax.core.masked import hard_mask
@@ -34,6 +36,28 @@ def of_tokens(dtype):
     params = hard_mask(params, layers, n_by_path(found, layers))
     inputs = rng.integers(0, 16, (5, 3)).astype(dtype)
     return Network("mine:net", {}, models.plain(apply, params), layers, found, inputs, False)
+
+
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        ("params", "mine:net: expected finite numbers, got NaN or infinity in 'head/kernel'"),
+        ("stats", "mine:net: expected finite numbers, got NaN or infinity in 'head/mean'"),
+        ("inputs", "samples.safetensors: expected finite numbers, got NaN or infinity in 'inputs'"),
+    ],
+)
+def test_what_is_not_finite_is_not_written(tmp_path, part, words):
+    network, nan = of_tokens(np.float32), np.full(3, np.nan, np.float32)
+    if part == "inputs":
+        network = dataclasses.replace(network, inputs=network.inputs + nan)
+    else:
+        tree = {"params": network.model.params, "stats": {"head": {"mean": nan}}}
+        tree["params"]["head"]["kernel"] *= np.nan if part == "params" else 1
+        model = network.model._replace(**{part: tree[part]})
+        network = dataclasses.replace(network, model=model)
+    with pytest.raises(InputError, match=words):
+        write(network, tmp_path / "out", dtype="float32")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32])

@@ -295,7 +295,7 @@ def test_settings_that_are_no_json_are_refused_before_anything_runs(tmp_path):
     with config.unlocked():
         config.model.activation = np.tanh
     with pytest.raises(
-        ValueError, match=r"^model\.activation: expected numbers, text, .* got <ufunc"
+        ValueError, match=r"^model\.activation: expected finite numbers, text, .* got <ufunc"
     ):
         require("search", tmp_path, config)
     assert list(tmp_path.iterdir()) == []
