@@ -2,6 +2,7 @@
 
 Compiled programs go to a folder of the session, which processes that a test starts share; to keep
 them from one session to the next, name one: JAX_COMPILATION_CACHE_DIR=...
+Properties are tried on few examples, always the same; on more: HYPOTHESIS_PROFILE=more.
 """
 
 import os
@@ -24,3 +25,9 @@ import jax  # noqa: E402 (reads the environment)
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+from hypothesis import settings  # noqa: E402 (imports nothing of ours)
+
+settings.register_profile("few", derandomize=True, max_examples=40, deadline=None, database=None)
+settings.register_profile("more", max_examples=2000, deadline=None, database=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "few"))
