@@ -10,10 +10,10 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
+from domino_jax.core.costs import is_real
 from domino_jax.core.errors import InputError
 from domino_jax.core.files import json_text, read_json
 from domino_jax.core.layers import LayerSpec, grouped
@@ -123,8 +123,7 @@ def _count(layer: LayerSpec, n: Any) -> int:
 
 
 def _loss(layer: LayerSpec, n: Any, value: Any) -> float:
-    number = isinstance(value, Real) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value < 0:
+    if not is_real(value) or value < 0:
         raise InputError(
             f"{layer.name}: expected losses of 0 or more in the loss table, got {value!r} for {n}"
         )

@@ -46,7 +46,7 @@ class NM:
         Raises:
             InputError: the text has another form, or N is outside 1..M.
         """
-        match = re.fullmatch(r"\s*(\d+)\s*:\s*(\d+)\s*", text, re.ASCII)
+        match = re.fullmatch(r"\s*(\d{1,9})\s*:\s*(\d{1,9})\s*", text, re.ASCII)
         if match is None:
             raise InputError(f"N:M is written like 2:4, got {text!r}")
         return cls(int(match[1]), int(match[2]))
