@@ -9,6 +9,7 @@ import os
 import sys
 import tempfile
 import types
+from pathlib import Path
 
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
@@ -20,6 +21,11 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 # torchvision's definitions need none of the operators that a CPU build of PyTorch lacks.
 sys.modules["torchvision._meta_registrations"] = types.ModuleType("stub")
+
+if "DOMINO_JAX_RAISES" in os.environ:
+    import raises
+
+    raises.watch(Path(os.environ["DOMINO_JAX_RAISES"]))
 
 import jax  # noqa: E402 (reads the environment)
 
