@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from . import networks, sparse24
-from .folder import Export, put, read_folder, read_samples, write_whole
+from .folder import Export, escaped, put, read_folder, read_samples, write_whole
 from .kernels import device_of, working_backends
 from .tune import SECONDS, Entry, moved, tune
 
@@ -93,7 +93,7 @@ def _ms(time: float | None) -> str:
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Prints one line and exits."""
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {escaped(message)}", file=sys.stderr)
         sys.exit(1)
 
 
@@ -117,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except torch.OutOfMemoryError:
         print("error: not enough GPU memory: choose a smaller --batch", file=sys.stderr)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {escaped(str(error))}", file=sys.stderr)
     return 1
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from rich.table import Table
 
 from domino_jax.core.files import replacing, write_text
+from domino_jax.run.report import shortened
 
 # Dense, masked (with recalibrated batch statistics, where there are any), fine-tuned.
 STAGES = ("dense", "masked", "tuned")
@@ -213,8 +214,8 @@ def _write_n(
 
 
 def _plain(text: str) -> str:
-    """Keeps a name from being read as a formula."""
-    return text.replace("$", r"\$")
+    """Keeps a name short, and from being read as a formula or a control character."""
+    return shortened(text).replace("$", r"\$")
 
 
 def _save(figure: Any, path: Path) -> None:

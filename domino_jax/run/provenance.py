@@ -34,7 +34,7 @@ FREE = ("data.dir", "data.workers", "search.max_steps", "search.patience")
 DATA = "data.fingerprint"
 ABSENT = "(not set)"
 # Settings that name a file: the name may change while what it holds stays, but not the reverse.
-INPUTS = {"init": "start", "search.objective": "cost table"}
+INPUTS = {"init": "start", "search.objective": "cost table", "search.table": "loss table"}
 CONTENT = ".content"
 
 Part = Mapping[str, Any]
@@ -115,8 +115,21 @@ def _of_search(config: ConfigDict, data: str) -> dict[str, Part]:
 
 
 def _search(config: ConfigDict) -> Part:
-    objective = _content("search.objective", config.search.objective)
-    return {**_settings(config, ("search",)), **objective}
+    files = {key: config.search[key] for key in ("objective", "table")}
+    contents = [_content(f"search.{key}", name) for key, name in files.items()]
+    return {**_settings(config, ("search",)), **contents[0], **contents[1]}
+
+
+def fingerprints(config: ConfigDict, data: str) -> dict[str, str]:
+    """Returns what a scheme is made of besides its settings: digests of the files that these name.
+
+    Args:
+        config: all settings.
+        data: fingerprint of the data set.
+    """
+    parts = _of_search(config, data)
+    named = {key: value for part in parts.values() for key, value in part.items()}
+    return {key: value for key, value in named.items() if key == DATA or key.endswith(CONTENT)}
 
 
 def _content(key: str, name: str) -> Part:

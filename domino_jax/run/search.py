@@ -166,6 +166,7 @@ def _write(exp: Experiment, scheme: Scheme, *, steps: int) -> None:
         achieved=numbers["totals"]["cost"]["share"],
         steps=steps,
         config=exp.config.to_dict(),
+        fingerprints=provenance.fingerprints(exp.config, exp.data.fingerprint),
         versions=versions(),
     )
     workdir.update_json(exp.workdir / "results.json", search={"steps": steps, **numbers})

@@ -16,6 +16,7 @@ TINY_BYTES = [
     *("--config.dense.epochs=0.0002", "--config.dense.warmup_epochs=0"),
     *("--config.search.penalty=5.0", "--config.search.vote_every=1", "--config.search.batch=8"),
 ]
+OTHERS = {"start", "allocations", "attention_share", "faults", "long_run"}
 # Module -> arguments of a run of seconds, and what it prints.
 RUNS = {
     "masks": (["--rounds=1", "--shrink=1000"], "mask / copy"),
@@ -58,9 +59,22 @@ def test_allocations_and_the_share_of_attention(tmp_path):
     assert "| attention 6:16, MLP 3:16 |" in run("attention_share", *flags, *short, timeout=600)
 
 
+@pytest.mark.slow
+def test_runs_that_are_killed():
+    printed = run("faults", "--runs=2", timeout=900)
+    assert "| search | 2 of 2 |" in printed
+    assert "| train | 2 of 2 |" in printed
+
+
+def test_a_long_run():
+    printed = run("long_run", "--steps=200")
+    assert re.search(r"\| 180 \| [\d.]+ \| [\d.]+ \|", printed)
+    assert "MB in 10,000 steps, of 200" in printed
+
+
 def test_every_benchmark_is_run_here():
     modules = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
-    assert modules == set(RUNS) | SHARED | {"start", "allocations", "attention_share"}
+    assert modules == set(RUNS) | SHARED | OTHERS
 
 
 def test_every_command_that_we_print_names_a_benchmark():
