@@ -61,7 +61,7 @@ def end(process: subprocess.Popen[str], allowed: tuple[int, ...] = (0,)) -> int:
     """
     _, said = process.communicate(timeout=AT_MOST)
     if process.returncode not in allowed:
-        raise RuntimeError(f"{process.args} ended with {process.returncode}: {said}")
+        raise RuntimeError(f"a script ended with exit code {process.returncode}: {said}")
     return process.returncode
 
 
