@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from domino_jax import data, models
 from domino_jax.core import scheme
 from domino_jax.core.errors import TRACEBACK, InputError, escaped, fault, printable
+from domino_jax.core.finite import require_finite
 from domino_jax.core.kernels import n_by_path
 from domino_jax.core.layers import LayerSpec
 from domino_jax.core.paths import require_known
@@ -85,6 +86,7 @@ def network_of(
         **options,
     )
     saved = checkpoint.restore_parts(sparse, experiment.weights_of(model))
+    require_finite(sparse, saved)
     batch = next(iter(dataset.evaluate(SAMPLES)))
     return Network(
         name=config.model.name,

@@ -2,12 +2,14 @@
 
 Compiled programs go to a folder of the session, which processes that a test starts share; to keep
 them from one session to the next, name one: JAX_COMPILATION_CACHE_DIR=...
+Properties are tried on few examples, always the same; on more: HYPOTHESIS_PROFILE=more.
 """
 
 import os
 import sys
 import tempfile
 import types
+from pathlib import Path
 
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
@@ -20,7 +22,18 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 # torchvision's definitions need none of the operators that a CPU build of PyTorch lacks.
 sys.modules["torchvision._meta_registrations"] = types.ModuleType("stub")
 
+if "DOMINO_JAX_RAISES" in os.environ:
+    import raises
+
+    raises.watch(Path(os.environ["DOMINO_JAX_RAISES"]))
+
 import jax  # noqa: E402 (reads the environment)
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+from hypothesis import settings  # noqa: E402 (imports nothing of ours)
+
+settings.register_profile("few", derandomize=True, max_examples=40, deadline=None, database=None)
+settings.register_profile("more", max_examples=2000, deadline=None, database=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "few"))

@@ -3,11 +3,14 @@
 As a config file: --config=tests/own.py. READ counts what was read of the data.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from domino_jax.data.arrays import from_arrays
+from domino_jax.data.pipeline import train_batches
 from domino_jax.models import Model, plain
 from domino_jax.run.settings import defaults
 
@@ -259,4 +262,6 @@ def one_nan(*, data_dir, workers):
     labels = np.arange(64) % 3
     spoiled = images.copy()
     spoiled[SPOILED] = np.nan
-    return from_arrays((spoiled, labels), (images, labels), classes=3)
+    records = [{"inputs": x, "labels": y} for x, y in zip(spoiled, labels, strict=True)]
+    whole = from_arrays((images, labels), (images, labels), classes=3)
+    return whole._replace(train=partial(train_batches, records))

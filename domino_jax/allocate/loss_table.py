@@ -6,17 +6,16 @@ Further entries say where the numbers come from; nothing reads them. A table may
 another machine or by a method of one's own. n = M is dense: it raises nothing and may be left out.
 """
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
+from domino_jax.core.costs import is_real
 from domino_jax.core.errors import InputError
-from domino_jax.core.files import read_json
+from domino_jax.core.files import json_text, read_json
 from domino_jax.core.layers import LayerSpec, grouped
 from domino_jax.core.scheme import Scheme, require_fits
 
@@ -66,9 +65,9 @@ def written(table: LossTable, **extra: Any) -> str:
         **extra: plain JSON values that say where the numbers come from.
     """
     layers = {name: {str(n): loss for n, loss in row.items()} for name, row in table.items()}
-    rows = ",\n".join(f"    {json.dumps(name)}: {json.dumps(row)}" for name, row in layers.items())
+    rows = ",\n".join(f"    {json_text(name)}: {json_text(row)}" for name, row in layers.items())
     entries = [f'  "format": {FORMAT}']
-    entries += [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in extra.items()]
+    entries += [f"  {json_text(key)}: {json_text(value)}" for key, value in extra.items()]
     entries.append('  "layers": {\n' + rows + "\n  }")
     return "{\n" + ",\n".join(entries) + "\n}\n"
 
@@ -124,8 +123,7 @@ def _count(layer: LayerSpec, n: Any) -> int:
 
 
 def _loss(layer: LayerSpec, n: Any, value: Any) -> float:
-    number = isinstance(value, Real) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value < 0:
+    if not is_real(value) or value < 0:
         raise InputError(
             f"{layer.name}: expected losses of 0 or more in the loss table, got {value!r} for {n}"
         )

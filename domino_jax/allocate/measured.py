@@ -1,12 +1,14 @@
 """Losses measured so far, on disk, so that a stopped measurement goes on."""
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from domino_jax.allocate.problem import Problem
+from domino_jax.core.files import json_text
 
 FILE = "measured.json"
 SECONDS = 5.0  # from write to write
@@ -31,7 +33,7 @@ def kept(
 
     def write() -> None:
         if latest:
-            problem.keep(FILE, json.dumps({**key, "losses": latest}) + "\n")
+            problem.keep(FILE, json_text({**key, "losses": latest}) + "\n")
 
     def keep(measured: Measured) -> None:
         nonlocal latest, written
@@ -54,8 +56,10 @@ def _read(text: str | None, key: Mapping[str, Any]) -> Measured:
         document = json.loads(text)
         same = all(document[name] == value for name, value in key.items())
         losses = document["losses"]
-        return {
+        measured = {
             name: {int(n): float(x) for n, x in losses[name].items()} for name in losses if same
         }
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return {}
+    finite = all(math.isfinite(loss) for row in measured.values() for loss in row.values())
+    return measured if finite else {}

@@ -109,6 +109,14 @@ def require_share(what: str, value: float) -> None:
         raise InputError(f"{what}: expected a share in (0, 1], got {value!r}")
 
 
+def is_real(value: Any) -> bool:
+    """Says whether something is a number that a float can be: not NaN, nor an int beyond floats."""
+    try:
+        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
 def table_cost(table: Mapping[str, Any], layers: Iterable[LayerSpec]) -> Cost:
     """Makes a cost of measured numbers, such as milliseconds.
 
@@ -209,14 +217,13 @@ def _entry(layer: LayerSpec, cost: Any) -> dict[int | None, Fraction]:
 
 
 def _count(layer: LayerSpec, n: Any) -> int:
-    if not re.fullmatch(r"[0-9]+", str(n)):
+    if not re.fullmatch(r"[0-9]{1,9}", str(n), re.ASCII):
         raise InputError(f"cost table: {layer.name}: expected {{n: cost}}, got n = {n!r}")
     return int(n)
 
 
 def _number(layer: LayerSpec, value: Any) -> Fraction:
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or value < 0:
+    if not is_real(value) or value < 0:
         raise InputError(
             f"cost table: {layer.name}: expected a finite number of 0 or more, got {value!r}"
         )

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and the one reader of JSON."""
+"""Files that appear whole or not at all, and the one writer and the one reader of JSON."""
 
 import hashlib
 import json
@@ -34,6 +34,20 @@ def write_text(path: Path, text: str) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
+
+
+def json_text(value: Any, *, indent: int | None = None, sort_keys: bool = False) -> str:
+    """Writes plain values as JSON, which has no NaN and no infinity; all JSON of ours is made here.
+
+    Raises:
+        InputError: a number is not finite, or something is no plain value.
+    """
+    try:
+        return json.dumps(value, allow_nan=False, indent=indent, sort_keys=sort_keys)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"not JSON, which has finite numbers, text, None, lists and objects: {error}"
+        ) from None
 
 
 def read_json(

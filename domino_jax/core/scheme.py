@@ -4,7 +4,6 @@ N is the number of weights kept in each group of M; N == M is dense. The order o
 layers is the order of their first use in the network: the published text has no names but that.
 """
 
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from domino_jax.core.errors import InputError
-from domino_jax.core.files import read_json, write_text
+from domino_jax.core.files import json_text, read_json, write_text
 
 FORMAT = 1
 _KEYS = ("format", "order", "layers")
@@ -47,7 +46,7 @@ class NM:
         Raises:
             InputError: the text has another form, or N is outside 1..M.
         """
-        match = re.fullmatch(r"\s*(\d+)\s*:\s*(\d+)\s*", text, re.ASCII)
+        match = re.fullmatch(r"\s*(\d{1,9})\s*:\s*(\d{1,9})\s*", text, re.ASCII)
         if match is None:
             raise InputError(f"N:M is written like 2:4, got {text!r}")
         return cls(int(match[1]), int(match[2]))
@@ -94,11 +93,11 @@ def save(path: str | os.PathLike[str], scheme: Scheme, /, **extra: Any) -> None:
         if key in _KEYS:
             raise InputError(f"{key!r} is a reserved name, as are {', '.join(_KEYS)}")
         try:
-            lines.append(f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}")
-        except (TypeError, ValueError) as error:
-            raise InputError(f"entry {key!r} of the scheme file is not JSON: {error}") from None
-    lines.append(f'"order": {json.dumps(list(scheme))}')
-    rows = [f'{json.dumps(name)}: {{"n": {nm.n}, "m": {nm.m}}}' for name, nm in scheme.items()]
+            lines.append(f"{json_text(key)}: {json_text(value)}")
+        except InputError as error:
+            raise InputError(f"entry {key!r} of the scheme file: {error}") from None
+    lines.append(f'"order": {json_text(list(scheme))}')
+    rows = [f'{json_text(name)}: {{"n": {nm.n}, "m": {nm.m}}}' for name, nm in scheme.items()]
     lines.append('"layers": {\n    ' + ",\n    ".join(rows) + "\n  }" if rows else '"layers": {}')
     file = Path(path)
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from domino_jax.core.errors import InputError
+from domino_jax.core.finite import is_finite
 from domino_jax.data import Data
 from domino_jax.data.pipeline import Record, evaluate_batches, train_batches
 
@@ -33,7 +34,8 @@ def from_arrays(
 
     Raises:
         InputError: no arrays of numbers, inputs and labels are not equally many, a label is no
-            integer or out of range, or the inputs of both parts differ in shape or dtype.
+            integer or out of range, an input is not finite, or the inputs of both parts differ in
+            shape or dtype.
     """
     train, test = _to_arrays("train", train), _to_arrays("test", test)
     _require_alike("inputs", train[0], test[0])
@@ -90,6 +92,8 @@ def _to_arrays(split: str, pair: tuple[ArrayLike, ArrayLike]) -> Arrays:
         _to_array(f"{split}: {part}", values)
         for part, values in zip(("inputs", "labels"), pair, strict=True)
     )
+    if not is_finite(inputs):
+        raise InputError(f"{split}: inputs: expected finite numbers, got NaN or infinity")
     return inputs, labels
 
 

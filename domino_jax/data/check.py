@@ -8,18 +8,17 @@ Every file is opened, in threads, and as much of it is looked at as is cheap:
 - everything else, and where that is not clear: it is decoded whole.
 """
 
-import io
 import os
 import zlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
 from domino_jax.core.errors import InputError
 from domino_jax.data import Broken, Progress
-from domino_jax.data.images import decode, size_of
+from domino_jax.data.images import decode, opened, size_of
 
 _HEAD = 1 << 16  # bytes; JPEGs with larger heads are decoded
 _TAIL = 32
@@ -103,10 +102,10 @@ def _is_whole_png(data: bytes) -> bool:
 
 
 def _why_undecodable(data: bytes) -> str:
-    if data.startswith(b"\x89PNG\r\n\x1a\n") and _is_whole_png(data):
-        return ""
     try:
         size_of(data)
+        if data.startswith(b"\x89PNG\r\n\x1a\n") and _is_whole_png(data):
+            return ""
         decode(data)  # as training and evaluation will
         _require_whole(data)
     except InputError as error:
@@ -117,9 +116,8 @@ def _why_undecodable(data: bytes) -> str:
 def _require_whole(data: bytes) -> None:
     """Refuses a picture that ends early, which OpenCV fills up with gray."""
     try:
-        with Image.open(io.BytesIO(data)) as opened:
-            opened.load()
-    except UnidentifiedImageError:
-        return  # of a kind that OpenCV alone reads
-    except (OSError, SyntaxError) as error:
-        raise InputError(str(error)) from None
+        with opened(data) as image:
+            image.load()
+    except InputError as error:
+        if not isinstance(error.__cause__, UnidentifiedImageError):  # OpenCV may read it alone
+            raise

@@ -11,6 +11,7 @@ import contextlib
 import io
 import math
 import re
+from collections.abc import Iterator
 from typing import Generic, NamedTuple, TypeVar
 
 import cv2
@@ -22,8 +23,9 @@ from domino_jax.data.resample import resample
 
 Number = TypeVar("Number", int, float)
 
-# What Pillow raises: no image (an OSError), a bad chunk of a PNG, over 179 million pixels.
-_FAULTS = (OSError, SyntaxError, Image.DecompressionBombError)
+# Images of more pixels have at least a byte for every thousand: even blank ones do.
+_ANY = 32_000_000
+_PER_BYTE = 1000
 
 # Workers are the parallel ones: threads of OpenCV would only take their cores.
 cv2.setNumThreads(0)
@@ -60,22 +62,38 @@ class Box(NamedTuple, Generic[Number]):
     width: Number
 
 
+@contextlib.contextmanager
+def opened(data: bytes) -> Iterator[Image.Image]:
+    """Opens an encoded image with Pillow, its pixels not decoded yet.
+
+    Raises:
+        InputError: of the block, too: it is no image that Pillow knows, or it is damaged, or a
+            small file claims to be a large image.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            pixels = image.width * image.height
+            if pixels > max(_ANY, _PER_BYTE * len(data)):
+                raise InputError(f"{len(data):,} bytes cannot be {pixels:,} pixels")
+            yield image
+    except Exception as error:  # of many types: a plug-in of Pillow reads on in damaged bytes
+        raise InputError(_no_image(error)) from error
+
+
 def size_of(data: bytes) -> tuple[int, int]:
     """Reads H and W from the head of an encoded image.
 
     Raises:
-        InputError: it is no image that Pillow knows.
+        InputError: as `opened`.
     """
-    try:
-        with Image.open(io.BytesIO(data)) as opened:
-            return opened.height, opened.width
-    except _FAULTS as error:
-        raise InputError(_no_image(error)) from error
+    with opened(data) as image:
+        return image.height, image.width
 
 
 def _no_image(error: Exception) -> str:
     """Says what is wrong with an image, without the address of its bytes."""
-    return f"no image: {re.sub(r' <_io.BytesIO object at 0x[0-9a-f]+>', '', str(error))}"
+    said = next(iter(str(error).splitlines()), "") or type(error).__name__
+    return f"no image: {re.sub(r' <_io.BytesIO object at 0x[0-9a-f]+>', '', said)}"
 
 
 def decode(data: bytes, reduction: int = 1) -> np.ndarray:
@@ -92,14 +110,11 @@ def decode(data: bytes, reduction: int = 1) -> np.ndarray:
         InputError: it cannot be decoded.
     """
     with contextlib.suppress(cv2.error):  # which it also has for no bytes
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), _FLAGS[reduction])
-        if image is not None:
-            return image
-    try:
-        with Image.open(io.BytesIO(data)) as opened:
-            return np.asarray(opened.convert("RGB").reduce(reduction))
-    except _FAULTS as error:
-        raise InputError(_no_image(error)) from error
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), _FLAGS[reduction])
+        if pixels is not None:
+            return pixels
+    with opened(data) as image:
+        return np.asarray(image.convert("RGB").reduce(reduction))
 
 
 def random_box(

@@ -1,16 +1,21 @@
 """TFDS data sets on disk: what must be there, and how our own come to be there."""
 
 import contextlib
+import glob
 import io
 import os
+import shutil
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
 
 from domino_jax.core.errors import InputError
 
+_ABANDONED = 3600.0  # seconds without a write, which is a matter of a minute
 _FORMAT = "array_record"  # the one that can be read without TensorFlow, in any order
 
 
@@ -115,6 +120,7 @@ def prepare_own(builder_class: Callable[..., Any], data_dir: str = "") -> Any:
     """
     builder = builder_class(data_dir=data_dir or None)
     if not builder.info.splits:
+        _remove_left(Path(builder.data_dir))
         problem = _generate(builder)
         builder = builder_class(data_dir=data_dir or None)
         if not builder.info.splits:
@@ -125,6 +131,15 @@ def prepare_own(builder_class: Callable[..., Any], data_dir: str = "") -> Any:
             f"{builder.data_dir} holds {', '.join(formats)} instead of {_FORMAT}; remove it"
         )
     return builder
+
+
+def _remove_left(place: Path) -> None:
+    """Removes what a killed process left of its writing; another may be writing at this moment."""
+    now = time.time()
+    for left in place.parent.glob(f"incomplete.*_{glob.escape(place.name)}"):
+        with contextlib.suppress(OSError):
+            if now - max(path.stat().st_mtime for path in (left, *left.iterdir())) > _ABANDONED:
+                shutil.rmtree(left)
 
 
 def _generate(builder: Any) -> OSError | None:

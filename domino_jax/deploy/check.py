@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from . import networks, sparse24
-from .folder import Export, put, read_folder, read_samples, write_whole
+from .folder import Export, escaped, put, read_folder, read_samples, write_whole
 from .kernels import device_of, working_backends
 from .tune import SECONDS, Entry, moved, tune
 
@@ -93,7 +93,7 @@ def _ms(time: float | None) -> str:
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Prints one line and exits."""
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {escaped(message)}", file=sys.stderr)
         sys.exit(1)
 
 
@@ -117,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except torch.OutOfMemoryError:
         print("error: not enough GPU memory: choose a smaller --batch", file=sys.stderr)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {escaped(str(error))}", file=sys.stderr)
     return 1
 
 
@@ -145,7 +145,9 @@ def _check(flags: argparse.Namespace) -> int:
     sparse = parity(model, samples, dtype)
     print(f"as it runs: {sparse[0]:.1e}, top-1 {sparse[1]:.4f}\n\n{table(export, entry)}")
     if flags.costs:
-        write_whole(flags.costs, json.dumps(costs(export, entry, counts), indent=1) + "\n")
+        write_whole(
+            flags.costs, json.dumps(costs(export, entry, counts), indent=1, allow_nan=False) + "\n"
+        )
     if not max(dense[0], sparse[0]) <= allowed:
         raise ValueError(f"{export.folder}: logits differ by more than {allowed:g}")
     return 0

@@ -33,6 +33,9 @@ def read_folder(folder: str | Path) -> Export:
     if info.get("names", "pytorch") != "pytorch":
         raise ValueError(f"{folder / 'export.json'}: has no PyTorch names; export with --names")
     weights, masks = (read_tensors(folder / f"{f}.safetensors") for f in ("model", "masks"))
+    for name in (*layers, *weights, *masks):
+        if not name.isprintable():  # it may be printed, and a terminal obeys some characters
+            raise ValueError(f"{folder}: {escaped(name)}: a name that cannot be printed")
     for path, layer in layers.items():
         _require_layer(folder, path, layer, weights)
         if layer["n"] < layer["m"] and layer["weight"] not in masks:
@@ -43,6 +46,13 @@ def read_folder(folder: str | Path) -> Export:
         if torch.any((mask == 0) & (weights[name] != 0)):
             raise ValueError(f"{folder}: {name}: weights disagree with masks.safetensors")
     return Export(folder, info, layers, weights)
+
+
+def escaped(text: str) -> str:
+    """Writes what a terminal may obey, or cannot show, by its number."""
+    return "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
+    )
 
 
 def _require_layer(folder: Path, path: str, layer: Any, weights: Mapping[str, Tensor]) -> None:

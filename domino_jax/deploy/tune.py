@@ -72,12 +72,14 @@ def tune(
     key = _key(export, inputs, dtype, backends, compiled)
     backend_by_name = {backend.name: backend for backend in backends}
     file = export.folder / "tuning.json"
-    entries = _entries(file)
+    entries = _entries(file, export.layers)
     entry = next((e for e in entries if all(e.get(k) == v for k, v in key.items())), None)
     if entry is None:
         entry = key | _measure(model, export, backends, inputs, compiled, seconds=seconds)
         others = [e for e in entries if any(e.get(k) != v for k, v in key.items())]
-        text = json.dumps({"format": 1, "entries": [*others, entry]}, indent=1) + "\n"
+        text = (
+            json.dumps({"format": 1, "entries": [*others, entry]}, indent=1, allow_nan=False) + "\n"
+        )
         try:
             write_whole(file, text)
         except ValueError as error:  # a deployment may be read-only: measured again next time
@@ -113,21 +115,45 @@ def _key(
     }
 
 
-def _entries(file: Path) -> list[Entry]:
+def _entries(file: Path, layers: Mapping[str, Any]) -> list[Entry]:
+    """Reads what was measured; a ValueError if it is damaged, or of other layers."""
     if not file.exists():
         return []
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
-        if document["format"] == 1 and all(_is_entry(entry) for entry in document["entries"]):
+        if document["format"] == 1 and all(
+            _is_entry(entry, layers) for entry in document["entries"]
+        ):
             return list(document["entries"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
     raise ValueError(f"{file}: damaged; delete it to measure again")
 
 
-def _is_entry(entry: Any) -> bool:
-    kinds = {"layers": dict, "model": dict, "runs": str}
-    return isinstance(entry, dict) and all(isinstance(entry.get(k), t) for k, t in kinds.items())
+def _is_entry(entry: Any, layers: Mapping[str, Any]) -> bool:
+    """Says whether an entry has the form that `_measure` makes; a TypeError or KeyError: no."""
+    model, kernels = entry["model"], {"dense", *entry["backends"]}
+    return (
+        _is_time(model["dense"])
+        and (model["sparse"] is None or _is_time(model["sparse"]))
+        and entry["runs"] in ("dense", "sparse")
+        and entry["layers"].keys() <= layers.keys()
+        and all(_is_timing(timing, kernels) for timing in entry["layers"].values())
+    )
+
+
+def _is_timing(timing: Any, kernels: set[str]) -> bool:
+    return (
+        timing["runs"] in kernels
+        and isinstance(timing["why"], str)
+        and timing["why"].isprintable()
+        and timing["ms"].keys() <= kernels
+        and all(map(_is_time, timing["ms"].values()))
+    )
+
+
+def _is_time(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
 
 
 def _measure(

@@ -16,6 +16,7 @@ import numpy as np
 from domino_jax.core import scheme
 from domino_jax.core.errors import InputError
 from domino_jax.core.files import read_json
+from domino_jax.core.finite import require_finite
 from domino_jax.core.masks import Axes
 from domino_jax.core.scheme import NM, Scheme
 from domino_jax.pytorch import semi_structured
@@ -44,9 +45,14 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def write_arrays(path: Path, arrays: Arrays) -> None:
-    """Writes a safetensors file; its writer stores other orders than C wrongly."""
+    """Writes a safetensors file; its writer stores other orders than C wrongly.
+
+    Raises:
+        InputError: an array is not finite.
+    """
     from safetensors.numpy import save  # noqa: PLC0415
 
+    require_finite(path.name, arrays)
     content = save({name: np.asarray(array).copy(order="C") for name, array in arrays.items()})
     path.write_bytes(content)  # `save_file` lets nobody but the owner read
 

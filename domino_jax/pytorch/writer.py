@@ -5,7 +5,6 @@ then renamed, so that it appears whole or not at all.
 """
 
 import importlib.util
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +18,8 @@ import numpy as np
 
 from domino_jax.core import paths
 from domino_jax.core.errors import InputError
+from domino_jax.core.files import json_text
+from domino_jax.core.finite import require_finite
 from domino_jax.core.kernels import n_by_path
 from domino_jax.core.masked import make_masks
 from domino_jax.deploy import sparse24
@@ -57,7 +58,8 @@ def export(
 
     Raises:
         InputError: one line, and nothing is written: an argument is not allowed, `out` exists, the
-            scheme does not fit the network or the weights, or a weight does not fit the dtype.
+            scheme does not fit the network or the weights, or a weight does not fit the dtype, or a
+            number is NaN or infinite.
     """
     paths.require_known([dtype], sparse24.DTYPES, what="dtype")
     backend = backend or sparse24.default_backend(dtype)
@@ -115,6 +117,7 @@ def _write(
     names: Names | None,
 ) -> None:
     params, stats = _host(network.model.params), _host(network.model.stats)
+    require_finite(network.name, params | stats)
     masks = _masks(network, params)
     evaluation = _evaluation(network)
     pairs: dict[str, str] = {}
@@ -148,7 +151,7 @@ def _write(
     write_scheme(folder / exported.SCHEME, network, document)
     samples = {"inputs": _for_torch(network.inputs), "logits": logits}
     exported.write_arrays(folder / exported.SAMPLES, samples)
-    text = json.dumps(document, indent=1) + "\n"
+    text = json_text(document, indent=1) + "\n"
     (folder / exported.DOCUMENT).write_text(text, encoding="utf-8")
 
 

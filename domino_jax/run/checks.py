@@ -13,6 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from domino_jax.core.errors import InputError
+from domino_jax.core.finite import is_finite
 from domino_jax.core.paths import leaves_by_path
 from domino_jax.data import Batches, Data
 from domino_jax.models import Model
@@ -156,18 +157,6 @@ def require_votes(settings: ConfigDict, votes: int) -> None:
         )
 
 
-def require_finite(place: str | Path, weights: Any) -> None:
-    """Refuses weights that came from a file and are not all finite.
-
-    Raises:
-        InputError: the file or folder, and the first tensor.
-    """
-    for path, leaf in leaves_by_path(weights).items():
-        array = np.asarray(leaf)
-        if jax.dtypes.issubdtype(array.dtype, np.inexact) and not np.isfinite(array).all():
-            raise InputError(f"{place}: expected finite numbers, got NaN or infinity in {path!r}")
-
-
 def require_labels(batch: Mapping[str, Any], data: Data, name: str, loss: str) -> None:
     """Refuses a batch without labels that the loss takes: it would be NaN or plainly wrong.
 
@@ -196,6 +185,18 @@ def require_labels(batch: Mapping[str, Any], data: Data, name: str, loss: str) -
         )
 
 
+def require_finite_inputs(batch: Mapping[str, Any], name: str) -> None:
+    """Refuses a batch whose inputs are not finite: a ReLU may hide that from the loss.
+
+    Asked of test sets alone: a training set is read over and over, too much for every step.
+
+    Raises:
+        InputError: the batch.
+    """
+    if not _has_finite_inputs(batch):
+        raise InputError(f"{name} of the data: expected finite inputs, got NaN or infinity")
+
+
 @contextmanager
 def explained(
     folder: Path, what: str, rates: Callable[[int], Any], dataset: Batches
@@ -221,13 +222,14 @@ def explained(
             else "no checkpoint was saved before"
         )
         rate = f"at the learning rate {float(rates(error.step)):.4g} ({folder.name}.lr)"
-        cause = "" if _finite(dataset[error.step]) else "; its inputs are NaN or infinite"
+        cause = (
+            "" if _has_finite_inputs(dataset[error.step]) else "; its inputs are NaN or infinite"
+        )
         raise FloatingPointError(f"{what}: {error}, {rate}{cause}; {kept}") from error
 
 
-def _finite(batch: Mapping[str, Any]) -> bool:
-    arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(batch["inputs"])]
-    return all(np.isfinite(a).all() for a in arrays if np.issubdtype(a.dtype, np.inexact))
+def _has_finite_inputs(batch: Mapping[str, Any]) -> bool:
+    return all(map(is_finite, jax.tree.leaves(batch["inputs"])))
 
 
 def _specs(tree: Any) -> dict[str, str]:

@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 
 from domino_jax.core.costs import as_fraction, total_cost
 from domino_jax.core.errors import InputError
+from domino_jax.core.files import json_text
 from domino_jax.core.paths import require_known
 from domino_jax.core.scheme import NM, load_document
 from domino_jax.run import (
@@ -201,7 +202,7 @@ def _by_key(settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     values = dict(flat(defaults())) | dict(flat(settings))
     plain = {key: value for key, value in values.items() if key not in provenance.FREE}
-    return dict(json.loads(json.dumps(plain)))
+    return dict(json.loads(json_text(plain)))
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from domino_jax.core.files import replacing
 from domino_jax.run.comparison_report import Outcome, by_cell, is_share, short
+from domino_jax.run.report import shortened
 
 MARKERS = "osD^vPX*<>hp"
 STYLES = ("-", "--", "-.", ":")
@@ -176,8 +177,8 @@ def _figure(size: tuple[float, float]) -> tuple[Any, Any]:
 
 
 def _plain(text: str) -> str:
-    """Keeps a name from being read as a formula."""
-    return text.replace("$", r"\$")
+    """Keeps a name short, and from being read as a formula or a control character."""
+    return shortened(text).replace("$", r"\$")
 
 
 def _save(figure: Any, path: Path) -> None:

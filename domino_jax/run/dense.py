@@ -3,8 +3,9 @@
 from typing import Any
 
 from domino_jax.core.errors import InputError
+from domino_jax.core.finite import require_finite
 from domino_jax.pytorch.state_dict import is_torch_file
-from domino_jax.run import checkpoint, checks
+from domino_jax.run import checkpoint
 from domino_jax.run.experiment import Experiment, torch_weights, weights_of
 from domino_jax.run.phases import planned_steps, resume, running
 from domino_jax.run.steps import dense_parts
@@ -67,5 +68,5 @@ def dense_weights(exp: Experiment) -> tuple[Any, Any]:
         return place(exp.placement, torch_weights(exp.config, exp.model, exp.layers))
     folder = exp.config.init or exp.workdir / "dense"
     saved = checkpoint.restore_parts(folder, weights_of(exp.model))
-    checks.require_finite(folder, saved)
+    require_finite(folder, saved)
     return place(exp.placement, (saved["params"], saved["stats"]))

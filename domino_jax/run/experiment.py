@@ -16,6 +16,7 @@ from domino_jax import models as _models
 from domino_jax.allocate.uniform import uniform_nm
 from domino_jax.core import costs, published, scheme
 from domino_jax.core.errors import InputError
+from domino_jax.core.finite import require_finite
 from domino_jax.core.kernels import signatures
 from domino_jax.core.layers import LayerSpec
 from domino_jax.core.masked import PATTERNS
@@ -117,6 +118,7 @@ def assemble(
         seed=config.seed,
         **model_options(config),
     )
+    require_finite(f"model {config.model.name!r}", weights_of(model))
     checks.require_outputs(config.model.name, model, data)
     layers = layers_of(model, data.example, config.search)
     if state_dict.is_torch_file(config.init):
@@ -242,7 +244,7 @@ def torch_weights(
     weights = state_dict.restore(
         config.init, model.params, model.stats, layers, fresh=fresh, say=say
     )
-    checks.require_finite(config.init, weights)
+    require_finite(config.init, weights)
     return weights
 
 
@@ -266,6 +268,7 @@ def until_stopped(exp: Experiment, batches: Iterable[Any]) -> Iterator[Any]:
 def _checked(exp: Experiment, test: Iterable[Any]) -> Iterator[Any]:
     for number, batch in enumerate(until_stopped(exp, test)):
         checks.require_labels(batch, exp.data, f"test batch {number}", exp.config.loss)
+        checks.require_finite_inputs(batch, f"test batch {number}")
         yield batch
 
 
@@ -273,6 +276,9 @@ def evaluator(exp: Experiment) -> Callable[[Any, Any], dict[str, float]]:
     """Makes (params, stats) -> numbers on the test set, compiled once; see `evaluation.evaluate`.
 
     The weights lie on the devices of the run.
+
+    Raises:
+        InputError: of the function: an array or a number of the result is not finite.
     """
     step = evaluation.eval_step(
         exp.model.apply, exp.data.ignore_label, find_criterion(exp.config.loss)
@@ -280,10 +286,13 @@ def evaluator(exp: Experiment) -> Callable[[Any, Any], dict[str, float]]:
     part = {"process_index": jax.process_index(), "process_count": jax.process_count()}
 
     def evaluate(params: Any, stats: Any) -> dict[str, float]:
+        require_finite("evaluation", {"params": params, "stats": stats})
         test = exp.data.evaluate(exp.config.dense.batch, **part)
         batches = (devices.split_batch(exp.placement.mesh, batch) for batch in _checked(exp, test))
         with repairs.noting(exp.workdir, exp.data):
-            return evaluation.evaluate(step, params, stats, batches)
+            numbers = evaluation.evaluate(step, params, stats, batches)
+        require_finite("evaluation, numbers on the test set", numbers)
+        return numbers
 
     return evaluate
 

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from domino_jax.core import costs
 from domino_jax.core.errors import InputError
+from domino_jax.core.finite import require_finite
 from domino_jax.core.kernels import n_by_path
 from domino_jax.core.masked import PATTERNS
 from domino_jax.core.paths import leaves_by_path
@@ -85,7 +86,7 @@ def evaluate_only(exp: Experiment) -> None:
     sparse = None
     if checkpoint.latest(folder):  # step 0 was not trained: it is the masked network
         saved = checkpoint.restore_parts(folder, weights_of(exp.model))
-        checks.require_finite(folder, saved)
+        require_finite(folder, saved)
         sparse = place(exp.placement, (saved["params"], saved["stats"]))
     _evaluate(exp, scheme, dense, sparse)
 
@@ -148,7 +149,7 @@ def _train(
     """Trains, saves the sparse weights, and returns them with their statistics.
 
     Raises:
-        InputError: the trainer leaves more than n of M.
+        InputError: the trainer leaves more than n of M, or what is not finite.
     """
     phase = exp.phases["train"]
     trainer, step = parts
@@ -166,6 +167,7 @@ def _train(
                 step, state, first.target, batches, phase.key, steps=steps, hooks=hooks
             )
     sparse = trainer.finish(state.params, state.opt_state, first.target)
+    require_finite(f"trainer {exp.config.train.method!r}", sparse)
     _require_sparse(exp, sparse, n)
     folder = exp.workdir / SPARSE
     if checkpoint.latest(folder) != int(state.step):

@@ -6,7 +6,6 @@ Orbax casts and reshapes silently, and it does not notice a flipped bit in an ar
 shapes and files are compared here.
 """
 
-import json
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ import jax
 import numpy as np
 
 from domino_jax.core.errors import InputError
-from domino_jax.core.files import read_json
+from domino_jax.core.files import json_text, read_json
 from domino_jax.core.paths import leaves_by_path
 
 FILE = "leaves.json"
@@ -95,7 +94,7 @@ def write(folder: Path, specs: Mapping[str, Spec]) -> None:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     sums = {str(path.relative_to(folder)): _size_and_sum(path) for path in files}
     document = {"format": _FORMAT, "leaves": specs, "files": sums}
-    (folder / FILE).write_text(json.dumps(document), encoding="utf-8")
+    (folder / FILE).write_text(json_text(document), encoding="utf-8")
 
 
 def read(folder: Path) -> Manifest:

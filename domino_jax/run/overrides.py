@@ -132,7 +132,7 @@ def _read(key: str, text: str, current: Any) -> Any:
         return text.lower() in _TRUE
     try:
         value = ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         value = text
     if kind is type(None):  # an option of any type
         return value

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from domino_jax.allocate.calibration import TABLE
 from domino_jax.allocate.measured import FILE as MEASURED
 from domino_jax.core.errors import InputError
-from domino_jax.core.files import digest_of
+from domino_jax.core.files import digest_of, json_text
 from domino_jax.core.scheme import Scheme
 from domino_jax.run import checkpoint, manifest, workdir
 from domino_jax.run.settings import defaults, flat
@@ -34,7 +34,12 @@ FREE = ("data.dir", "data.workers", "search.max_steps", "search.patience")
 DATA = "data.fingerprint"
 ABSENT = "(not set)"
 # Settings that name a file: the name may change while what it holds stays, but not the reverse.
-INPUTS = {"init": "start", "search.objective": "cost table", "search.budgets": "cost tables"}
+INPUTS = {
+    "init": "start",
+    "search.objective": "cost table",
+    "search.budgets": "cost tables",
+    "search.table": "loss table",
+}
 CONTENT = ".content"
 
 Part = Mapping[str, Any]
@@ -115,8 +120,10 @@ def _of_search(config: ConfigDict, data: str) -> dict[str, Part]:
 
 
 def _search(config: ConfigDict) -> Part:
-    objective = _content("search.objective", config.search.objective)
-    return {**_settings(config, ("search",)), **objective, **_content_beside(config.search.budgets)}
+    files = {key: config.search[key] for key in ("objective", "table")}
+    contents = [_content(f"search.{key}", name) for key, name in files.items()]
+    beside = _content_beside(config.search.budgets)
+    return {**_settings(config, ("search",)), **contents[0], **contents[1], **beside}
 
 
 def _content_beside(budgets: Iterable[tuple[str, Any]]) -> Part:
@@ -126,6 +133,18 @@ def _content_beside(budgets: Iterable[tuple[str, Any]]) -> Part:
         return {}
     text = [f"{digest.get(CONTENT, '')} {amount}" for digest, amount in found]
     return {f"search.budgets{CONTENT}": "; ".join(text)}
+
+
+def fingerprints(config: ConfigDict, data: str) -> dict[str, str]:
+    """Returns what a scheme is made of besides its settings: digests of the files that these name.
+
+    Args:
+        config: all settings.
+        data: fingerprint of the data set.
+    """
+    parts = _of_search(config, data)
+    named = {key: value for part in parts.values() for key, value in part.items()}
+    return {key: value for key, value in named.items() if key == DATA or key.endswith(CONTENT)}
 
 
 def _content(key: str, name: str) -> Part:
@@ -157,19 +176,19 @@ def _settings(config: ConfigDict, names: Iterable[str]) -> dict[str, Any]:
     everything = config.to_dict()
     values = dict(flat({name: everything[name] for name in names}))
     try:
-        return {key: json.loads(json.dumps(values[key])) for key in values if key not in FREE}
-    except (TypeError, ValueError):
+        return {key: json.loads(json_text(values[key])) for key in values if key not in FREE}
+    except InputError:
         refused = [key for key, value in values.items() if not _is_plain(value)]
         raise InputError(
-            f"{refused[0]}: expected numbers, text, None or tuples of these, "
+            f"{refused[0]}: expected finite numbers, text, None or tuples of these, "
             f"got {values[refused[0]]!r}"
         ) from None
 
 
 def _is_plain(value: Any) -> bool:
     try:
-        json.dumps(value)
-    except (TypeError, ValueError):
+        json_text(value)
+    except InputError:
         return False
     return True
 

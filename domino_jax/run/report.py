@@ -102,7 +102,7 @@ def print_table(report: Mapping[str, Any], objective: str, budget: float, consol
     rows, folded = _folded(report["layers"])
     for row in rows:
         table.add_row(
-            Text(_shortened(row["name"])),
+            Text(shortened(row["name"])),
             "x".join(map(str, row["shape"])),
             row["nm"] or "dense",
             f"{row['weights'][0]:,}" if row["counted"] else "-",
@@ -185,7 +185,7 @@ def plot(
     rows = [row for row in report["layers"] if row["counted"]]
     figure = Figure(figsize=(max(9.0, 2 + 0.32 * len(rows)), 7.5), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(_shortened(title), parse_math=False)
+    figure.suptitle(shortened(title), parse_math=False)
     if curve:
         top, bottom = figure.subplots(2, 1, height_ratios=(1, 1.5))
         _costs(top, curve, budget)
@@ -225,14 +225,14 @@ def _bars(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
             fontsize=7,
             rotation=90 if len(rows) > 12 else 0,
         )
-    names = [_shortened(row["name"].removesuffix("/kernel")) for row in rows]
+    names = [shortened(row["name"].removesuffix("/kernel")) for row in rows]
     axes.set_xticks(list(places), names, parse_math=False)  # a name may have a '$'
     axes.tick_params(axis="x", labelrotation=90, labelsize=8)
     axes.set(ylabel="% of the weights kept", ylim=(0, 118), xlim=(-0.7, len(rows) - 0.3))
     axes.set_title("N of M kept in each layer (gray: kept dense)", fontsize=10)
 
 
-def _shortened(text: str) -> str:
+def shortened(text: str) -> str:
     """Returns text for a table or a picture; of a long one the end, which says more."""
     shown = escaped(text)
     return shown if len(shown) <= LONGEST_NAME else f"…{shown[-LONGEST_NAME:]}"

@@ -177,6 +177,7 @@ def _write(exp: Experiment, scheme: Scheme, *, steps: int, notes: Mapping[str, A
         achieved=numbers["totals"]["cost"]["share"],
         steps=steps,
         config=exp.config.to_dict(),
+        fingerprints=provenance.fingerprints(exp.config, exp.data.fingerprint),
         versions=versions(),
     )
     workdir.update_json(exp.workdir / "results.json", search={"steps": steps, **numbers, **notes})

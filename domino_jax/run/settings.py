@@ -1,6 +1,7 @@
 """The settings of both scripts as a config: its defaults, and the checks of a whole config."""
 
 import difflib
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from domino_jax.core.errors import InputError
 from domino_jax.run.settings_table import GROUPS, SETTINGS
 
 START = "domino_jax.settings.defaults()"
+_MOST_DECAY = 4.0
 FACTORY_OPTIONS = ("model.", "data.")  # further keys of these go to the factories
 
 
@@ -133,6 +135,7 @@ def _check_together(values: Mapping[str, Any]) -> None:
 
     _require_final_candidate(values)
     _require_pace(values)
+    _require_shrinking(values)
     _require_reader(values)
     _require_smooth(values)
     for phase in ("dense", "train"):
@@ -155,6 +158,28 @@ def _require_pace(values: Mapping[str, Any]) -> None:
         raise InputError(
             f"{' and '.join(weights)}: expected one above 0, or no layer ever decays; got 0 and 0"
         )
+
+
+def _require_shrinking(values: Mapping[str, Any]) -> None:
+    """Refuses decays that overshoot: a step would leave more of a weight than there was.
+
+    A step takes rate·decay of a weight away; momentum bears twice as much as the 2 of plain SGD.
+    """
+    products: list[tuple[str, ...]] = [
+        *(("dense.lr", "dense.weight_decay"), ("train.lr", "train.weight_decay")),
+        ("train.lr", "train.sr_ste"),
+    ]
+    if values["search.method"] == "domino" and values["search.pace"] == "domino":
+        for weight in ("search.erk_weight", "search.macs_weight"):
+            given = (weight,) if values[weight] is not None else ()  # else below 1
+            products.append(("search.lr", "search.penalty", *given))
+    for keys in products:
+        factors = [values[key] for key in keys]
+        if math.prod(factors) > _MOST_DECAY:
+            raise InputError(
+                f"{' · '.join(keys)}: expected at most {_MOST_DECAY:g}, or weights grow with every "
+                f"step; got {' · '.join(f'{factor:g}' for factor in factors)}"
+            )
 
 
 def _require_reader(values: Mapping[str, Any]) -> None:

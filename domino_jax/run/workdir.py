@@ -180,7 +180,7 @@ def read_parts(path: Path) -> dict[str, dict[str, Any]]:
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
     """Writes a JSON object in the place of what was there."""
-    files.write_text(path, json.dumps(document, indent=1, sort_keys=True) + "\n")
+    files.write_text(path, files.json_text(document, indent=1, sort_keys=True) + "\n")
 
 
 def update_json(path: Path, **entries: Any) -> None:
@@ -211,14 +211,14 @@ def resume_curve(path: Path, start: int) -> None:
     if not cluster.is_first():
         return
     points = [point for point in read_curve(path) if point["step"] <= start] if start else []
-    files.write_text(path, "".join(json.dumps(point) + "\n" for point in points))
+    files.write_text(path, "".join(files.json_text(point) + "\n" for point in points))
 
 
 def append_point(path: Path, point: Mapping[str, Any]) -> None:
     """Appends a point, which has a 'step', to a curve."""
     if cluster.is_first():
         with path.open("a") as file:
-            file.write(json.dumps(point) + "\n")
+            file.write(files.json_text(point) + "\n")
 
 
 def read_curve(path: Path) -> list[dict[str, Any]]:

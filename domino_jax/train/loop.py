@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from domino_jax.allocate.search import Search, SearchState
 from domino_jax.core.errors import InputError
@@ -33,7 +34,7 @@ class Stopped(Exception):  # noqa: N818 (no error: the run was asked to stop, an
 
 
 class Diverged(FloatingPointError):  # noqa: N818 (reads as a sentence)
-    """The loss or a weight became NaN or infinite at a step; that state is not saved."""
+    """The loss or a number of the state became NaN or infinite; that state is not saved."""
 
     def __init__(self, reason: str, step: int) -> None:
         super().__init__(f"{reason} at step {step}")
@@ -77,7 +78,7 @@ def run_train(
     """Trains from state.step up to `steps`; `target` is the second argument of the step.
 
     Raises:
-        Diverged: the loss or a weight became NaN or infinite; it was not saved.
+        Diverged: the loss or a number of the state became NaN or infinite; it was not saved.
         Stopped: the hooks asked for it; the state was saved.
     """
 
@@ -85,7 +86,7 @@ def run_train(
         state, loss = step(state, target, next(batches), key)
         return state, loss, i + 1 == steps
 
-    return _run(advance, state, lambda state: state.params, int(state.step), steps, hooks=hooks)
+    return _run(advance, state, int(state.step), steps, hooks=hooks)
 
 
 def run_search(
@@ -119,7 +120,7 @@ def run_search(
 
     Raises:
         Stuck: the search stands still or ran out of steps; the state was saved.
-        Diverged: the loss or a weight became NaN or infinite; it was not saved.
+        Diverged: the loss or a number of the state became NaN or infinite; it was not saved.
         Stopped: the hooks asked for it; the state was saved.
     """
 
@@ -138,9 +139,7 @@ def run_search(
 
     if run.search.done:
         return run
-    run = _run(
-        advance, run, lambda run: run.train.params, int(run.train.step), max_steps, hooks=hooks
-    )
+    run = _run(advance, run, int(run.train.step), max_steps, hooks=hooks)
     if not run.search.done:
         raise Stuck(f"the budget was not reached in {max_steps} steps (search.max_steps)")
     return run
@@ -149,7 +148,6 @@ def run_search(
 def _run(
     advance: Callable[[int, State], tuple[State, jax.Array | None, bool]],
     state: State,
-    params_of: Callable[[State], Any],
     first: int,
     last: int,
     *,
@@ -160,7 +158,7 @@ def _run(
 
     def save(i: int) -> None:
         _require_finite(losses, i)
-        _require_finite_params(params_of(state), i)
+        _require_finite_state(state, i)
         hooks.save(i, state)
 
     i = first
@@ -201,12 +199,21 @@ def _require_finite(losses: list[jax.Array], step: int) -> float:
 
 
 @jax.jit
-def _finite_leaves(params: Any) -> dict[str, jax.Array]:
-    return {path: jnp.isfinite(leaf).all() for path, leaf in leaves_by_path(params).items()}
+def _finite_leaves(leaves: list[jax.Array]) -> jax.Array:
+    return jnp.array([jnp.isfinite(leaf).all() for leaf in leaves], bool)
 
 
-def _require_finite_params(params: Any, step: int) -> None:
-    """Refuses weights that an update spoiled although its loss was finite."""
-    for path, finite in jax.device_get(_finite_leaves(params)).items():
-        if not finite:
+def _require_finite_state(state: Any, step: int) -> None:
+    """Refuses weights, statistics and optimizer states that are spoiled while the loss is not.
+
+    A NaN may never reach the loss: XLA's max(NaN, 0) is 0 on CPUs where a ReLU is fused.
+    """
+    leaves = {path: leaf for path, leaf in leaves_by_path(state).items() if _is_inexact(leaf)}
+    finite = np.asarray(_finite_leaves([*leaves.values()]))
+    for path, is_finite in zip(leaves, finite, strict=True):
+        if not is_finite:
             raise Diverged(f"{path} became NaN or infinite", step - 1)
+
+
+def _is_inexact(leaf: Any) -> bool:
+    return bool(jax.dtypes.issubdtype(jnp.result_type(leaf), np.inexact))

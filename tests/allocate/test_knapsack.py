@@ -6,6 +6,7 @@ import time
 import numpy as np
 import pytest
 
+from domino_jax.allocate import knapsack
 from domino_jax.allocate.knapsack import least_loss
 
 SECONDS = 60.0
@@ -117,3 +118,11 @@ def test_nothing_is_printed(capfd):
     losses, costs, allowed = layers_of_a_network(60, seed=3)
     least_loss(losses, [costs], [allowed], seconds=SECONDS)
     assert capfd.readouterr().out == ""
+
+
+def test_several_limits_and_no_choice_in_time(monkeypatch):
+    """A choice by price alone is above a limit, and the solver had no time to find another."""
+    monkeypatch.setattr(knapsack, "_climb", lambda table, prices: None)
+    monkeypatch.setattr(knapsack, "_solve", lambda table, open_items, cuts, seconds: (None, 0.0))
+    with pytest.raises(TimeoutError, match=r"no choice within the limits was found in 0\.5 s"):
+        least_loss([[1.0, 0.0]], [[[0, 1]], [[1, 0]]], [1, 1], seconds=0.5)

@@ -25,6 +25,7 @@ NM_OF = {
     "attention6_mlp3": ["6:16", "3:16"],
     "attention8_mlp2": ["8:16", "2:16"],
 }
+OTHERS = {"start", "attention_share", "faults", "long_run"}
 # Module -> arguments of a run of seconds, and what it prints.
 RUNS = {
     "masks": (["--rounds=1", "--shrink=1000"], "mask / copy"),
@@ -68,9 +69,22 @@ def test_shares_of_attention_have_the_weights_of_4_of_16(share):
     assert costs[0] == costs[1]
 
 
+@pytest.mark.slow
+def test_runs_that_are_killed():
+    printed = run("faults", "--runs=2", timeout=900)
+    assert "| search | 2 of 2 |" in printed
+    assert "| train | 2 of 2 |" in printed
+
+
+def test_a_long_run():
+    printed = run("long_run", "--steps=200")
+    assert re.search(r"\| 180 \| [\d.]+ \| [\d.]+ \|", printed)
+    assert "MB in 10,000 steps, of 200" in printed
+
+
 def test_every_benchmark_is_run_here():
     modules = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
-    assert modules == set(RUNS) | SHARED | {"start", "attention_share"}
+    assert modules == set(RUNS) | SHARED | OTHERS
 
 
 def test_every_command_that_we_print_names_a_benchmark():

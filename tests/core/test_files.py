@@ -1,5 +1,6 @@
 """Files appear whole or not at all."""
 
+import ast
 import os
 from pathlib import Path
 
@@ -92,3 +93,26 @@ def test_a_digest_depends_on_content_and_names_inside_alone(tmp_path):
     (other / "c").rename(other / "b")
     (other / "b").write_bytes(b"B")
     assert files.digest_of(one) != files.digest_of(other)
+
+
+@pytest.mark.parametrize("value", [float("nan"), -float("inf"), object(), {"a": {1, 2}}])
+def test_only_json_is_written(value):
+    with pytest.raises(InputError, match="not JSON, which has finite numbers, text"):
+        files.json_text({"a": [value]})
+
+
+def test_all_json_is_written_there():
+    """A call of json.dumps elsewhere would write NaN; `deploy` is copied alone and says so."""
+    root = Path(files.__file__).parents[1]
+    found = []
+    for path in sorted(root.rglob("*.py")):
+        text = path.read_text()
+        for node in ast.walk(ast.parse(text)) if "json.dump" in text else ():
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("json.dumps", "json.dump"):
+                allowed = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+                found.append((path.parent.name, path.stem, allowed.get("allow_nan")))
+    assert found == [
+        ("core", "files", "False"),
+        ("deploy", "check", "False"),
+        ("deploy", "tune", "False"),
+    ]

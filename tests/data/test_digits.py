@@ -3,6 +3,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -195,6 +196,19 @@ def test_a_failed_preparation_leaves_nothing_and_can_be_repeated(tmp_path, monke
         prepared.prepare_own(Tiny, str(tmp_path))
     monkeypatch.setattr(Tiny, "meanwhile", None)
     assert prepared.prepare_own(Tiny, str(tmp_path)).info.splits["train"].num_examples == 3
+
+
+def test_what_a_killed_preparation_left_goes_once_nobody_writes_it(tmp_path):
+    place = Path(Tiny(data_dir=str(tmp_path)).data_dir)
+    left = [place.parent / f"incomplete.{name}_{place.name}" for name in ("ABCDEF", "GHIJKL")]
+    for folder in left:
+        folder.mkdir(parents=True)
+        (folder / "part").write_bytes(b"half")
+    before = time.time() - 7200
+    for path in (left[0], left[0] / "part"):
+        os.utime(path, (before, before))
+    prepared.prepare_own(Tiny, str(tmp_path))
+    assert sorted(path.name for path in place.parent.iterdir()) == [place.name, left[1].name]
 
 
 def test_a_folder_that_holds_something_else(tmp_path):

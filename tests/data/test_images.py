@@ -270,10 +270,10 @@ def bad_chunk():
     return bytes(data)
 
 
-def huge():
+def huge(side=20_000):
     """Makes the head of a PNG of 400 million pixels."""
     data = bytearray(encoded(SMALL, "PNG"))
-    data[16:24] = (20_000).to_bytes(4, "big") * 2
+    data[16:24] = side.to_bytes(4, "big") * 2
     data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
     return bytes(data)
 
@@ -284,3 +284,10 @@ def test_what_pillow_refuses_in_other_ways_is_a_value_error(make):
         images.evaluation_image(make(), 8, 9)
     with pytest.raises(ValueError, match=r"^no image: [^\n]+$"):
         images.train_image(make(), np.random.default_rng(0), 8)
+
+
+def test_a_small_file_that_claims_many_pixels():
+    """Pillow itself takes up to 179 million, 700 MB."""
+    with pytest.raises(ValueError, match=r"^no image: [\d,]+ bytes cannot be 81,000,000 pixels$"):
+        images.size_of(huge(9000))
+    assert images.size_of(huge(5000)) == (5000, 5000)

@@ -121,9 +121,42 @@ def test_times_that_cannot_be_kept_are_measured_and_said(folder, monkeypatch, ca
     assert not (folder / "tuning.json").exists()
 
 
+TIMES = {
+    "layers": {"0": {"ms": {"dense": 1.5}, "runs": "dense", "why": "no faster"}},
+    "model": {"dense": 2.5, "sparse": None},
+    "runs": "dense",
+    "backends": ["cutlass"],
+}
+BROKEN_TIMES = [
+    TIMES | {"layers": {"0": 1}},
+    TIMES | {"layers": {"elsewhere": TIMES["layers"]["0"]}},
+    TIMES | {"layers": {"0": TIMES["layers"]["0"] | {"runs": "other"}}},
+    TIMES | {"layers": {"0": TIMES["layers"]["0"] | {"why": "\x1b[31m"}}},
+    TIMES | {"layers": {"0": TIMES["layers"]["0"] | {"ms": {"dense": "fast"}}}},
+    TIMES | {"model": {"dense": float("nan"), "sparse": None}},
+    TIMES | {"model": 3},
+    TIMES | {"backends": None},
+]
+
+
+def test_nothing_from_outside_reaches_a_terminal_as_it_is(folder, capsys):
+    def renamed(document):
+        document["layers"]["0\x1b[31m"] = document["layers"].pop("0")
+
+    torch_export.change_document(folder, renamed)
+    line = one_line(capsys, [f"--check={folder}", "--device=cpu"])
+    assert r"0\x1b[31m: a name that cannot be printed" in line
+    assert one_line(capsys, ["--check=\x1b[31m", "--device=cpu"]).startswith(r"error: \x1b[31m/ex")
+
+
 @pytest.mark.parametrize(
     "content",
-    ["[]", '{"format": 1, "entries": [1]}', '{"format": 1, "entries": [{"runs": "dense"}]}', "{"],
+    [
+        *("[]", "{", "[" * 100_000, '{"format": 1, "entries": [1]}'),
+        '{"format": 1, "entries": [{"runs": "dense"}]}',
+        *(json.dumps({"format": 1, "entries": [entry]}) for entry in BROKEN_TIMES),
+    ],
+    ids=range(5 + len(BROKEN_TIMES)),
 )
 def test_damaged_times_are_refused(folder, content):
     (folder / "tuning.json").write_text(content)

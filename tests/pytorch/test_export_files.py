@@ -1,6 +1,9 @@
 """What an export is made of: who may read it, whole numbers as inputs, and flags."""
 
+import dataclasses
+import json
 import os
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -8,14 +11,16 @@ import numpy as np
 import pytest
 
 from domino_jax import export, find_layers, models
+from domino_jax.core.errors import InputError
 from domino_jax.core.kernels import n_by_path
 from domino_jax.core.layers import grouped
 from domino_jax.core.masked import hard_mask
 from domino_jax.core.scheme import NM
-from domino_jax.pytorch import exported
+from domino_jax.pytorch import exported, onnx_file
 from domino_jax.pytorch.document import Network
 from domino_jax.pytorch.layouts import torch_name
 from domino_jax.pytorch.writer import export as write
+from domino_jax.run import checkpoint
 
 
 def of_tokens(dtype):
@@ -34,6 +39,28 @@ def of_tokens(dtype):
     params = hard_mask(params, layers, n_by_path(found, layers))
     inputs = rng.integers(0, 16, (5, 3)).astype(dtype)
     return Network("mine:net", {}, models.plain(apply, params), layers, found, inputs, False)
+
+
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        ("params", "mine:net: expected finite numbers, got NaN or infinity in 'head/kernel'"),
+        ("stats", "mine:net: expected finite numbers, got NaN or infinity in 'head/mean'"),
+        ("inputs", "samples.safetensors: expected finite numbers, got NaN or infinity in 'inputs'"),
+    ],
+)
+def test_what_is_not_finite_is_not_written(tmp_path, part, words):
+    network, nan = of_tokens(np.float32), np.full(3, np.nan, np.float32)
+    if part == "inputs":
+        network = dataclasses.replace(network, inputs=network.inputs + nan)
+    else:
+        tree = {"params": network.model.params, "stats": {"head": {"mean": nan}}}
+        tree["params"]["head"]["kernel"] *= np.nan if part == "params" else 1
+        model = network.model._replace(**{part: tree[part]})
+        network = dataclasses.replace(network, model=model)
+    with pytest.raises(InputError, match=words):
+        write(network, tmp_path / "out", dtype="float32")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32])
@@ -128,3 +155,34 @@ def test_flags(arguments, words, capsys):
     assert export.main(arguments) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(words)
+
+
+MASK = np.tile(np.array([[1], [1], [0], [0]], np.uint8), (2, 16))
+BROKEN_MASKS = {
+    "is masked in only one of": {},
+    "is no weight of this shape": {"head/kernel": MASK[:4]},
+    "a mask is uint8, 0 or 1": {"head/kernel": 2 * MASK},
+}
+
+
+@pytest.mark.parametrize("message", BROKEN_MASKS)
+def test_masks_that_do_not_fit_the_weights(tmp_path, message):
+    write(of_tokens(np.uint8), tmp_path / "out")
+    exported.write_arrays(tmp_path / "out" / exported.MASKS, BROKEN_MASKS[message])
+    with pytest.raises(InputError, match=rf"masks\.safetensors: head/kernel.* ?{message}"):
+        exported.check(tmp_path / "out")
+
+
+@pytest.mark.parametrize("missing", ["onnx", "onnxruntime", "torch"])
+def test_onnx_without_its_packages(tmp_path, missing, monkeypatch):
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(InputError, match=r"^format onnx needs torch, onnx, .*" + missing):
+        onnx_file.write(tmp_path)
+
+
+def test_a_scheme_in_the_record_of_a_run_that_is_none(tmp_path):
+    checkpoint.save(tmp_path / "train" / "sparse", 1, {"params": {"a": np.ones(2)}})
+    record = {"common": {"seed": 0}, "train": {"scheme": {"a": "4 of 8"}}}
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match=r"config\.json: 'scheme': N:M is written like 2:4"):
+        export.network_of(tmp_path)

@@ -4,6 +4,7 @@ import argparse
 import collections
 import json
 import struct
+import sys
 import types
 import zipfile
 
@@ -365,3 +366,10 @@ def test_our_own_export(tmp_path, network, file, named):
     (tmp_path / "out" / "export.json").unlink()  # the file alone
     again, _ = _restore(network, tmp_path / "out" / file)
     np.testing.assert_array_equal(again["head"]["kernel"], found["head"]["kernel"])
+
+
+def test_without_pytorch(tmp_path, weights, monkeypatch):
+    torch.save(weights, tmp_path / "a.pth")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ValueError, match=r"a\.pth: reading it needs PyTorch \(pip install torch\)"):
+        torch_file.read(tmp_path / "a.pth")

@@ -1,6 +1,7 @@
 """Work directories: one process at a time, one set of settings, and the same end after any stop."""
 
 import json
+import math
 import os
 import shutil
 import struct
@@ -14,6 +15,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 from domino_jax.core import scheme
 from domino_jax.run import checkpoint, provenance, workdir
+from domino_jax.run import settings as settings_
 from domino_jax.train import loop
 
 
@@ -146,8 +148,9 @@ def test_tensorboard_hides_what_was_lost(tmp_path):
         (50, "the loss became nan at step 2, ", []),
     ],
 )
-def test_weights_that_overflow_are_not_saved(made, tmp_path, every, error, saved):
+def test_weights_that_overflow_are_not_saved(made, tmp_path, every, error, saved, monkeypatch):
     """Their last loss was finite."""
+    monkeypatch.setattr(settings_, "_MOST_DECAY", math.inf)  # which refuses these at the start
     foreign = (f"init={made / 'dense'}", f"scheme={made / 'scheme.json'}")
     settings = [*foreign, f"checkpoint_every={every}", "train.lr=1e38", "train.sr_ste=1e9"]
     with pytest.raises(FloatingPointError, match=error):
@@ -295,7 +298,7 @@ def test_settings_that_are_no_json_are_refused_before_anything_runs(tmp_path):
     with config.unlocked():
         config.model.activation = np.tanh
     with pytest.raises(
-        ValueError, match=r"^model\.activation: expected numbers, text, .* got <ufunc"
+        ValueError, match=r"^model\.activation: expected finite numbers, text, .* got <ufunc"
     ):
         require("search", tmp_path, config)
     assert list(tmp_path.iterdir()) == []

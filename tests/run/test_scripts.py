@@ -92,7 +92,7 @@ def test_the_scheme_file(made):
     document = json.loads((folder / "scheme.json").read_text())
     assert set(document) == {
         *("format", "order", "layers", "model", "objective", "budget", "achieved"),
-        *("steps", "config", "versions"),
+        *("steps", "config", "versions", "fingerprints"),
     }
     assert document["format"] == 1
     assert document["order"] == list(document["layers"]) == LAYERS

@@ -176,7 +176,38 @@ def test_the_tables_cover_every_setting():
     ("key", "value"), [(key, value) for key, (good, _) in VALUES.items() for value in good]
 )
 def test_allowed(key, value):
-    settings.check(set_one(key, value))
+    if value == 1e38 and key in sum(DECAYS, ()):  # alone; what goes together is asked below
+        assert SETTINGS[key].allows(value)
+    else:
+        settings.check(set_one(key, value))
+
+
+DECAYS = (
+    ("dense.lr", "dense.weight_decay"),
+    ("train.lr", "train.weight_decay"),
+    ("train.lr", "train.sr_ste"),
+    ("search.lr", "search.penalty"),
+    ("search.penalty", "search.erk_weight"),
+    ("search.penalty", "search.macs_weight"),
+)
+
+
+@pytest.mark.parametrize("pair", DECAYS)
+def test_decays_that_overshoot(pair):
+    config = settings.defaults()
+    values = {"search.lr": 0.5, "search.macs_weight": 0.5, "search.erk_weight": 0.5}
+    for key, value in (values | dict.fromkeys(pair, 2.1)).items():
+        group, _, name = key.partition(".")
+        config[group][name] = value
+    config.search.lr = 2.1 if pair[0] == "search.lr" else 1.0
+    if pair == ("search.lr", "search.penalty"):
+        config.search.macs_weight = None
+    with pytest.raises(InputError, match=r"expected at most 4, or weights grow.*; got .*2\.1"):
+        settings.check(config)
+    group, _, name = pair[0].partition(".")
+    config[group][name] = 1.9
+    config.search.lr = min(config.search.lr, 1.0)
+    settings.check(config)
 
 
 @pytest.mark.parametrize(

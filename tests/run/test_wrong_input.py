@@ -173,7 +173,8 @@ def test_broken_loss(phase, tmp_path, made):
 
 
 def test_broken_loss_at_once(tmp_path):
-    lr = ("--config.dense.lr=1e30", "--config.dense.schedule=constant")
+    settings = ("lr=1e30", "schedule=constant", "weight_decay=0")
+    lr = [f"--config.dense.{setting}" for setting in settings]
     (line,) = run("search", f"--config={OWN}", f"--workdir={tmp_path}", *lr).lines
     assert re.search(r"became (nan|inf) at step 1, at the learning rate 1e\+30 \(dense.lr\);", line)
     assert line.endswith("no checkpoint was saved before")
@@ -277,7 +278,11 @@ def test_what_nobody_expected_is_said_to_be_a_fault(fails, said, tmp_path, monke
             "search.budget: expected a share above 0 and below 1",
         ),
         ("train", "", "run search.py first"),
-        ("search", "--config.dense.lr=1e30", "the loss became"),  # a progress bar was there
+        (
+            "search",
+            "--config.dense.lr=1e30 --config.dense.weight_decay=0",
+            "the loss became",
+        ),  # a progress bar was there
     ],
 )
 def test_processes(script, arguments, words, tmp_path):

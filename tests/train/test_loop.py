@@ -113,6 +113,22 @@ def drawn_search(votes_needed, calls):
     return Search(lambda params: None, update)
 
 
+@pytest.mark.parametrize("part", ["params", "stats", "opt_state"])
+def test_a_broken_state_is_named_and_not_saved(part):
+    recorder = Recorder(checkpoint_every=2)
+
+    def breaking(state, target, batch, key):
+        kernel = jnp.where(state.step == 2, jnp.nan, jnp.ones(3))
+        whole, loss = counting_step(state, target, batch, key)
+        return whole._replace(**{part: {"conv": {"mean": kernel}}}), loss
+
+    whole = {"conv": {"mean": jnp.ones(3)}}
+    state = TrainState(np.int32(0), whole, whole, whole)
+    with pytest.raises(FloatingPointError, match=f"^{part}/conv/mean became NaN .* at step 2"):
+        loop.run_train(breaking, state, None, iter(range(9)), KEY, steps=3, hooks=recorder.hooks)
+    assert recorder.saved == [2]
+
+
 def run_drawn(votes_needed, recorder, *, max_steps=20, stuck=lambda run: "", loss=1.0):
     """Runs a drawn search with a vote every second step; returns the end and the calls."""
     calls = []
