@@ -27,7 +27,7 @@ def get_config():
     return config
 
 
-def network(*, example, classes, seed):
+def network(*, example, classes, seed, noise=0.01):
     rng = np.random.default_rng(seed)
 
     def kernel(*shape):
@@ -51,7 +51,7 @@ def network(*, example, classes, seed):
         mean = hidden.mean((0, 1, 2), keepdims=True) if train else stats["mean"]
         hidden = convolve(hidden - mean, params["body"])
         if train:
-            hidden = hidden + 0.01 * jax.random.normal(key, hidden.shape)
+            hidden = hidden + noise * jax.random.normal(key, hidden.shape)
             stats = {"mean": 0.9 * stats["mean"] + 0.1 * mean}
         return jax.nn.relu(hidden).mean((1, 2)) @ params["fc"]["kernel"], stats
 

@@ -46,8 +46,8 @@ def axis_sizes(data: int, model: int) -> tuple[int, int]:
         data = devices // model
     if model < 1 or data * model != devices:
         raise InputError(
-            f"mesh: expected data x model = the {devices} device(s) that JAX sees (data = -1 takes "
-            f"what model leaves), got data = {data} and model = {model}"
+            f"mesh.data x mesh.model: expected the {devices} device(s) that JAX sees (data = -1 takes "
+            f"what model leaves), got {data} x {model}"
         )
     return data, model
 

@@ -34,5 +34,5 @@ def test_a_run_goes_on_under_another_mesh(tmp_path):
 
 
 def test_a_mesh_of_other_devices_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"mesh: expected data x model = the 2 device"):
+    with pytest.raises(ValueError, match=r"mesh\.data x mesh\.model: expected the 2 device"):
         scripts.search(tmp_path, "mesh.data=3")

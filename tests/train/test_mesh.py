@@ -48,7 +48,7 @@ def test_parts_of_the_mesh():
 )
 def test_parts_that_are_not_the_devices(data, model):
     with pytest.raises(
-        ValueError, match=rf"the 2 device\(s\).* data = {data} and model = {model}$"
+        ValueError, match=rf"mesh\.data x mesh\.model: .*the 2 device\(s\).* got {data} x {model}$"
     ):
         devices.axis_sizes(data, model)
 
