@@ -4,6 +4,8 @@ from domino_jax.allocate.domino import domino
 from domino_jax.allocate.erk import erk_scheme
 from domino_jax.allocate.exact import exact_scheme
 from domino_jax.allocate.fisher import fisher_table
+from domino_jax.allocate.kdiag import kdiag_table
+from domino_jax.allocate.kronecker import kronecker_table
 from domino_jax.allocate.paces import constant_pace, domino_pace
 from domino_jax.allocate.problem import Problem
 from domino_jax.allocate.search import Search, SearchState, scheme_of
@@ -31,6 +33,7 @@ from domino_jax.models import Model, plain
 from domino_jax.trace.activations import activation_macs
 from domino_jax.trace.kernels import find_kernels
 from domino_jax.trace.layers import find_layers
+from domino_jax.trace.taps import tap, tap_each
 from domino_jax.train.masking import straight_through
 from domino_jax.train.transforms import (
     fixed_masks,
@@ -71,6 +74,8 @@ __all__ = [
     "fixed_masks",
     "flattened",
     "hard_mask",
+    "kdiag_table",
+    "kronecker_table",
     "load_scheme",
     "make_masks",
     "n_by_path",
@@ -85,6 +90,8 @@ __all__ = [
     "survivor_decay",
     "survivors",
     "table_cost",
+    "tap",
+    "tap_each",
     "top_n",
     "total_cost",
     "uniform",

@@ -95,6 +95,8 @@ CALLS = {
     "fixed_masks": lambda folder: kept(updated(dj.fixed_masks(optax.sgd(1.0)))) == kept(MASKS),
     "flattened": lambda folder: dj.flattened(LAYERS, 4) == LAYERS,
     "hard_mask": lambda folder: kept(dj.hard_mask(PARAMS, LAYERS, N)) == {"a": 32, "b": 8},
+    "kdiag_table": lambda folder: falls(dj.kdiag_table(LAYERS, PARAMS, loss, [X])),
+    "kronecker_table": lambda folder: falls(dj.kronecker_table(LAYERS, PARAMS, loss, [X])),
     "load_scheme": lambda folder: saved(folder) == SCHEME,
     "make_masks": lambda folder: kept(MASKS) == {"a": 32, "b": 8},
     "n_by_path": lambda folder: {path: int(n) for path, n in N.items()} == {"a": 2, "b": 1},
@@ -119,6 +121,12 @@ CALLS = {
     ),
     "survivors": lambda folder: kept(updated(dj.survivors())) == kept(MASKS),
     "table_cost": lambda folder: dj.table_cost({"a": 2.0, "b": 1.0}, LAYERS)(LAYERS[0], 2) == 1,
+    "tap": lambda folder: bool(
+        (dj.tap(loss, PARAMS, [X], LAYERS).statistics["a"].products == 1).all()
+    ),
+    "tap_each": lambda folder: (
+        [name for name, own in dj.tap_each(loss, PARAMS, [X], LAYERS)] == ["a", "b"]
+    ),
     "top_n": lambda folder: int(dj.top_n(PARAMS["a"], 1, 4, AXES).sum()) == 16,
     "total_cost": lambda folder: dj.total_cost(LAYERS, dj.count_weights, SCHEME) == 40,
     "uniform": lambda folder: dj.uniform(LAYERS, 2) == {"a": dj.NM(2, 4), "b": dj.NM(2, 4)},

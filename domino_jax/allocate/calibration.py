@@ -1,7 +1,7 @@
 """What the allocators by loss share: fixed batches, the loss, the table on disk, the comparison."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ from domino_jax.allocate.joint_loss import joint_loss
 from domino_jax.allocate.loss_table import LossTable, written
 from domino_jax.allocate.problem import Batch, Problem
 from domino_jax.allocate.reach import require_reachable
+from domino_jax.allocate.scores import Scores, make_scores
 from domino_jax.core.scheme import Scheme
 
 TABLE = "table.json"
@@ -39,14 +40,25 @@ def loss_of(problem: Problem) -> Callable[[Any, Batch], jax.Array]:
     return lambda params, batch: loss(params, stats, batch)
 
 
-def taken_scheme(problem: Problem, table: LossTable, method: str) -> Scheme:
+def own_scores(problem: Problem, batches: Iterable[Batch]) -> Scores:
+    """Makes the scores that the masks go by, at the running batch statistics."""
+    params, stats = problem.weights()
+
+    def loss(params: Any, batch: Batch) -> jax.Array:
+        return problem.loss(params, stats, batch)
+
+    return make_scores(problem.options["score"], problem.layers, params, loss, batches)
+
+
+def taken_scheme(problem: Problem, table: LossTable, method: str, scores: Scores) -> Scheme:
     """Returns the scheme of the least true loss among those of a table and uniform, and says so.
 
-    The batches are as many as those of the table, and others.
+    The batches are as many as those of the table, and others; the masks go by the scores.
     """
     count = problem.options["calibration_batches"]
     apart = list(problem.batches(count, count))
-    true_loss = joint_loss(problem.layers, problem.weights().params, loss_of(problem), apart)
+    params = problem.weights().params
+    true_loss = joint_loss(problem.layers, params, loss_of(problem), apart, scores=scores)
     trials = try_all(problem.layers, table, problem.budget, true_loss)
     for line in described(trials, method):
         problem.say(line)

@@ -20,6 +20,8 @@ ALLOCATORS: Mapping[str, str] = {
     "dense": "domino_jax.allocate.dense:allocate",
     "sensitivity": "domino_jax.allocate.sensitivity:allocate",
     "fisher": "domino_jax.allocate.fisher:allocate",
+    "kdiag": "domino_jax.allocate.kdiag:allocate",
+    "kronecker": "domino_jax.allocate.kronecker:allocate",
     "table": "domino_jax.allocate.from_table:allocate",
 }
 

@@ -10,6 +10,7 @@ input axes, flattened), O outputs, B examples.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -84,12 +85,13 @@ def tap(
     ready, stream = _started(loss, params, batches, wanted)
     zeros = {path: ready.zeros(path, False, products) for path in ready.paths}
     sums, examples = _total(ready, params, stream, zeros, None)
-    found = {
-        layer.name: _statistics(_slice(sums[layer.path], layer), examples)
+    plan = tuple(
+        (layer.name, layer.path, layer.index, len(layer.roles.stack) if layer.roles else 0)
         for layer in wanted
         if layer.path in sums
-    }
-    seen = {name: own for name, own in found.items() if own is not None}
+    )
+    found = _means(plan, sums, float(examples))
+    seen = {name: own for name, own in found.items() if own.rows > 0}
     reasons = {layer.name: ready.reasons.get(layer.path, NOT_SEEN) for layer in wanted}
     return Taps(seen, {name: why for name, why in reasons.items() if name not in seen})
 
@@ -117,8 +119,8 @@ def tap_each(
             continue
         zeros = {layer.path: ready.zeros(layer.path, True, True)}
         sums, examples = _total(ready, params, batches, zeros, jnp.int32(layer.index or 0))
-        found = _statistics(sums[layer.path], examples)
-        yield layer.name, NOT_SEEN if found is None else found
+        own = _means(((layer.path, layer.path, None, 0),), sums, float(examples))[layer.path]
+        yield layer.name, own if own.rows > 0 else NOT_SEEN
 
 
 def _wanted(layers: Iterable[LayerSpec], only: Collection[str] | None) -> list[LayerSpec]:
@@ -154,24 +156,28 @@ def _total(
     return sums, examples
 
 
-def _slice(sums: Sums, layer: LayerSpec) -> Sums:
-    """Picks a layer out of a stack, whose axes are in front."""
-    if layer.index is None or layer.roles is None:
-        return sums
-    stacked = len(layer.roles.stack)
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[stacked:])[layer.index], sums)
+@partial(jax.jit, static_argnums=0)
+def _means(
+    plan: tuple[tuple[str, str, int | None, int], ...], sums: dict[str, Sums], examples: float
+) -> dict[str, Statistics]:
+    """Makes means of sums; parts of a weight may have different rows.
 
-
-def _statistics(sums: Sums, examples: int) -> Statistics | None:
-    """Makes means of sums; None without a row. Parts of a weight may have different rows."""
-    if not sums.rows.any():
-        return None
-    rows, seen = jnp.maximum(sums.rows, 1.0), jnp.maximum(sums.seen, 1.0)
-    root = jnp.sqrt(rows)
-    h = sums.products
-    return Statistics(
-        products=None if h is None else h / root[..., :, None] / root[..., None, :],
-        squares=sums.squares / rows,
-        gradients=sums.gradients / seen,
-        rows=sums.rows.max() / examples,
-    )
+    Args:
+        plan: of each layer its name, path, slice, and how many stack axes are in front.
+        sums: by path.
+        examples: how many there were.
+    """
+    made = {}
+    for name, path, index, stacked in plan:
+        own = sums[path]
+        if index is not None:
+            own = jax.tree.map(lambda x, i=index, s=stacked: x.reshape(-1, *x.shape[s:])[i], own)
+        rows, seen = jnp.maximum(own.rows, 1.0), jnp.maximum(own.seen, 1.0)
+        root, h = jnp.sqrt(rows), own.products
+        made[name] = Statistics(
+            products=None if h is None else h / root[..., :, None] / root[..., None, :],
+            squares=own.squares / rows,
+            gradients=own.gradients / seen,
+            rows=own.rows.max() / examples,
+        )
+    return made

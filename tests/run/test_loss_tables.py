@@ -78,6 +78,20 @@ def test_a_table_from_elsewhere_gives_its_scheme(tmp_path, sensitivity, capsys):
     assert schemes[0] == schemes[1]
 
 
+@pytest.mark.parametrize("method", ["kdiag", "kronecker"])
+def test_statistics_of_products_make_a_table(tmp_path, sensitivity, capsys, method):
+    options = (FEW, f"search.method={method}", f"init={sensitivity / 'dense'}")
+    scripts.search(tmp_path / "once", *options)
+    assert capsys.readouterr().out.startswith(f"{method}: ")
+    table = losses(tmp_path / "once")
+    assert table.keys() == losses(sensitivity).keys()
+    assert all(sorted(row.values(), reverse=True) == [*row.values()] for row in table.values())
+    if method == "kronecker":
+        scripts.search(tmp_path / "each", *options, "search.low_memory=True")
+        for name, row in losses(tmp_path / "each").items():
+            assert row == pytest.approx(table[name], rel=1e-3)
+
+
 def test_batch_statistics_may_be_those_of_the_dense_network(tmp_path, sensitivity):
     options = (*SENSITIVITY, "search.calibration_statistics=running")
     scripts.search(tmp_path, *options, f"init={sensitivity / 'dense'}")

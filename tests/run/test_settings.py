@@ -52,7 +52,17 @@ VALUES = {
     "data.workers": COUNT_OR_NONE,
     "dense.optimizer": (["sgd", "adamw"], ["adam", "adamw_decoupled", None]),
     "search.method": (
-        ["domino", "uniform", "erk", "dense", "sensitivity", "fisher", "table"],
+        [
+            "domino",
+            "uniform",
+            "erk",
+            "dense",
+            "sensitivity",
+            "fisher",
+            "kdiag",
+            "kronecker",
+            "table",
+        ],
         ["greedy", None],
     ),
     "search.m": ([2, 64], [1, 65, 4.0, True, "4", None]),

@@ -71,24 +71,24 @@ def require_like(own, *uses):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5 * np.abs(theirs).max())
 
 
-def tapped(apply, params, x, **options):
-    """Taps a network; all layers at once and one by one must agree."""
+def tapped(apply, params, x):
+    """Taps a network, all layers at once."""
+    layers = find_kernels(apply, params, x)
+    return tap(lambda params, x: mean_square(apply(params, x)), params, [x], layers)
+
+
+def require_same_one_by_one(apply, params, x, taps):
     layers = find_kernels(apply, params, x)
 
     def loss(params, x):
         return mean_square(apply(params, x))
 
-    taps = tap(loss, params, [x], layers, **options)
     for name, own in tap_each(loss, params, [x], layers):
         if isinstance(own, str):
             assert taps.untapped[name] == own
         else:
-            jax.tree.map(
-                lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
-                own,
-                taps.statistics[name],
-            )
-    return taps
+            for a, b in zip(own, taps.statistics[name], strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
 def patches(x, shape, strides, padding):
@@ -308,6 +308,8 @@ def test_each_slice_of_a_stack_has_its_own(apply):
         require_like(taps.statistics[f"stack#{number}"], pair)
     require_like(taps.statistics["b"], head)
     assert taps.untapped == {}
+    if apply in (through_numbered_passes, through_scan_of_a_part):
+        require_same_one_by_one(apply, P, X, taps)
 
 
 def test_a_branch_that_is_not_taken_sees_nothing():
@@ -450,6 +452,7 @@ def test_a_vmapped_stack_of_products_and_of_convolutions():
         cut = jnp.concatenate([padded[:, j : j + 5] for j in range(3)], -1)
         require_like(taps.statistics[f"c#{i}"], (cut, g))
         require_like(taps.statistics[f"w#{i}"], product)
+    require_same_one_by_one(apply, params, stack, taps)
 
 
 def test_in_bfloat16_the_sums_are_in_float32():
@@ -494,6 +497,8 @@ def test_what_cannot_be_tapped_says_why_and_the_rest_is_tapped(apply, reason):
     taps = tapped(behind, P, X)
     assert list(taps.statistics) == ["b"]
     assert set(taps.untapped.values()) == {reason}
+    if apply is in_a_while_loop:
+        require_same_one_by_one(behind, P, X, taps)
 
 
 def test_several_batches_are_one_and_only_what_is_asked_for_is_tapped():
