@@ -8,10 +8,12 @@ from domino_jax.allocate.kdiag import kdiag_table
 from domino_jax.allocate.kronecker import kronecker_table
 from domino_jax.allocate.paces import constant_pace, domino_pace
 from domino_jax.allocate.problem import Problem
+from domino_jax.allocate.scores import SCORES, make_scores
 from domino_jax.allocate.search import Search, SearchState, scheme_of
 from domino_jax.allocate.sensitivity import sensitivity_table
 from domino_jax.allocate.table import ALLOCATORS, allocator
 from domino_jax.allocate.uniform import uniform, uniform_scheme
+from domino_jax.allocate.update import update_matrix, update_weights
 from domino_jax.core.costs import (
     Budget,
     budget_of,
@@ -47,6 +49,7 @@ from domino_jax.train.transforms import (
 __all__ = [
     "ALLOCATORS",
     "NM",
+    "SCORES",
     "Axes",
     "Budget",
     "Groups",
@@ -78,6 +81,7 @@ __all__ = [
     "kronecker_table",
     "load_scheme",
     "make_masks",
+    "make_scores",
     "n_by_path",
     "plain",
     "save_scheme",
@@ -96,4 +100,6 @@ __all__ = [
     "total_cost",
     "uniform",
     "uniform_scheme",
+    "update_matrix",
+    "update_weights",
 ]

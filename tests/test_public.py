@@ -68,6 +68,7 @@ CALLS = {
     "ALLOCATORS": lambda folder: "domino" in dj.ALLOCATORS,
     "Budget": lambda folder: isinstance(PROBLEM.budget, dj.Budget),
     "Problem": lambda folder: PROBLEM.layers == LAYERS,
+    "SCORES": lambda folder: "wanda" in dj.SCORES,
     "allocator": lambda folder: dj.allocator("erk")(PROBLEM) == dj.erk_scheme(LAYERS, 0.5),
     "budget_of": lambda folder: PROBLEM.budget.allowed == 48,
     "Groups": lambda folder: dj.Groups(AXES, (1, 2, 4)).m == 4,
@@ -99,6 +100,9 @@ CALLS = {
     "kronecker_table": lambda folder: falls(dj.kronecker_table(LAYERS, PARAMS, loss, [X])),
     "load_scheme": lambda folder: saved(folder) == SCHEME,
     "make_masks": lambda folder: kept(MASKS) == {"a": 32, "b": 8},
+    "make_scores": lambda folder: (
+        set(dj.make_scores("wanda", LAYERS, PARAMS, loss, [X])) == {"a", "b"}
+    ),
     "n_by_path": lambda folder: {path: int(n) for path, n in N.items()} == {"a": 2, "b": 1},
     "plain": lambda folder: dj.plain(apply, PARAMS).stats == {},
     "save_scheme": lambda folder: list(saved(folder)) == ["a", "b"],
@@ -131,6 +135,12 @@ CALLS = {
     "total_cost": lambda folder: dj.total_cost(LAYERS, dj.count_weights, SCHEME) == 40,
     "uniform": lambda folder: dj.uniform(LAYERS, 2) == {"a": dj.NM(2, 4), "b": dj.NM(2, 4)},
     "uniform_scheme": lambda folder: dj.uniform_scheme(LAYERS, 0.5) == dj.uniform(LAYERS, 2),
+    "update_matrix": lambda folder: (
+        int(jnp.count_nonzero(dj.update_matrix(PARAMS["a"], jnp.eye(8), 1, 4))) == 16
+    ),
+    "update_weights": lambda folder: (
+        kept(dj.update_weights(LAYERS, PARAMS, SCHEME, loss, [X])) == {"a": 32, "b": 8}
+    ),
 }
 
 

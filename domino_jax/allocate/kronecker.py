@@ -145,10 +145,12 @@ def _table(
 
 def _row(layer: LayerSpec, w: jax.Array, score: jax.Array, own: Statistics) -> dict[int, float]:
     """Returns the rise at each candidate; the masks of fewer weights remove all that others do."""
-    if layer.groups is None or layer.roles is None:
-        raise InputError(f"{layer.name}: expected a layer with groups, got one without")
-    rise = partial(_rise, layer.groups.along, layer.roles, layer.m, w, score, layer.index or 0, own)
-    rises = {n: float(rise(n)) for n in layer.candidates}
+    h = own.products
+    if layer.groups is None or layer.roles is None or h is None:
+        raise InputError(f"{layer.name}: expected a layer with groups, and its H")
+    numbers = own._replace(products=None)
+    rise = partial(_rise, layer.groups.along, layer.roles, layer.m, w, score, layer.index or 0)
+    rises = {n: float(rise(numbers, h, n)) for n in layer.candidates}
     if not np.isfinite(list(rises.values())).all():
         raise InputError(f"{layer.name}: expected a finite rise of the loss, got {rises}")
     # What a further weight adds may be less than nothing, where inputs cancel each other.
@@ -164,13 +166,14 @@ def _rise(
     score: jax.Array,
     index: int,
     own: Statistics,
+    h: jax.Array,
     n: int,
 ) -> jax.Array:
     """Half of rows times the sum of E[g²] δᵀHδ of one slice at one n; no score is below 0."""
     w, score = (one_slice(x, index, roles) for x in (w, score))
     removed = where_kept(~top_n(score, n, m, along), w.astype(own.squares.dtype))
-    groups, inputs, _ = own.products.shape
+    groups, inputs, _ = h.shape
     delta = matrices(removed, roles)[0].reshape(inputs, groups, -1)  # [K, G, O / G]
-    moved = jnp.einsum("gkl,lgo->kgo", own.products, delta, precision="highest")
+    moved = jnp.einsum("gkl,lgo->kgo", h, delta, precision="highest")
     by_output = (delta * moved).sum(0).reshape(-1)
     return 0.5 * own.rows * jnp.vdot(own.gradients, by_output, precision="highest")

@@ -8,23 +8,36 @@ weight changed in the outputs is taken over by the weights of the inputs that ar
 Letters: K inputs, O outputs, M group size, P inputs with padding.
 """
 
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from domino_jax.core.errors import InputError
-from domino_jax.core.layers import LayerSpec
-from domino_jax.core.masks import Axes, from_matrices, matrices, one_slice, top_scores
-from domino_jax.trace.taps import Statistics
+from domino_jax.core.kernels import kernel_weights, n_by_path
+from domino_jax.core.layers import LayerSpec, grouped
+from domino_jax.core.masks import (
+    Axes,
+    from_matrices,
+    matrices,
+    one_slice,
+    top_scores,
+    with_slice,
+)
+from domino_jax.core.paths import replace_leaves
+from domino_jax.core.scheme import Scheme
+from domino_jax.trace.taps import Statistics, layer_tap
 
+Params = TypeVar("Params")
 DAMPING = 0.01  # of the mean of H's diagonal, added to it
 BLOCK = 128  # inputs whose errors are handed on together
 _COLUMN = Axes((), (), (0,), (1,))
 
 
-def updated(
+def update_matrix(
     w: jax.Array,
     h: jax.Array,
     n: jax.typing.ArrayLike,
@@ -70,7 +83,7 @@ def updated(
     return made[np.flatnonzero(is_own)]
 
 
-def updated_layer(
+def update_layer(
     w: jax.Array, layer: LayerSpec, own: Statistics, n: jax.typing.ArrayLike
 ) -> jax.Array:
     """Makes one layer n:M by its statistics.
@@ -95,9 +108,49 @@ def updated_layer(
     runs = int(np.prod([part.shape[a] for a in layer.groups.along.window], dtype=int))
     by_group = matrices(part, roles)[0].reshape(inputs, groups, -1).swapaxes(0, 1)
     made = jnp.stack(
-        [updated(x, h[g], n, layer.m, run=inputs // runs) for g, x in enumerate(by_group)]
+        [update_matrix(x, h[g], n, layer.m, run=inputs // runs) for g, x in enumerate(by_group)]
     )
     return from_matrices(made.swapaxes(0, 1), part.shape, roles).astype(w.dtype)
+
+
+def update_weights(
+    layers: Iterable[LayerSpec],
+    params: Params,
+    scheme: Scheme,
+    loss: Callable[[Any, Any], jax.Array],
+    batches: Sequence[Any],
+) -> Params:
+    """Makes a network sparse without training: layer after layer, in the order of the trace.
+
+    Each layer sees the inputs that the sparse layers before it leave it; one H is in memory.
+
+    Args:
+        layers: as `find_layers` gives them.
+        params: of the dense network.
+        scheme: N:M of every grouped layer.
+        loss: (params, batch) -> mean loss over the examples; only what goes into the products
+            counts, so that any number made of the outputs will do.
+        batches: leaves [B, ...], of one shape; at least one.
+
+    Raises:
+        InputError: the scheme is of other layers, or a layer cannot be tapped.
+    """
+    layers = tuple(layers)
+    n_by_path(scheme, layers)  # refuses a scheme of other layers
+    weights = dict(kernel_weights(params, layers))
+    tap_layer = layer_tap(loss, params, batches, layers)
+    for layer in grouped(layers):
+        nm, w, roles = scheme[layer.name], weights[layer.path], layer.roles
+        if nm.n == nm.m or roles is None:
+            continue
+        own = tap_layer(replace_leaves(params, weights), layer)
+        if isinstance(own, str):
+            raise InputError(
+                f"{layer.name}: expected a layer whose inputs can be seen, got {own!r}"
+            )
+        made = update_layer(w, layer, own, nm.n)
+        weights[layer.path] = with_slice(w, made, layer.index or 0, roles)
+    return replace_leaves(params, weights)
 
 
 def _padded(inputs: int, run: int, m: int) -> np.ndarray:

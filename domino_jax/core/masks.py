@@ -199,6 +199,15 @@ def one_slice(w: jax.Array, index: jax.Array | int, axes: Axes) -> jax.Array:
     return w
 
 
+def with_slice(w: jax.Array, part: jax.Array, index: int, axes: Axes) -> jax.Array:
+    """Puts what `one_slice` took back into its place."""
+    places = np.unravel_index(index, [w.shape[axis] for axis in axes.stack])
+    starts = [0] * w.ndim
+    for axis, place in zip(axes.stack, places, strict=True):
+        starts[axis] = int(place)
+    return jax.lax.dynamic_update_slice(w, part.astype(w.dtype), starts)
+
+
 def slice_norms(w: jax.Array, axes: Axes) -> jax.Array:
     """Returns the L2 norm of each stack slice, at least float32: [S], [] without stack axes."""
     # Reduced where it lies, and only then brought to the order of the stack axes: no copy of w.

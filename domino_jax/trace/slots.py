@@ -47,7 +47,7 @@ class Slot(NamedTuple):
         shape: of the parameter.
         stack: all its stack axes.
         chosen: the one slice (row-major over the stack) that is summed up; None: all of them.
-        index: stack axis -> where along it loops are; what is not there is at 0.
+        loops: stack axis -> where along it loops are; what is not there is at 0.
     """
 
     sums: Sums
@@ -55,7 +55,7 @@ class Slot(NamedTuple):
     shape: tuple[int, ...]
     stack: tuple[int, ...]
     chosen: jax.Array | None
-    index: Mapping[int, Any]
+    loops: Mapping[int, Any]
 
 
 class Held(NamedTuple):
@@ -81,7 +81,7 @@ def _run_over(held: Held, path: str, slot: Slot) -> int | None:
     """Returns the stack axis that a scan over this array runs over, all of it and in order."""
     own = [view for view in views_of([held.value]) if view.path == path]
     axis = own[0].dims[0][0].axis if own[0].dims[0] else -1
-    if axis not in slot.axes or axis in slot.index:
+    if axis not in slot.axes or axis in slot.loops:
         return None
     whole = (Piece(axis, 1, slot.shape[axis]),)
     in_order = all(view.dims[0] == whole and view.offset[axis] == 0 for view in own)
@@ -97,7 +97,7 @@ def entered(held: Held, number: Any, rows: Mapping[str, Sums]) -> dict[str, Slot
             axes = tuple(axis for axis in slot.axes if axis != view.dims[0][0].axis)
             slots[path] = slot._replace(sums=rows[path], axes=axes)
         else:
-            slots[path] = slot._replace(index=_moved(slot.index, view.dims[0], number))
+            slots[path] = slot._replace(loops=_moved(slot.loops, view.dims[0], number))
     return slots
 
 
@@ -112,7 +112,7 @@ def started(eqn: Any, helds: list[Held], slots: Mapping[str, Slot]) -> dict[str,
             if slot is None or left == size or isinstance(start.value, int):
                 continue
             at = jnp.clip(start.array, 0, size - left).astype(jnp.int32)
-            slot = slot._replace(index=_moved(slot.index, view.dims[dim], at))
+            slot = slot._replace(loops=_moved(slot.loops, view.dims[dim], at))
             moved[view.path] = slot
     return moved
 
@@ -130,7 +130,7 @@ def _moved(index: Mapping[int, Any], pieces: Sequence[Piece], number: Any) -> di
 def as_seen(slot: Slot, site: Site) -> Sums:
     """Lays accumulators as the site sees the weight: [V, ..., k] and [V, o]."""
     at = {axis: jnp.asarray(place, jnp.int32) for axis, place in site.stack.items()}
-    at = {axis: place + slot.index.get(axis, 0) for axis, place in at.items()}
+    at = {axis: place + slot.loops.get(axis, 0) for axis, place in at.items()}
     count = next((place.shape[0] for place in at.values()), 1)
 
     def sliced(x: jax.Array) -> jax.Array:
@@ -146,14 +146,12 @@ def as_seen(slot: Slot, site: Site) -> Sums:
         mine = (number == slot.chosen).reshape(-1, *[1] * (x.ndim - 1))
         return jnp.where(mine, x, jnp.zeros_like(x))
 
-    products, *others = (None if x is None else sliced(x) for x in slot.sums)
-    squares, rows, gradients, seen = others
-    if products is not None:
-        products = _along(_along(products, site.inputs, -1), site.inputs, -2)
+    sums: Sums = jax.tree.map(sliced, slot.sums)
+    h = sums.products
     return Sums(
-        products,
-        *(_along(x, site.inputs, -1) for x in (squares, rows)),
-        *(_along(x, site.outputs, -1) for x in (gradients, seen)),
+        None if h is None else _along(_along(h, site.inputs, -1), site.inputs, -2),
+        *(_along(x, site.inputs, -1) for x in (sums.squares, sums.rows)),
+        *(_along(x, site.outputs, -1) for x in (sums.gradients, sums.seen)),
     )
 
 

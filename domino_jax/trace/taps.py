@@ -9,7 +9,7 @@ Letters: G feature groups of a convolution (else 1), K inputs of an output (the 
 input axes, flattened), O outputs, B examples.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
@@ -112,15 +112,31 @@ def tap_each(
         The name of a layer, and its statistics, or the reason why it has none.
     """
     wanted = _wanted(layers, only)
-    ready, _ = _started(loss, params, batches, wanted)
+    tap_layer = layer_tap(loss, params, batches, wanted)
     for layer in wanted:
-        if layer.path in ready.reasons:
-            yield layer.name, ready.reasons[layer.path]
-            continue
-        zeros = {layer.path: ready.zeros(layer.path, True, True)}
+        yield layer.name, tap_layer(params, layer)
+
+
+def layer_tap(
+    loss: Loss, params: Any, batches: Sequence[Any], layers: Iterable[LayerSpec]
+) -> Callable[[Any, LayerSpec], Statistics | str]:
+    """Makes (params, layer) -> its statistics with H, or the reason why there are none.
+
+    The loss is traced once, so the weights may change from layer to layer. Arguments and errors are
+    those of `tap`.
+    """
+    ready, _ = _started(loss, params, batches, counted(layers))
+
+    def tap_layer(params: Any, layer: LayerSpec) -> Statistics | str:
+        path = layer.path
+        if path in ready.reasons:
+            return ready.reasons[path]
+        zeros = {path: ready.zeros(path, True, True)}
         sums, examples = _total(ready, params, batches, zeros, jnp.int32(layer.index or 0))
-        own = _means(((layer.path, layer.path, None, 0),), sums, float(examples))[layer.path]
-        yield layer.name, own if own.rows > 0 else NOT_SEEN
+        own = _means(((path, path, None, 0),), sums, float(examples))[path]
+        return own if own.rows > 0 else NOT_SEEN
+
+    return tap_layer
 
 
 def _wanted(layers: Iterable[LayerSpec], only: Collection[str] | None) -> list[LayerSpec]:

@@ -1,13 +1,16 @@
 """The N:M update: against the same by explicit inverses, and against least squares."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from domino_jax.allocate.update import updated, updated_layer
+from domino_jax.allocate.update import update_layer, update_matrix, update_weights
 from domino_jax.core.errors import InputError
-from domino_jax.core.masked import make_masks
-from domino_jax.core.masks import Axes, top_n
+from domino_jax.core.kernels import n_by_path
+from domino_jax.core.masked import hard_mask, make_masks
+from domino_jax.core.masks import Axes, one_slice, top_n
+from domino_jax.core.scheme import NM
 from domino_jax.trace.layers import find_layers
 from domino_jax.trace.taps import Statistics, tap
 
@@ -53,7 +56,9 @@ def error(w, made, h):
 def test_it_is_that_of_explicit_inverses(inputs, n, m):
     """Blocks of 128 inputs and their border are among them."""
     w, h = problem(inputs, 3, inputs // 2)
-    np.testing.assert_allclose(updated(w, h, n, m), by_inverses(w, h, n, m), rtol=2e-3, atol=2e-3)
+    np.testing.assert_allclose(
+        update_matrix(w, h, n, m), by_inverses(w, h, n, m), rtol=2e-3, atol=2e-3
+    )
 
 
 @pytest.mark.parametrize("removed", [[0], [0, 1], [7]])
@@ -61,7 +66,7 @@ def test_what_comes_behind_solves_least_squares(removed):
     w, h = problem(8, 5)
     mask = np.ones((8, 5), bool)
     mask[removed] = False
-    made = updated(w, h, 2, 4, mask=jnp.asarray(mask))
+    made = update_matrix(w, h, 2, 4, mask=jnp.asarray(mask))
     stay = [k for k in range(8) if k not in removed]
     best = np.zeros((8, 5))
     wide = damped(h)
@@ -78,34 +83,31 @@ def test_what_comes_behind_solves_least_squares(removed):
 def test_it_loses_less_than_plain_masking_and_keeps_n_of_m(seed):
     del seed  # the generator goes on
     w, h = problem(32, 6, 12)
-    made = updated(w, h, 2, 4)
+    made = update_matrix(w, h, 2, 4)
     assert (np.count_nonzero(np.asarray(made).reshape(8, 4, 6), axis=1) <= 2).all()
     mask = top_n(w, 2, 4, COLUMN)
-    given = updated(w, h, 2, 4, mask=mask)
+    given = update_matrix(w, h, 2, 4, mask=mask)
     assert not given[~mask].any()
     assert error(w, made, h) < error(w, jnp.where(mask, w, 0.0), h)
     assert error(w, given, h) < error(w, jnp.where(mask, w, 0.0), h)
-    np.testing.assert_array_equal(updated(w, h, 4, 4), w)
+    np.testing.assert_array_equal(update_matrix(w, h, 4, 4), w)
 
 
 def test_inputs_that_are_never_seen_hurt_nothing():
     w, _ = problem(8, 2)
-    made = updated(w, jnp.zeros((8, 8)), 2, 4)
+    made = update_matrix(w, jnp.zeros((8, 8)), 2, 4)
     np.testing.assert_array_equal(made, jnp.where(top_n(w, 2, 4, COLUMN), w, 0.0))
 
 
-def test_layers_of_a_network_one_by_one():
-    """A stack, a grouped convolution with a short last group, and one flattened."""
-    rng = np.random.default_rng(1)
+def floats(*shape):
+    return jnp.asarray(RNG.normal(size=shape), jnp.float32)
 
-    def floats(*shape):
-        return jnp.asarray(rng.normal(size=shape), jnp.float32)
 
-    params = {"c": floats(3, 4, 4), "f": floats(3, 3, 4), "s": floats(2, 4, 8, 8)[:, 0]}
+def network():
+    """A grouped convolution, one that is flattened with a short last group, and a stack."""
+    params = {"c": floats(3, 4, 4), "f": floats(3, 3, 4), "s": floats(2, 8, 8)}
 
     def apply(p, x):
-        import jax  # noqa: PLC0415
-
         numbers = ("NWC", "WIO", "NWC")
         x = jax.lax.conv_general_dilated(
             x, p["c"], (1,), "SAME", dimension_numbers=numbers, feature_group_count=2
@@ -121,26 +123,40 @@ def test_layers_of_a_network_one_by_one():
     x = floats(4, 6, 8)
     layers = find_layers(apply, params, x, 4, [("f", "flatten")])
     assert [layer.reason for layer in layers] == [None] * 4
+    return apply, params, x, layers
+
+
+def test_each_kind_of_layer_is_updated_as_its_groups_run():
+    apply, params, x, layers = network()
     taps = tap(lambda p, x: jnp.square(apply(p, x)).mean(), params, [x], layers)
     for layer in layers:
-        made = updated_layer(params[layer.path], layer, taps.statistics[layer.name], 2)
-        own = params[layer.path] if layer.index is None else params[layer.path][layer.index][None]
+        made = update_layer(params[layer.path], layer, taps.statistics[layer.name], 2)
+        own = one_slice(params[layer.path], layer.index or 0, layer.roles)
         assert made.shape == own.shape
-        kept = make_masks({layer.path: made}, [_alone(layer)], {layer.path: 2})[layer.path]
+        kept, plain = (top_n(w, 2, 4, layer.groups.along) for w in (made, own))
         assert not made[~kept].any()
-        plain = make_masks({layer.path: own}, [_alone(layer)], {layer.path: 2})[layer.path]
         h = taps.statistics[layer.name].products
         lost = [_lost(own, new, h) for new in (made, jnp.where(plain, own, 0.0))]
         assert lost[0] < lost[1]
 
 
-def _alone(layer):
-    """The first slice of a stack of one."""
-    return (
-        layer
-        if layer.index is None
-        else layer.__class__(**{**vars(layer), "name": f"{layer.path}#0"})
-    )
+def test_a_network_is_updated_layer_by_layer():
+    """The outputs of the whole move less than by masks, and every layer is what the scheme says."""
+    apply, params, x, layers = network()
+    scheme = {"c": NM(2, 4), "f": NM(4, 4), "s#0": NM(1, 4), "s#1": NM(2, 4)}
+    made = update_weights(layers, params, scheme, lambda p, x: apply(p, x).sum(), [x])
+    masks = make_masks(made, layers, n_by_path(scheme, layers))
+    assert all(not made[path][~mask].any() for path, mask in masks.items())
+    np.testing.assert_array_equal(made["f"], params["f"])
+    masked = hard_mask(params, layers, n_by_path(scheme, layers))
+    moved = [jnp.square(apply(p, x) - apply(params, x)).sum() for p in (made, masked)]
+    assert moved[0] < moved[1]
+    # The second slice saw what the first one, updated, gives it.
+    after = tap(lambda p, x: apply(p, x).sum(), made, [x], layers).statistics["s#1"]
+    again = update_layer(params["s"], layers[3], after, 2)
+    np.testing.assert_allclose(made["s"][1:], again, rtol=1e-4, atol=1e-5)
+    with pytest.raises(InputError, match="scheme"):
+        update_weights(layers, params, {"c": NM(2, 4)}, lambda p, x: apply(p, x).sum(), [x])
 
 
 def _lost(own, made, h):
@@ -152,10 +168,10 @@ def _lost(own, made, h):
 def test_wrong_input_says_what_came():
     w, h = problem(8, 2)
     with pytest.raises(InputError, match=r"expected H of shape \(8, 8\).*got H \(4, 4\)"):
-        updated(w, h[:4, :4], 2, 4)
+        update_matrix(w, h[:4, :4], 2, 4)
     with pytest.raises(InputError, match="runs of 3"):
-        updated(w, h, 2, 4, run=3)
+        update_matrix(w, h, 2, 4, run=3)
     layers = find_layers(lambda p, x: x @ p["w"], {"w": w}, jnp.ones((1, 8)), 4)
     bare = Statistics(None, jnp.ones((1, 8)), jnp.ones(2), jnp.ones(()))
     with pytest.raises(InputError, match="w: expected a grouped layer and its statistics with H"):
-        updated_layer(w, layers[0], bare, 2)
+        update_layer(w, layers[0], bare, 2)

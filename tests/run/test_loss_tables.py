@@ -121,3 +121,10 @@ def test_budgets_in_words_reach_the_report(tmp_path, capsys):
     assert shares["three"] == (1116, 1116)  # 3 is no candidate
     assert shares["count"][0] <= shares["count"][1] == 12_000
     assert {str(nm) for nm in load(tmp_path / "three" / "scheme.json").values()} == {"3:4"}
+
+
+def test_masks_by_another_score_make_another_table(tmp_path, sensitivity):
+    options = (FEW, f"init={sensitivity / 'dense'}", "search.score=wanda")
+    scripts.search(tmp_path, "search.method=sensitivity", *options)
+    assert losses(tmp_path).keys() == losses(sensitivity).keys()
+    assert losses(tmp_path) != losses(sensitivity)
