@@ -67,7 +67,8 @@ def taken_scheme(problem: Problem, table: LossTable, method: str, scores: Scores
 
 def keep_table(problem: Problem, table: LossTable, **origin: str) -> None:
     """Keeps a table, and where its numbers come from."""
-    problem.keep(TABLE, written(table, batches=problem.options["calibration_batches"], **origin))
+    made = {"batches": problem.options["calibration_batches"], "score": problem.options["score"]}
+    problem.keep(TABLE, written(table, **made, **origin))
 
 
 def fingerprint(params: Any) -> str:

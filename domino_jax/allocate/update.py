@@ -79,7 +79,7 @@ def update_matrix(
     both = is_own[:, None] & is_own[None, :]
     h = jnp.where(both, h.astype(dtype)[at][:, at], jnp.zeros((), dtype))
     keep = None if mask is None else jnp.where(is_own[:, None], mask[at], False)
-    made = _solved(wide, _factor(h, is_own), keep, jnp.asarray(n, jnp.int32), m)
+    made = _solved(wide, _factor(h, is_own), keep, jnp.asarray(n, jnp.int32), m, _block(m))
     return made[np.flatnonzero(is_own)]
 
 
@@ -176,7 +176,7 @@ def _factor(h: jax.Array, is_own: np.ndarray) -> jax.Array:
     return jnp.triu(jax.scipy.linalg.solve_triangular(lower[::-1, ::-1], eye, lower=False))
 
 
-@partial(jax.jit, static_argnums=4)
+@partial(jax.jit, static_argnums=(4, 5))
 def _solved(w: jax.Array, u: jax.Array, mask: jax.Array | None, n: jax.Array, m: int) -> jax.Array:
     """Goes through the inputs: [P, O] and U [P, P], P a multiple of the block."""
     size = _block(m)

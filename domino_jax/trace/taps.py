@@ -91,9 +91,12 @@ def tap(
         if layer.path in sums
     )
     found = _means(plan, sums, float(examples))
-    seen = {name: own for name, own in found.items() if own.rows > 0}
+    seen = [layer.name for layer in wanted if layer.name in found and found[layer.name].rows > 0]
     reasons = {layer.name: ready.reasons.get(layer.path, NOT_SEEN) for layer in wanted}
-    return Taps(seen, {name: why for name, why in reasons.items() if name not in seen})
+    return Taps(
+        {name: found[name] for name in seen},
+        {name: why for name, why in reasons.items() if name not in seen},
+    )
 
 
 def tap_each(
