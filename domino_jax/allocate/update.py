@@ -177,9 +177,10 @@ def _factor(h: jax.Array, is_own: np.ndarray) -> jax.Array:
 
 
 @partial(jax.jit, static_argnums=(4, 5))
-def _solved(w: jax.Array, u: jax.Array, mask: jax.Array | None, n: jax.Array, m: int) -> jax.Array:
-    """Goes through the inputs: [P, O] and U [P, P], P a multiple of the block."""
-    size = _block(m)
+def _solved(
+    w: jax.Array, u: jax.Array, mask: jax.Array | None, n: jax.Array, m: int, size: int
+) -> jax.Array:
+    """Goes through the inputs: W [P, O] and U [P, P], P a multiple of the size of a block."""
     dot = partial(jnp.matmul, precision="highest")
 
     def block(number: jax.Array, w: jax.Array) -> jax.Array:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from domino_jax.allocate import update
 from domino_jax.allocate.update import update_layer, update_matrix, update_weights
 from domino_jax.core.errors import InputError
 from domino_jax.core.kernels import n_by_path
@@ -52,9 +53,10 @@ def error(w, made, h):
     return np.einsum("ko,kl,lo->", moved, np.asarray(h, np.float64), moved)
 
 
-@pytest.mark.parametrize(("inputs", "n", "m"), [(16, 2, 4), (144, 1, 4), (160, 5, 16)])
-def test_it_is_that_of_explicit_inverses(inputs, n, m):
-    """Blocks of 128 inputs and their border are among them."""
+@pytest.mark.parametrize(("inputs", "n", "m"), [(16, 2, 4), (24, 1, 4), (20, 3, 10)])
+def test_it_is_that_of_explicit_inverses(inputs, n, m, monkeypatch):
+    """Of one block, and of several."""
+    monkeypatch.setattr(update, "BLOCK", 16)
     w, h = problem(inputs, 3, inputs // 2)
     np.testing.assert_allclose(
         update_matrix(w, h, n, m), by_inverses(w, h, n, m), rtol=2e-3, atol=2e-3
@@ -79,7 +81,7 @@ def test_what_comes_behind_solves_least_squares(removed):
     np.testing.assert_allclose(made, best, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_it_loses_less_than_plain_masking_and_keeps_n_of_m(seed):
     del seed  # the generator goes on
     w, h = problem(32, 6, 12)
