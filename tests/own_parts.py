@@ -72,3 +72,9 @@ def softly(training):
 
 def unfinished(training):
     return softly(training)._replace(finish=lambda params, state, n: params)
+
+
+def negative_scores(layers, params, loss, batches):
+    """Scores of which some are below 0."""
+    del layers, loss, batches
+    return dict(params)

@@ -192,9 +192,9 @@ def _means(
         if index is not None:
             own = jax.tree.map(lambda x, i=index, s=stacked: x.reshape(-1, *x.shape[s:])[i], own)
         rows, seen = jnp.maximum(own.rows, 1.0), jnp.maximum(own.seen, 1.0)
-        root, h = jnp.sqrt(rows), own.products
+        h, pairs = own.products, jnp.sqrt(rows[..., :, None] * rows[..., None, :])
         made[name] = Statistics(
-            products=None if h is None else h / root[..., :, None] / root[..., None, :],
+            products=None if h is None else h / pairs,
             squares=own.squares / rows,
             gradients=own.gradients / seen,
             rows=own.rows.max() / examples,

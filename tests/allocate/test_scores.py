@@ -65,12 +65,8 @@ def test_tables_and_losses_are_of_the_masks_by_the_score():
         assert table["s#0"][2] != pytest.approx(make(LAYERS, PARAMS, loss, [X])["s#0"][2], rel=1e-3)
 
 
-def negative(layers, params, loss, batches):
-    return {"s": -params["s"]}
-
-
 def test_wrong_scores_are_refused():
     with pytest.raises(InputError, match="unknown score 'wand'; nearest: wanda"):
         scores("wand")
-    with pytest.raises(InputError, match=r"'test_scores:negative': s: expected scores of 0 or"):
-        scores("test_scores:negative")
+    with pytest.raises(InputError, match="'own_parts:negative_scores': s: expected scores of 0 or"):
+        scores("own_parts:negative_scores")
