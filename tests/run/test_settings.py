@@ -105,6 +105,8 @@ VALUES = {
     "search.patience": COUNT,
     "search.calibration_batches": COUNT,
     "search.calibration_statistics": (["running", "batch"], ["frozen", "", None]),
+    "search.score": (["magnitude", "wanda", "fisher", "mine:score"], ["wand", ""]),
+    "search.low_memory": ([True, False], [1, "yes"]),
     "search.grid": ([None, (1, 2, 4), [8]], [(), 8, "1,2", (2, 1), (0, 1), (1.0,)]),
     "search.table": ([""], TEXT[1]),  # the method 'table' alone reads another
     "search.shrink_m": ([True, False], [0, 1, "True", None]),
