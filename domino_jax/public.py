@@ -4,12 +4,16 @@ from domino_jax.allocate.domino import domino
 from domino_jax.allocate.erk import erk_scheme
 from domino_jax.allocate.exact import exact_scheme
 from domino_jax.allocate.fisher import fisher_table
+from domino_jax.allocate.kdiag import kdiag_table
+from domino_jax.allocate.kronecker import kronecker_table
 from domino_jax.allocate.paces import constant_pace, domino_pace
 from domino_jax.allocate.problem import Problem
+from domino_jax.allocate.scores import SCORES, make_scores
 from domino_jax.allocate.search import Search, SearchState, scheme_of
 from domino_jax.allocate.sensitivity import sensitivity_table
 from domino_jax.allocate.table import ALLOCATORS, allocator
 from domino_jax.allocate.uniform import uniform, uniform_scheme
+from domino_jax.allocate.update import update_matrix, update_weights
 from domino_jax.core.costs import (
     Budget,
     budget_of,
@@ -31,6 +35,7 @@ from domino_jax.models import Model, plain
 from domino_jax.trace.activations import activation_macs
 from domino_jax.trace.kernels import find_kernels
 from domino_jax.trace.layers import find_layers
+from domino_jax.trace.taps import tap, tap_each
 from domino_jax.train.masking import straight_through
 from domino_jax.train.transforms import (
     fixed_masks,
@@ -44,6 +49,7 @@ from domino_jax.train.transforms import (
 __all__ = [
     "ALLOCATORS",
     "NM",
+    "SCORES",
     "Axes",
     "Budget",
     "Groups",
@@ -71,8 +77,11 @@ __all__ = [
     "fixed_masks",
     "flattened",
     "hard_mask",
+    "kdiag_table",
+    "kronecker_table",
     "load_scheme",
     "make_masks",
+    "make_scores",
     "n_by_path",
     "plain",
     "save_scheme",
@@ -85,8 +94,12 @@ __all__ = [
     "survivor_decay",
     "survivors",
     "table_cost",
+    "tap",
+    "tap_each",
     "top_n",
     "total_cost",
     "uniform",
     "uniform_scheme",
+    "update_matrix",
+    "update_weights",
 ]

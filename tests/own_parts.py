@@ -111,3 +111,9 @@ def numbers(*, data_dir, workers):
     """Has three numbers for each example: 3, and 0 twice."""
     inputs, targets = _classes()
     return from_targets((inputs[:240], 3 * targets[:240]), (inputs[240:], 3 * targets[240:]))
+
+
+def negative_scores(layers, params, loss, batches):
+    """Scores of which some are below 0."""
+    del layers, loss, batches
+    return dict(params)

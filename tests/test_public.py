@@ -68,6 +68,7 @@ CALLS = {
     "ALLOCATORS": lambda folder: "domino" in dj.ALLOCATORS,
     "Budget": lambda folder: isinstance(PROBLEM.budget, dj.Budget),
     "Problem": lambda folder: PROBLEM.layers == LAYERS,
+    "SCORES": lambda folder: "wanda" in dj.SCORES,
     "allocator": lambda folder: dj.allocator("erk")(PROBLEM) == dj.erk_scheme(LAYERS, 0.5),
     "budget_of": lambda folder: PROBLEM.budget.allowed == 48,
     "Groups": lambda folder: dj.Groups(AXES, (1, 2, 4)).m == 4,
@@ -95,8 +96,13 @@ CALLS = {
     "fixed_masks": lambda folder: kept(updated(dj.fixed_masks(optax.sgd(1.0)))) == kept(MASKS),
     "flattened": lambda folder: dj.flattened(LAYERS, 4) == LAYERS,
     "hard_mask": lambda folder: kept(dj.hard_mask(PARAMS, LAYERS, N)) == {"a": 32, "b": 8},
+    "kdiag_table": lambda folder: falls(dj.kdiag_table(LAYERS, PARAMS, loss, [X])),
+    "kronecker_table": lambda folder: falls(dj.kronecker_table(LAYERS, PARAMS, loss, [X])),
     "load_scheme": lambda folder: saved(folder) == SCHEME,
     "make_masks": lambda folder: kept(MASKS) == {"a": 32, "b": 8},
+    "make_scores": lambda folder: (
+        set(dj.make_scores("wanda", LAYERS, PARAMS, loss, [X])) == {"a", "b"}
+    ),
     "n_by_path": lambda folder: {path: int(n) for path, n in N.items()} == {"a": 2, "b": 1},
     "plain": lambda folder: dj.plain(apply, PARAMS).stats == {},
     "save_scheme": lambda folder: list(saved(folder)) == ["a", "b"],
@@ -119,10 +125,22 @@ CALLS = {
     ),
     "survivors": lambda folder: kept(updated(dj.survivors())) == kept(MASKS),
     "table_cost": lambda folder: dj.table_cost({"a": 2.0, "b": 1.0}, LAYERS)(LAYERS[0], 2) == 1,
+    "tap": lambda folder: bool(
+        (dj.tap(loss, PARAMS, [X], LAYERS).statistics["a"].products == 1).all()
+    ),
+    "tap_each": lambda folder: (
+        [name for name, own in dj.tap_each(loss, PARAMS, [X], LAYERS)] == ["a", "b"]
+    ),
     "top_n": lambda folder: int(dj.top_n(PARAMS["a"], 1, 4, AXES).sum()) == 16,
     "total_cost": lambda folder: dj.total_cost(LAYERS, dj.count_weights, SCHEME) == 40,
     "uniform": lambda folder: dj.uniform(LAYERS, 2) == {"a": dj.NM(2, 4), "b": dj.NM(2, 4)},
     "uniform_scheme": lambda folder: dj.uniform_scheme(LAYERS, 0.5) == dj.uniform(LAYERS, 2),
+    "update_matrix": lambda folder: (
+        int(jnp.count_nonzero(dj.update_matrix(PARAMS["a"], jnp.eye(8), 1, 4))) == 16
+    ),
+    "update_weights": lambda folder: (
+        kept(dj.update_weights(LAYERS, PARAMS, SCHEME, loss, [X])) == {"a": 32, "b": 8}
+    ),
 }
 
 

@@ -1,7 +1,7 @@
 """What is told by the loss: fixed batches, the table on disk, which of several schemes is best."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -23,6 +23,7 @@ from domino_jax.allocate.loss_table import LossTable, predicted, written
 from domino_jax.allocate.problem import Batch, Problem
 from domino_jax.allocate.reach import require_reachable
 from domino_jax.allocate.refine import refined
+from domino_jax.allocate.scores import Scores, make_scores
 from domino_jax.core.scheme import Scheme
 
 TABLE = "table.json"
@@ -51,14 +52,24 @@ def loss_of(problem: Problem) -> Callable[[Any, Batch], jax.Array]:
     return lambda params, batch: loss(params, stats, batch)
 
 
-def taken_scheme(problem: Problem, table: LossTable, method: str) -> Scheme:
+def own_scores(problem: Problem, batches: Iterable[Batch]) -> Scores:
+    """Makes the scores that the masks go by, at the running batch statistics."""
+    params, stats = problem.weights()
+
+    def loss(params: Any, batch: Batch) -> jax.Array:
+        return problem.loss(params, stats, batch)
+
+    return make_scores(problem.options["score"], problem.layers, params, loss, batches)
+
+
+def taken_scheme(problem: Problem, table: LossTable, method: str, scores: Scores) -> Scheme:
     """Returns the scheme of the least true loss among those of a table and uniform, and says so.
 
-    The batches are as many as those of the table, and others. Then it is refined, where the option
-    'refine' says so.
+    The batches are as many as those of the table, and others; the masks go by the scores. Then it
+    is refined, where the option 'refine' says so.
     """
     candidates = of_table(problem.layers, table, problem.budgets)
-    loss, apart = _true_loss(problem), _batches_apart(problem)
+    loss, apart = _true_loss(problem, scores), _batches_apart(problem)
     dense = loss(dense_scheme(problem.layers), apart)
     trials = try_each(
         candidates,
@@ -78,7 +89,8 @@ def guarded_scheme(problem: Problem, scheme: Scheme, method: str) -> Scheme:
     candidates = [Candidate(method, scheme)]
     if problem.options.get("guard") == UNIFORM:
         candidates = of_scheme(problem.layers, scheme, method, losses, problem.budgets)
-    loss, apart = _true_loss(problem), _batches_apart(problem)
+    scores = own_scores(problem, own_batches(problem))
+    loss, apart = _true_loss(problem, scores), _batches_apart(problem)
     trials = try_each(candidates, lambda scheme: loss(scheme, apart))
     return _refined(problem, trials, losses, method, loss)
 
@@ -129,13 +141,15 @@ def _batches_apart(problem: Problem) -> list[Batch]:
     return list(problem.batches(count, count))
 
 
-def _true_loss(problem: Problem) -> LossOn:
-    return joint_loss_on(problem.layers, problem.weights().params, loss_of(problem))
+def _true_loss(problem: Problem, scores: Scores) -> LossOn:
+    params, loss = problem.weights().params, loss_of(problem)
+    return joint_loss_on(problem.layers, params, loss, scores=scores)
 
 
 def keep_table(problem: Problem, table: LossTable, **origin: str) -> None:
     """Keeps a table, and where its numbers come from."""
-    problem.keep(TABLE, written(table, batches=problem.options["calibration_batches"], **origin))
+    made = {"batches": problem.options["calibration_batches"], "score": problem.options["score"]}
+    problem.keep(TABLE, written(table, **made, **origin))
 
 
 def fingerprint(params: Any) -> str:

@@ -10,7 +10,7 @@ independent with mean 0, and is so exactly for b = 1. Letters: B examples, b of 
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -20,11 +20,13 @@ import numpy as np
 from domino_jax.allocate.calibration import (
     keep_table,
     own_batches,
+    own_scores,
     refuse_early,
     taken_scheme,
 )
 from domino_jax.allocate.loss_table import LossTable
 from domino_jax.allocate.problem import Problem
+from domino_jax.allocate.scores import Scores
 from domino_jax.core.errors import InputError
 from domino_jax.core.kernels import kernels
 from domino_jax.core.layers import LayerSpec, grouped
@@ -43,6 +45,7 @@ def fisher_table(
     *,
     micro: int = 1,
     at_once: int = 1,
+    scores: Scores = {},  # noqa: B006 (read only)
     report: Callable[[int], None] = lambda done: None,
 ) -> LossTable:
     """Makes the table of the diagonal Fisher information.
@@ -54,10 +57,32 @@ def fisher_table(
         batches: leaves [B, ...], of one shape.
         micro: b, examples of one gradient.
         at_once: gradients side by side (`vmap`); each takes the memory of the weights.
+        scores: what the masks go by, as `make_scores` gives them.
         report: called with the number of batches done.
 
     Raises:
         InputError: b · at_once does not divide B, there is no batch, or F is not finite.
+    """
+    layers = tuple(layers)
+    information = fisher_information(
+        layers, params, loss, batches, micro=micro, at_once=at_once, report=report
+    )
+    return quadratic_table(layers, params, information, scores)
+
+
+def fisher_information(
+    layers: Iterable[LayerSpec],
+    params: Any,
+    loss: Callable[[Any, Any], jax.Array],
+    batches: Iterable[Any],
+    *,
+    micro: int = 1,
+    at_once: int = 1,
+    report: Callable[[int], None] = lambda done: None,
+) -> dict[str, jax.Array]:
+    """Measures F of every weight of the grouped kernels, by path.
+
+    Arguments and errors are those of `fisher_table`.
     """
     layers = tuple(layers)
     add = jax.jit(_adding(layers, loss, micro, at_once))
@@ -71,9 +96,13 @@ def fisher_table(
         report(done)
     if not gradients:
         raise InputError("fisher: expected at least one calibration batch, got none")
-    return quadratic_table(
-        layers, params, {path: micro / gradients * total for path, total in squares.items()}
-    )
+    return {path: micro / gradients * total for path, total in squares.items()}
+
+
+def micro_of(batches: Sequence[Any]) -> int:
+    """Chooses how many examples a gradient is of: at most `MICRO`, a divisor of the batch."""
+    size = jax.tree.leaves(batches[0])[0].shape[0]
+    return next(b for b in range(min(MICRO, size), 0, -1) if size % b == 0)
 
 
 def allocate(problem: Problem) -> Scheme:
@@ -84,8 +113,7 @@ def allocate(problem: Problem) -> Scheme:
     refuse_early(problem)
     params, stats = problem.weights()
     batches = own_batches(problem)
-    size = jax.tree.leaves(batches[0])[0].shape[0]
-    micro = next(b for b in range(min(MICRO, size), 0, -1) if size % b == 0)
+    scores, micro = own_scores(problem, batches), micro_of(batches)
     with problem.progress("fisher", len(batches), 0) as show:
         table = fisher_table(
             problem.layers,
@@ -93,14 +121,18 @@ def allocate(problem: Problem) -> Scheme:
             lambda params, batch: problem.loss(params, stats, batch),
             batches,
             micro=micro,
+            scores=scores,
             report=lambda done: show(done, f"micro-batches of {micro}"),
         )
     keep_table(problem, table, method="fisher", statistics="running")
-    return taken_scheme(problem, table, "fisher")
+    return taken_scheme(problem, table, "fisher", scores)
 
 
 def quadratic_table(
-    layers: Iterable[LayerSpec], params: Any, curvature: dict[str, jax.Array]
+    layers: Iterable[LayerSpec],
+    params: Any,
+    curvature: dict[str, jax.Array],
+    scores: Scores = {},  # noqa: B006 (read only)
 ) -> LossTable:
     """Makes the table of half the sum of curvature · w² over the weights that a mask removes.
 
@@ -108,6 +140,7 @@ def quadratic_table(
         layers: as `find_layers` gives them.
         params: of the dense network.
         curvature: path -> second derivative for each weight of a grouped kernel.
+        scores: what the masks go by, as `make_scores` gives them; the magnitudes otherwise.
 
     Raises:
         InputError: a sum is not finite.
@@ -115,16 +148,16 @@ def quadratic_table(
     layers = tuple(layers)
 
     @jax.jit
-    def sums(params: Any, curvature: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    def sums(params: Any, curvature: dict[str, jax.Array], scores: Scores) -> dict[str, jax.Array]:
         by_path = leaves_by_path(params)
         made = {}
         for path, kernel in kernels(layers).items():
             w = by_path[path].astype(curvature[path].dtype)
             half = 0.5 * curvature[path] * jnp.square(w)
-            made[path] = sums_by_rank(by_path[path], half, kernel.m, kernel.axes)
+            made[path] = sums_by_rank(scores.get(path, by_path[path]), half, kernel.m, kernel.axes)
         return made
 
-    by_rank = jax.device_get(sums(params, curvature))
+    by_rank = jax.device_get(sums(params, curvature, scores))
     return {
         layer.name: _row(layer, by_rank[layer.path][layer.index or 0]) for layer in grouped(layers)
     }

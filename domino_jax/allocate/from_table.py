@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from domino_jax.allocate.calibration import refuse_early, taken_scheme
+from domino_jax.allocate.calibration import own_batches, own_scores, refuse_early, taken_scheme
 from domino_jax.allocate.loss_table import read_table
 from domino_jax.allocate.problem import Problem
 from domino_jax.core.errors import InputError
@@ -16,4 +16,4 @@ def allocate(problem: Problem) -> Scheme:
         raise InputError("search.table: expected the file of a loss table, got ''")
     table = read_table(Path(path), problem.layers)
     refuse_early(problem)
-    return taken_scheme(problem, table, "table")
+    return taken_scheme(problem, table, "table", own_scores(problem, own_batches(problem)))

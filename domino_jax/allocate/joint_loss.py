@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from domino_jax.allocate.scores import Scores
 from domino_jax.core.errors import InputError
 from domino_jax.core.kernels import n_by_path
 from domino_jax.core.layers import LayerSpec
@@ -20,26 +21,37 @@ def joint_loss(
     params: Any,
     loss: Callable[[Any, Any], jax.Array],
     batches: Sequence[Any],
+    *,
+    scores: Scores = {},  # noqa: B006 (read only)
 ) -> Callable[[Mapping[str, NM]], float]:
     """Makes scheme -> true mean loss over the batches of the masked dense weights.
+
+    The masks go by the scores of `make_scores`, if there are any.
 
     Raises:
         InputError: of the function: the loss is not finite.
     """
-    of_scheme = joint_loss_on(layers, params, loss)
+    of_scheme = joint_loss_on(layers, params, loss, scores=scores)
     return lambda scheme: of_scheme(scheme, batches)
 
 
 def joint_loss_on(
-    layers: Iterable[LayerSpec], params: Any, loss: Callable[[Any, Any], jax.Array]
+    layers: Iterable[LayerSpec],
+    params: Any,
+    loss: Callable[[Any, Any], jax.Array],
+    *,
+    scores: Scores = {},  # noqa: B006 (read only)
 ) -> LossOn:
     """Makes (scheme, batches) -> loss as `joint_loss`, compiled once for all of both."""
     layers = tuple(layers)
-    masked_loss = jax.jit(lambda params, n, batch: loss(hard_mask(params, layers, n), batch))
+
+    @jax.jit
+    def masked_loss(params: Any, n: Any, batch: Any, scores: Scores) -> jax.Array:
+        return loss(hard_mask(params, layers, n, scores=scores), batch)
 
     def of_scheme(scheme: Mapping[str, NM], batches: Sequence[Any]) -> float:
         n = n_by_path(scheme, layers)
-        values = [masked_loss(params, n, batch) for batch in batches]
+        values = [masked_loss(params, n, batch, scores) for batch in batches]
         mean = math.fsum(map(float, values)) / len(values)
         if not math.isfinite(mean):
             pruned = [f"{name} at {nm}" for name, nm in scheme.items() if nm.n < nm.m]

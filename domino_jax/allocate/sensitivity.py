@@ -16,6 +16,7 @@ from domino_jax.allocate.calibration import (
     keep_table,
     loss_of,
     own_batches,
+    own_scores,
     refuse_early,
     taken_scheme,
 )
@@ -23,12 +24,13 @@ from domino_jax.allocate.joint_loss import joint_loss
 from domino_jax.allocate.loss_table import LossTable, without_noise
 from domino_jax.allocate.measured import Measured, kept
 from domino_jax.allocate.problem import Problem
+from domino_jax.allocate.scores import Scores
 from domino_jax.core.errors import InputError
 from domino_jax.core.layers import LayerSpec, grouped
 from domino_jax.core.scheme import NM, Scheme
 
 # Of the settings: what was measured under others is measured anew.
-KEY = ("calibration_batches", "calibration_statistics", "batch", "m")
+KEY = ("calibration_batches", "calibration_statistics", "batch", "m", "score")
 
 
 def allocate(problem: Problem) -> Scheme:
@@ -37,6 +39,8 @@ def allocate(problem: Problem) -> Scheme:
     wanted = {layer.name: _tried(layer, options["grid"]) for layer in grouped(problem.layers)}
     refuse_early(problem)
     params, _ = problem.weights()
+    batches = own_batches(problem)
+    scores = own_scores(problem, batches)
     key = {"weights": fingerprint(params)} | {name: options[name] for name in KEY}
     with kept(problem, key) as (known, keep):
         before = sum(n in known.get(name, ()) for name, tried in wanted.items() for n in tried)
@@ -51,14 +55,15 @@ def allocate(problem: Problem) -> Scheme:
                 problem.layers,
                 params,
                 loss_of(problem),
-                own_batches(problem),
+                batches,
+                scores=scores,
                 grid=options["grid"],
                 known=known,
                 report=report,
             )
     table = as_table(problem.layers, measured)
     keep_table(problem, table, method="sensitivity", statistics=options["calibration_statistics"])
-    return taken_scheme(problem, table, "sensitivity")
+    return taken_scheme(problem, table, "sensitivity", scores)
 
 
 def measure(
@@ -67,6 +72,7 @@ def measure(
     loss: Callable[[Any, Any], jax.Array],
     batches: Sequence[Any],
     *,
+    scores: Scores = {},  # noqa: B006 (read only)
     grid: Sequence[int] | None = None,
     known: Measured = {},  # noqa: B006 (read only)
     report: Callable[[Measured], None] = lambda measured: None,
@@ -78,6 +84,7 @@ def measure(
         params: of the dense network.
         loss: (params, batch) -> mean loss; traced once for all that is measured.
         batches: of one shape.
+        scores: what the masks go by, as `make_scores` gives them.
         grid: the candidates to try; None: all.
         known: what was measured before, on the same batches; it is not measured again.
         report: called with all that is known after each layer and candidate.
@@ -87,7 +94,7 @@ def measure(
     """
     layers = tuple(layers)
     wanted = {layer.name: _tried(layer, grid) for layer in grouped(layers)}
-    of_scheme = joint_loss(layers, params, loss, batches)
+    of_scheme = joint_loss(layers, params, loss, batches, scores=scores)
     measured = {name: dict(known.get(name, {})) for name in wanted}
     dense = {layer.name: NM(layer.m, layer.m) for layer in grouped(layers)}
     dense_loss = next((row[dense[name].m] for name, row in measured.items() if row), None)
@@ -109,11 +116,12 @@ def sensitivity_table(
     loss: Callable[[Any, Any], jax.Array],
     batches: Sequence[Any],
     *,
+    scores: Scores = {},  # noqa: B006 (read only)
     grid: Sequence[int] | None = None,
 ) -> LossTable:
     """Measures the table of all layers and candidates; arguments and errors as of `measure`."""
     layers = tuple(layers)
-    return as_table(layers, measure(layers, params, loss, batches, grid=grid))
+    return as_table(layers, measure(layers, params, loss, batches, scores=scores, grid=grid))
 
 
 def as_table(layers: Iterable[LayerSpec], measured: Measured) -> LossTable:

@@ -23,6 +23,8 @@ ALLOCATORS: Mapping[str, str] = {
     "instant": "domino_jax.allocate.instant:allocate",
     "sensitivity": "domino_jax.allocate.sensitivity:allocate",
     "fisher": "domino_jax.allocate.fisher:allocate",
+    "kdiag": "domino_jax.allocate.kdiag:allocate",
+    "kronecker": "domino_jax.allocate.kronecker:allocate",
     "table": "domino_jax.allocate.from_table:allocate",
 }
 

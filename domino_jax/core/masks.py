@@ -230,6 +230,36 @@ def magnitudes(w: jax.Array, m: int, axes: Axes) -> jax.Array:
     return grouped.reshape(*grouped.shape[:2], -1)
 
 
+def matrices(w: jax.Array, axes: Axes) -> jax.Array:
+    """Lays a kernel out as one matrix a slice, inputs (window first) by outputs: [S, W·I, O]."""
+    slices, window, inputs, outputs = _view(w.shape, axes)
+    return w.transpose(axes.order).reshape(slices, window * inputs, outputs)
+
+
+def from_matrices(x: jax.Array, shape: tuple[int, ...], axes: Axes) -> jax.Array:
+    """Brings what `matrices` laid out, [S, W·I, O], back to a kernel's own shape."""
+    # The inverse of a permutation is what sorts it.
+    ordered = x.reshape([shape[a] for a in axes.order])
+    return ordered.transpose(np.argsort(axes.order).tolist())
+
+
+def one_slice(w: jax.Array, index: jax.Array | int, axes: Axes) -> jax.Array:
+    """Takes one slice (row-major over the stack) of a kernel; its stack axes stay, 1 long."""
+    for axis in reversed(axes.stack):
+        size = w.shape[axis]
+        w, index = jax.lax.dynamic_slice_in_dim(w, index % size, 1, axis), index // size
+    return w
+
+
+def with_slice(w: jax.Array, part: jax.Array, index: int, axes: Axes) -> jax.Array:
+    """Puts what `one_slice` took back into its place."""
+    places = np.unravel_index(index, [w.shape[axis] for axis in axes.stack])
+    starts = [0] * w.ndim
+    for axis, place in zip(axes.stack, places, strict=True):
+        starts[axis] = int(place)
+    return jax.lax.dynamic_update_slice(w, part.astype(w.dtype), starts)
+
+
 def slice_norms(w: jax.Array, axes: Axes) -> jax.Array:
     """Returns the L2 norm of each stack slice, at least float32: [S], [] without stack axes."""
     # Reduced where it lies, and only then brought to the order of the stack axes: no copy of w.
@@ -294,10 +324,7 @@ def _groups(x: jax.Array, m: int, axes: Axes, filler: int = 0) -> jax.Array:
 def _ungroup(x: jax.Array, shape: tuple[int, ...], axes: Axes) -> jax.Array:
     """Brings [S, W, G, M, O] back to the kernel's own shape; drops the padding."""
     s, w, i, o = _view(shape, axes)
-    view = x.reshape(s, w, -1, o)[:, :, :i]
-    # The inverse of a permutation is what sorts it.
-    ordered = view.reshape([shape[a] for a in axes.order])
-    return ordered.transpose(np.argsort(axes.order).tolist())
+    return from_matrices(x.reshape(s, w, -1, o)[:, :, :i], shape, axes)
 
 
 def _per_slice(n: jax.typing.ArrayLike, shape: tuple[int, ...], axes: Axes) -> jax.Array:

@@ -50,6 +50,12 @@ def _paces() -> Iterable[str]:
     return PACES
 
 
+def _scores() -> Iterable[str]:
+    from domino_jax.allocate.scores import SCORES  # noqa: PLC0415 (as above)
+
+    return SCORES
+
+
 def _trainers() -> Iterable[str]:
     from domino_jax.train.trainers import TRAINERS  # noqa: PLC0415 (as above)
 
@@ -173,11 +179,10 @@ _SEARCH = {
     "method": Setting(
         "domino",
         *kinds.one_of_or_own(_methods),
-        "How the N of each layer is found: 'sensitivity' and 'fisher' measure what the loss asks "
-        "for, 'table' reads it from `table`; 'domino' searches, 'instant' "
-        "searches without data; 'uniform' takes the largest N that "
-        "fits everywhere, 'erk' the densities of Erdős-Rényi-kernel graphs; 'dense' keeps all; or "
-        "'package.module:function'.",
+        "How the N of each layer is found: 'sensitivity', 'fisher', 'kdiag' and 'kronecker' ask "
+        "the loss, 'table' reads it from `table`; 'domino' searches, 'instant' does so without "
+        "data; 'uniform' takes the largest N that fits everywhere, 'erk' the densities of "
+        "Erdős-Rényi-kernel graphs; 'dense' keeps all; or 'package.module:function'.",
     ),
     "m": Setting(16, *kinds.whole(2, kinds.LARGEST_M), "Weights in one group: the M of N:M."),
     "candidates": Setting(
@@ -266,6 +271,18 @@ _SEARCH = {
         *kinds.none_or(kinds.rising()),
         "The N that 'sensitivity' measures, the others lie between them; None: every candidate.",
         tuple,
+    ),
+    "score": Setting(
+        "magnitude",
+        *kinds.one_of_or_own(_scores),
+        "What a mask keeps the largest of, for the methods by the loss: 'magnitude'; 'wanda', |w| "
+        "times the norm of its input; 'fisher', w² F; or 'package.module:function'. The training "
+        "goes by magnitude.",
+    ),
+    "low_memory": Setting(
+        False,
+        *kinds.flag(),
+        "'kronecker' keeps the statistics of one layer at a time, and reads the batches for each.",
     ),
     "table": Setting("", *kinds.text(), "The loss table (JSON) that the method 'table' reads."),
     "guard": Setting(

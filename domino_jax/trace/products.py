@@ -114,7 +114,7 @@ def convolution(eqn: Any, values: Sequence[Any], side: int) -> list[Use]:
 
 def _kernel_use(view: View, eqn: Any) -> Use:
     outputs, inputs, *window = eqn.params["dimension_numbers"].rhs_spec
-    stack, groups = _stacked(view, outputs, eqn.params["feature_group_count"])
+    stack, groups = stacked(view, outputs, eqn.params["feature_group_count"])
     marks: Marked = [(piece, "stack") for piece in stack]
     marks += [(piece, "outputs") for piece in view.dims[outputs][len(stack) :]]
     marks += [(piece, "inputs") for piece in view.dims[inputs]]
@@ -125,7 +125,7 @@ def _kernel_use(view: View, eqn: Any) -> Use:
     return replace(use, convolution_groups=groups, transposed=spread)
 
 
-def _stacked(view: View, outputs: int, groups: int) -> tuple[Dim, int]:
+def stacked(view: View, outputs: int, groups: int) -> tuple[Dim, int]:
     """Finds the stack axis of a vmapped convolution: in front of the outputs, as feature groups.
 
         vmap:   kernel (S, H, W, I, O)  ->  (H, W, I, S·O) with S groups: a stack of S

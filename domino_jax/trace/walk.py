@@ -63,40 +63,41 @@ def walk(jaxpr: Any, args: Sequence[Value], interpreter: Interpreter) -> tuple[l
         return interpreter.constant(atom.val) if isinstance(atom, core.Literal) else known[atom]
 
     for eqn in inner.eqns:
-        results, more = _equation(eqn, [read(atom) for atom in eqn.invars], interpreter)
+        results, more = equation(eqn, [read(atom) for atom in eqn.invars], interpreter)
         known.update(zip(eqn.outvars, results, strict=True))
         facts += more
     return [read(atom) for atom in inner.outvars], facts
 
 
-def _equation(eqn: Any, values: list[Value], interpreter: Interpreter) -> tuple[list[Value], Facts]:
+def equation(eqn: Any, values: list[Value], interpreter: Interpreter) -> tuple[list[Value], Facts]:
+    """Follows the values of its operands through one equation, and through what it calls."""
     if eqn.primitive.name in _CONTROL:
         return _CONTROL[eqn.primitive.name](eqn, values, interpreter)
-    inner = _called(eqn)
+    inner = called(eqn)
     return interpreter.step(eqn, values) if inner is None else walk(inner, values, interpreter)
 
 
-def _called(eqn: Any) -> Any:
+def called(eqn: Any) -> Any:
     """Returns the jaxpr that an equation calls with its operands as they are, if there is one.
 
     By its shape, not by the primitive's name: jit, remat, custom_jvp_call and their like each have
     exactly one jaxpr, whose operands and results are those of the equation. Whatever differs (a
     shard_map over parts of arrays, a kernel) is left to the interpreter, which knows it not.
     """
-    called = [v for v in eqn.params.values() if isinstance(v, core.Jaxpr | core.ClosedJaxpr)]
-    if len(called) != 1:
+    jaxprs = [v for v in eqn.params.values() if isinstance(v, core.Jaxpr | core.ClosedJaxpr)]
+    if len(jaxprs) != 1:
         return None
-    inner = getattr(called[0], "jaxpr", called[0])
+    inner = getattr(jaxprs[0], "jaxpr", jaxprs[0])
     if _shapes(inner.invars) != _shapes(eqn.invars) or len(inner.outvars) != len(eqn.outvars):
         return None
-    return called[0] if not inner.constvars or called[0] is not inner else None
+    return jaxprs[0] if not inner.constvars or jaxprs[0] is not inner else None
 
 
 def _shapes(atoms: Iterable[Any]) -> list[Any]:
     return [getattr(atom.aval, "shape", None) for atom in atoms]
 
 
-def _carry_of(params: Mapping[str, Any]) -> tuple[int, int]:
+def carry_of(params: Mapping[str, Any]) -> tuple[int, int]:
     """Returns where the carry begins and ends among the operands of a scan."""
     if "num_consts" in params:
         return params["num_consts"], params["num_consts"] + params["num_carry"]
@@ -106,9 +107,9 @@ def _carry_of(params: Mapping[str, Any]) -> tuple[int, int]:
 
 def _scan(eqn: Any, values: list[Value], interpreter: Interpreter) -> tuple[list[Value], Facts]:
     """Operands are constants (the same at each pass), the carry, and arrays taken row by row."""
-    first, last = _carry_of(eqn.params)
+    first, last = carry_of(eqn.params)
     rows = [interpreter.row(value) for value in values[last:]]
-    carry, per_pass, inside, lost = _passes(
+    carry, per_pass, inside, lost = passes(
         eqn.params["jaxpr"], values[:first], values[first:last], rows, interpreter, "scan"
     )
     results, facts = list(carry), interpreter.repeat(inside, eqn.params["length"]) + lost
@@ -123,14 +124,14 @@ def _while(eqn: Any, values: list[Value], interpreter: Interpreter) -> tuple[lis
     """Nobody knows how many passes there are."""
     p = eqn.params
     first, last = p["cond_nconsts"], p["cond_nconsts"] + p["body_nconsts"]
-    carry, _, inside, lost = _passes(
+    carry, _, inside, lost = passes(
         p["body_jaxpr"], values[first:last], values[last:], (), interpreter, "while"
     )
     _, asked = walk(p["cond_jaxpr"], [*values[:first], *carry], interpreter)
     return list(carry), interpreter.repeat(asked + inside, None) + lost
 
 
-def _passes(
+def passes(
     body: Any,
     consts: Sequence[Value],
     carry: Sequence[Value],

@@ -78,6 +78,20 @@ def test_a_table_from_elsewhere_gives_its_scheme(tmp_path, sensitivity, capsys):
     assert schemes[0] == schemes[1]
 
 
+@pytest.mark.parametrize("method", ["kdiag", "kronecker"])
+def test_statistics_of_products_make_a_table(tmp_path, sensitivity, capsys, method):
+    options = (FEW, f"search.method={method}", f"init={sensitivity / 'dense'}")
+    scripts.search(tmp_path / "once", *options)
+    assert capsys.readouterr().out.startswith(f"{method}: ")
+    table = losses(tmp_path / "once")
+    assert table.keys() == losses(sensitivity).keys()
+    assert all(sorted(row.values(), reverse=True) == [*row.values()] for row in table.values())
+    if method == "kronecker":
+        scripts.search(tmp_path / "each", *options, "search.low_memory=True")
+        for name, row in losses(tmp_path / "each").items():
+            assert row == pytest.approx(table[name], rel=1e-3)
+
+
 def test_batch_statistics_may_be_those_of_the_dense_network(tmp_path, sensitivity):
     options = (*SENSITIVITY, "search.calibration_statistics=running")
     scripts.search(tmp_path, *options, f"init={sensitivity / 'dense'}")
@@ -107,3 +121,10 @@ def test_budgets_in_words_reach_the_report(tmp_path, capsys):
     assert shares["three"] == (1116, 1116)  # 3 is no candidate
     assert shares["count"][0] <= shares["count"][1] == 12_000
     assert {str(nm) for nm in load(tmp_path / "three" / "scheme.json").values()} == {"3:4"}
+
+
+def test_masks_by_another_score_make_another_table(tmp_path, sensitivity):
+    options = (FEW, f"init={sensitivity / 'dense'}", "search.score=wanda")
+    scripts.search(tmp_path, "search.method=sensitivity", *options)
+    assert losses(tmp_path).keys() == losses(sensitivity).keys()
+    assert losses(tmp_path) != losses(sensitivity)

@@ -58,7 +58,18 @@ VALUES = {
     "mesh.model": COUNT,
     "dense.optimizer": (["sgd", "adamw"], ["adam", "adamw_decoupled", None]),
     "search.method": (
-        ["domino", "uniform", "erk", "dense", "instant", "sensitivity", "fisher", "table"],
+        [
+            "domino",
+            "uniform",
+            "erk",
+            "dense",
+            "instant",
+            "sensitivity",
+            "fisher",
+            "kdiag",
+            "kronecker",
+            "table",
+        ],
         ["greedy", None],
     ),
     "search.m": ([2, 64], [1, 65, 4.0, True, "4", None]),
@@ -101,6 +112,8 @@ VALUES = {
     "search.patience": COUNT,
     "search.calibration_batches": COUNT,
     "search.calibration_statistics": (["running", "batch"], ["frozen", "", None]),
+    "search.score": (["magnitude", "wanda", "fisher", "mine:score"], ["wand", ""]),
+    "search.low_memory": ([True, False], [1, "yes"]),
     "search.grid": ([None, (1, 2, 4), [8]], [(), 8, "1,2", (2, 1), (0, 1), (1.0,)]),
     "search.table": ([""], TEXT[1]),  # the method 'table' alone reads another
     "search.budgets": (

@@ -1,0 +1,179 @@
+"""The rise of the loss by what a product sees: half the sum of E[g²] δᵀHδ over its outputs.
+
+H is the mean of x xᵀ over the inputs x of the layer's product, g the gradient by an output, and δ
+the weights of that output that a mask removes (`trace.taps`): K-FAC's curvature with its output
+side on the diagonal (Martens and Grosse, 2015). Unlike Fisher's and `kdiag`'s sums it knows that
+inputs go together: of two equal ones either may go, not both.
+
+Scale: as `kdiag`. Letters: G feature groups of a convolution, K inputs, O outputs.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from domino_jax.allocate.calibration import (
+    keep_table,
+    own_batches,
+    own_scores,
+    refuse_early,
+    taken_scheme,
+)
+from domino_jax.allocate.kdiag import require_tapped, shown
+from domino_jax.allocate.loss_table import LossTable, without_noise
+from domino_jax.allocate.problem import Problem
+from domino_jax.allocate.scores import Scores
+from domino_jax.core.errors import InputError
+from domino_jax.core.kernels import kernel_weights
+from domino_jax.core.layers import LayerSpec, grouped
+from domino_jax.core.masked import where_kept
+from domino_jax.core.masks import Axes, matrices, one_slice, top_n
+from domino_jax.core.scheme import Scheme
+from domino_jax.trace.taps import Statistics, tap, tap_each
+
+
+def kronecker_table(
+    layers: Iterable[LayerSpec],
+    params: Any,
+    loss: Callable[[Any, Any], jax.Array],
+    batches: Iterable[Any],
+    *,
+    scores: Scores = {},  # noqa: B006 (read only)
+) -> LossTable:
+    """Makes the table in one pass over the batches, with the H of all layers in memory.
+
+    Args:
+        layers: as `find_layers` gives them.
+        params: of the dense network.
+        loss: (params, batch) -> mean loss over the examples, which do not depend on each other.
+        batches: leaves [B, ...], of one shape; at least one.
+        scores: what the masks go by, as `make_scores` gives them.
+
+    Raises:
+        InputError: a grouped layer cannot be tapped, with the reason; a rise is not finite; or as
+            `tap`.
+    """
+    layers = tuple(layers)
+    names = [layer.name for layer in grouped(layers)]
+    taps = tap(loss, params, batches, layers, only=names)
+    return _table(layers, params, scores, [*taps.statistics.items(), *taps.untapped.items()])
+
+
+def kronecker_table_by_layer(
+    layers: Iterable[LayerSpec],
+    params: Any,
+    loss: Callable[[Any, Any], jax.Array],
+    batches: Sequence[Any],
+    *,
+    scores: Scores = {},  # noqa: B006 (read only)
+    report: Callable[[int], None] = lambda done: None,
+) -> LossTable:
+    """Makes the same table with one H in memory, and a pass over the batches for each layer.
+
+    Args:
+        layers: as for `kronecker_table`, and so are params, loss and batches.
+        params: as above.
+        loss: as above.
+        batches: as above.
+        scores: as above.
+        report: called with the number of layers done.
+    """
+    layers = tuple(layers)
+    names = [layer.name for layer in grouped(layers)]
+
+    def each() -> Iterator[tuple[str, Statistics | str]]:
+        for done, found in enumerate(tap_each(loss, params, batches, layers, only=names), start=1):
+            yield found
+            report(done)
+
+    return _table(layers, params, scores, each())
+
+
+def allocate(problem: Problem) -> Scheme:
+    """Is the entry 'kronecker' of `ALLOCATORS`; at the running batch statistics, as 'fisher'."""
+    refuse_early(problem)
+    params, stats = problem.weights()
+    batches = own_batches(problem)
+    scores = own_scores(problem, batches)
+
+    def loss(params: Any, batch: Any) -> jax.Array:
+        return problem.loss(params, stats, batch)
+
+    by_layer = problem.options["low_memory"]
+    pieces = len(grouped(problem.layers)) if by_layer else len(batches)
+    with problem.progress("kronecker", pieces, 0) as show:
+        if by_layer:
+            table = kronecker_table_by_layer(
+                problem.layers,
+                params,
+                loss,
+                batches,
+                scores=scores,
+                report=lambda done: show(done, ""),
+            )
+        else:
+            table = kronecker_table(
+                problem.layers, params, loss, shown(batches, show), scores=scores
+            )
+    keep_table(problem, table, method="kronecker", statistics="running")
+    return taken_scheme(problem, table, "kronecker", scores)
+
+
+def _table(
+    layers: tuple[LayerSpec, ...],
+    params: Any,
+    scores: Scores,
+    found: Iterable[tuple[str, Statistics | str]],
+) -> LossTable:
+    weights = kernel_weights(params, layers)
+    movable = {layer.name: layer for layer in grouped(layers)}
+    rows = {}
+    for name, own in found:
+        layer = movable[name]
+        if isinstance(own, str):
+            require_tapped(name, own)
+            rows[name] = dict.fromkeys(layer.candidates, 0.0)
+        else:
+            w = weights[layer.path]
+            rows[name] = _row(layer, w, scores.get(layer.path, w), own)
+    return {name: rows[name] for name in movable}
+
+
+def _row(layer: LayerSpec, w: jax.Array, score: jax.Array, own: Statistics) -> dict[int, float]:
+    """Returns the rise at each candidate; the masks of fewer weights remove all that others do."""
+    h = own.products
+    if layer.groups is None or layer.roles is None or h is None:
+        raise InputError(f"{layer.name}: expected a layer with groups, and its H")
+    numbers = own._replace(products=None)
+    rise = partial(_rise, layer.groups.along, layer.roles, layer.m, w, score, layer.index or 0)
+    rises = {n: float(rise(numbers, h, n)) for n in layer.candidates}
+    if not np.isfinite(list(rises.values())).all():
+        raise InputError(f"{layer.name}: expected a finite rise of the loss, got {rises}")
+    # What a further weight adds may be less than nothing, where inputs cancel each other.
+    return without_noise(rises)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _rise(
+    along: Axes,
+    roles: Axes,
+    m: int,
+    w: jax.Array,
+    score: jax.Array,
+    index: int,
+    own: Statistics,
+    h: jax.Array,
+    n: int,
+) -> jax.Array:
+    """Half of rows times the sum of E[g²] δᵀHδ of one slice at one n; no score is below 0."""
+    w, score = (one_slice(x, index, roles) for x in (w, score))
+    removed = where_kept(~top_n(score, n, m, along), w.astype(own.squares.dtype))
+    groups, inputs, _ = h.shape
+    delta = matrices(removed, roles)[0].reshape(inputs, groups, -1)  # [K, G, O / G]
+    moved = jnp.einsum("gkl,lgo->kgo", h, delta, precision="highest")
+    by_output = (delta * moved).sum(0).reshape(-1)
+    return 0.5 * own.rows * jnp.vdot(own.gradients, by_output, precision="highest")

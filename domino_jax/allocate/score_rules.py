@@ -1,0 +1,47 @@
+"""The scoring rules of `scores`: arguments and results are those of `make_scores`."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from domino_jax.allocate.fisher import fisher_information, micro_of
+from domino_jax.allocate.kdiag import by_weight
+from domino_jax.allocate.scores import Scores
+from domino_jax.core.kernels import kernel_weights
+from domino_jax.core.layers import LayerSpec
+from domino_jax.trace.taps import Statistics
+
+Loss = Callable[[Any, Any], jax.Array]
+
+
+def magnitude(
+    layers: tuple[LayerSpec, ...], params: Any, loss: Loss, batches: Iterable[Any]
+) -> Scores:
+    """Makes none: without a score a kernel goes by the magnitude of its weights."""
+    del layers, params, loss, batches
+    return {}
+
+
+def wanda(layers: tuple[LayerSpec, ...], params: Any, loss: Loss, batches: Iterable[Any]) -> Scores:
+    """Makes |w| times the root of E[x²]; the number of rows changes no order within a group."""
+
+    def norms(own: Statistics) -> jax.Array:
+        outputs = own.gradients.shape[0] // own.squares.shape[0]
+        return jnp.repeat(jnp.sqrt(own.squares)[:, :, None], outputs, axis=2)
+
+    of_inputs = by_weight(layers, params, loss, batches, norms)
+    return {
+        path: jnp.abs(w) * of_inputs[path] for path, w in kernel_weights(params, layers).items()
+    }
+
+
+def fisher(
+    layers: tuple[LayerSpec, ...], params: Any, loss: Loss, batches: Iterable[Any]
+) -> Scores:
+    """Makes w² F, F as in `fisher`: twice what a diagonal quadratic expects of the weight."""
+    batches = list(batches)
+    information = fisher_information(layers, params, loss, batches, micro=micro_of(batches))
+    weights = kernel_weights(params, layers)
+    return {path: jnp.square(w) * information[path] for path, w in weights.items()}

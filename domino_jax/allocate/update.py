@@ -1,0 +1,219 @@
+"""Weights that stay make up for those that go: the N:M update of SparseGPT, without training.
+
+Of all matrices with these zeros it looks for the one whose outputs differ least from those of W on
+the inputs that were seen, (W - Ŵ)ᵀH(W - Ŵ). Inputs are gone through in order; what each removed
+weight changed in the outputs is taken over by the weights of the inputs that are still to come
+(Frantar and Alistarh, SparseGPT, 2023).
+
+Letters: K inputs, O outputs, M group size, P inputs with padding.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from domino_jax.core.errors import InputError
+from domino_jax.core.kernels import kernel_weights, n_by_path
+from domino_jax.core.layers import LayerSpec, grouped
+from domino_jax.core.masks import (
+    Axes,
+    from_matrices,
+    matrices,
+    one_slice,
+    top_scores,
+    with_slice,
+)
+from domino_jax.core.paths import replace_leaves
+from domino_jax.core.scheme import Scheme
+from domino_jax.trace.taps import Statistics, layer_tap
+
+Params = TypeVar("Params")
+DAMPING = 0.01  # of the mean of H's diagonal, added to it
+BLOCK = 128  # inputs whose errors are handed on together
+_COLUMN = Axes((), (), (0,), (1,))
+
+
+def update_matrix(
+    w: jax.Array,
+    h: jax.Array,
+    n: jax.typing.ArrayLike,
+    m: int,
+    *,
+    run: int | None = None,
+    mask: jax.Array | None = None,
+) -> jax.Array:
+    """Makes a matrix n:m along its inputs, and lets the rest make up for it.
+
+    Args:
+        w: [K, O].
+        h: mean of x xᵀ over the inputs x, [K, K].
+        n: weights kept of every M, 1 to m; may be traced.
+        m: group size.
+        run: groups start anew after so many inputs, and the last of a run may be short; None: K.
+        mask: True where a weight stays, [K, O]; None chooses in each group, when its turn comes,
+            the weights of the largest w² / [H⁻¹]_jj, H⁻¹ of the inputs that are still to come.
+
+    Returns:
+        [K, O], the dtype of w but at least float32; n nonzeros of every m at the most.
+
+    Raises:
+        InputError: the shapes do not fit.
+    """
+    inputs = w.shape[0]
+    run = inputs if run is None else run
+    if h.shape != (inputs, inputs) or inputs % run or (mask is not None and mask.shape != w.shape):
+        raise InputError(
+            f"expected H of shape {(inputs, inputs)}, a mask of shape {tuple(w.shape)} or none and "
+            f"runs that divide {inputs} inputs, got H {tuple(h.shape)}, "
+            f"a mask {None if mask is None else tuple(mask.shape)} and runs of {run}"
+        )
+    places = _padded(inputs, run, m)
+    is_own = places < inputs
+    dtype = jnp.promote_types(jnp.promote_types(w.dtype, h.dtype), jnp.float32)
+    at = np.minimum(places, inputs - 1)
+    wide = jnp.where(is_own[:, None], w.astype(dtype)[at], jnp.zeros((), dtype))
+    both = is_own[:, None] & is_own[None, :]
+    h = jnp.where(both, h.astype(dtype)[at][:, at], jnp.zeros((), dtype))
+    keep = None if mask is None else jnp.where(is_own[:, None], mask[at], False)
+    made = _solved(wide, _factor(h, is_own), keep, jnp.asarray(n, jnp.int32), m, _block(m))
+    return made[np.flatnonzero(is_own)]
+
+
+def update_layer(
+    w: jax.Array, layer: LayerSpec, own: Statistics, n: jax.typing.ArrayLike
+) -> jax.Array:
+    """Makes one layer n:M by its statistics.
+
+    Args:
+        w: the whole parameter.
+        layer: a grouped layer of it.
+        own: its statistics with H, as `tap` gives them.
+        n: weights kept of every M.
+
+    Returns:
+        The layer, in the shape of the parameter with stack axes of 1.
+
+    Raises:
+        InputError: the layer has no groups, or statistics without H.
+    """
+    if layer.groups is None or layer.roles is None or own.products is None:
+        raise InputError(f"{layer.name}: expected a grouped layer and its statistics with H")
+    roles, h = layer.roles, own.products
+    part = one_slice(w, layer.index or 0, roles)
+    groups, inputs, _ = h.shape
+    runs = int(np.prod([part.shape[a] for a in layer.groups.along.window], dtype=int))
+    by_group = matrices(part, roles)[0].reshape(inputs, groups, -1).swapaxes(0, 1)
+    made = jnp.stack(
+        [update_matrix(x, h[g], n, layer.m, run=inputs // runs) for g, x in enumerate(by_group)]
+    )
+    return from_matrices(made.swapaxes(0, 1), part.shape, roles).astype(w.dtype)
+
+
+def update_weights(
+    layers: Iterable[LayerSpec],
+    params: Params,
+    scheme: Scheme,
+    loss: Callable[[Any, Any], jax.Array],
+    batches: Sequence[Any],
+) -> Params:
+    """Makes a network sparse without training: layer after layer, in the order of the trace.
+
+    Each layer sees the inputs that the sparse layers before it leave it; one H is in memory.
+
+    Args:
+        layers: as `find_layers` gives them.
+        params: of the dense network.
+        scheme: N:M of every grouped layer.
+        loss: (params, batch) -> mean loss over the examples; only what goes into the products
+            counts, so that any number made of the outputs will do.
+        batches: leaves [B, ...], of one shape; at least one.
+
+    Raises:
+        InputError: the scheme is of other layers, or a layer cannot be tapped.
+    """
+    layers = tuple(layers)
+    n_by_path(scheme, layers)  # refuses a scheme of other layers
+    weights = dict(kernel_weights(params, layers))
+    tap_layer = layer_tap(loss, params, batches, layers)
+    for layer in grouped(layers):
+        nm, w, roles = scheme[layer.name], weights[layer.path], layer.roles
+        if nm.n == nm.m or roles is None:
+            continue
+        own = tap_layer(replace_leaves(params, weights), layer)
+        if isinstance(own, str):
+            raise InputError(
+                f"{layer.name}: expected a layer whose inputs can be seen, got {own!r}"
+            )
+        made = update_layer(w, layer, own, nm.n)
+        weights[layer.path] = with_slice(w, made, layer.index or 0, roles)
+    return replace_leaves(params, weights)
+
+
+def _padded(inputs: int, run: int, m: int) -> np.ndarray:
+    """Lists the inputs with the last group of each run filled up, `inputs` where there is none."""
+    width = -(-run // m) * m
+    places = np.full((inputs // run, width), inputs)
+    places[:, :run] = np.arange(inputs).reshape(-1, run)
+    block = _block(m)
+    return np.pad(places.reshape(-1), (0, -places.size % block), constant_values=inputs)
+
+
+def _block(m: int) -> int:
+    return max(BLOCK // m, 1) * m
+
+
+def _factor(h: jax.Array, is_own: np.ndarray) -> jax.Array:
+    """Returns U, upper, of H⁻¹ = UᵀU: U_jj² is the entry of H⁻¹ of the inputs from j on."""
+    damping = DAMPING * jnp.trace(h) / float(is_own.sum())
+    damping = jnp.where(damping > 0, damping, jnp.ones_like(damping))
+    # With the inputs reversed the lower factor of H is an upper one, whose inverse is U.
+    lower = jnp.linalg.cholesky((h + damping * jnp.eye(h.shape[0], dtype=h.dtype))[::-1, ::-1])
+    eye = jnp.eye(h.shape[0], dtype=h.dtype)
+    return jnp.triu(jax.scipy.linalg.solve_triangular(lower[::-1, ::-1], eye, lower=False))
+
+
+@partial(jax.jit, static_argnums=(4, 5))
+def _solved(
+    w: jax.Array, u: jax.Array, mask: jax.Array | None, n: jax.Array, m: int, size: int
+) -> jax.Array:
+    """Goes through the inputs: W [P, O] and U [P, P], P a multiple of the size of a block."""
+    dot = partial(jnp.matmul, precision="highest")
+
+    def block(number: jax.Array, w: jax.Array) -> jax.Array:
+        start = number * size
+        rows = jax.lax.dynamic_slice_in_dim(w, start, size)
+        across = jax.lax.dynamic_slice_in_dim(u, start, size)  # [size, P]
+        own = jax.lax.dynamic_slice_in_dim(across, start, size, axis=1)
+
+        def group(index: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple:
+            rows, errors = carry
+            first = index * m
+            here = jax.lax.dynamic_slice_in_dim(rows, first, m)
+            if mask is None:
+                diagonal = jax.lax.dynamic_slice_in_dim(jnp.diagonal(own), first, m)
+                keep = top_scores(jnp.square(here / diagonal[:, None]), n, m, _COLUMN)
+            else:
+                keep = jax.lax.dynamic_slice_in_dim(mask, start + first, m)
+
+            def column(j: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple:
+                rows, errors = carry
+                at = first + j
+                kept = jnp.where(keep[j], rows[at], jnp.zeros_like(rows[at]))
+                error = (rows[at] - kept) / own[at, at]
+                # A row of U begins at its own input: only what is still to come changes.
+                rows = (rows - own[at][:, None] * error[None]).at[at].set(kept)
+                return rows, errors.at[at].set(error)
+
+            return jax.lax.fori_loop(0, m, column, (rows, errors))
+
+        rows, errors = jax.lax.fori_loop(0, size // m, group, (rows, jnp.zeros_like(rows)))
+        # Later blocks change once a block, by all of its errors.
+        later = jnp.arange(w.shape[0]) >= start + size
+        w = w - jnp.where(later[:, None], dot(across.T, errors), jnp.zeros_like(w))
+        return jax.lax.dynamic_update_slice_in_dim(w, rows, start, 0)
+
+    return jax.lax.fori_loop(0, w.shape[0] // size, block, w)

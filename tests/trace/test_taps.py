@@ -1,0 +1,526 @@
+"""Statistics of products from the trace, against hooks written by hand into the same networks."""
+
+import importlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from domino_jax.core.errors import InputError
+from domino_jax.trace.kernels import find_kernels
+from domino_jax.trace.taps import tap, tap_each
+
+RNG = np.random.default_rng(0)
+B = 3
+
+
+def floats(*shape):
+    return jnp.asarray(RNG.normal(size=shape), jnp.float32)
+
+
+@pytest.fixture(autouse=True)
+def _promotion():
+    """Users' networks promote types and ranks as they like."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def mean_square(y):
+    """Makes a loss of outputs [B, ...] that treats no two of them alike."""
+    wanted = jnp.cos(jnp.arange(y[0].size, dtype=jnp.float32)).reshape(y[0].shape)
+    return jnp.square(y - wanted).sum() / y.shape[0]
+
+
+def by_hooks(network, params, x):
+    """Runs network(hook, params, x); hook(inputs, outputs) -> outputs stands at every product.
+
+    Returns:
+        [(inputs, gradient of the summed loss by the outputs)], in order.
+    """
+    shapes = []
+
+    def measure(x, y):
+        del x
+        shapes.append(y.shape)
+        return y
+
+    jax.eval_shape(lambda x: network(measure, params, x), x)
+
+    def of(probes):
+        inputs, left = [], iter(probes)
+
+        def hook(x, y):
+            inputs.append(x)
+            return y + next(left)
+
+        return mean_square(network(hook, params, x)) * len(x), inputs
+
+    grads, inputs = jax.jit(jax.grad(of, has_aux=True))([jnp.zeros(shape) for shape in shapes])
+    return list(zip(inputs, grads, strict=True))
+
+
+def require_like(own, *uses):
+    """Compares with rows of inputs [..., K] and of output gradients [..., O], of all uses."""
+    x = np.concatenate([np.asarray(x).reshape(-1, x.shape[-1]) for x, _ in uses])
+    g = np.concatenate([np.asarray(g).reshape(-1, g.shape[-1]) for _, g in uses])
+    wanted = x.T @ x / len(x), np.square(x).mean(0), np.square(g).mean(0), len(x) / B
+    got = own.products[0], own.squares[0], own.gradients, own.rows
+    for ours, theirs in zip(got, wanted, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5 * np.abs(theirs).max())
+
+
+def tapped(apply, params, x):
+    """Taps a network, all layers at once."""
+    layers = find_kernels(apply, params, x)
+    return tap(lambda params, x: mean_square(apply(params, x)), params, [x], layers)
+
+
+def require_same_one_by_one(apply, params, x, taps):
+    layers = find_kernels(apply, params, x)
+
+    def loss(params, x):
+        return mean_square(apply(params, x))
+
+    for name, own in tap_each(loss, params, [x], layers):
+        if isinstance(own, str):
+            assert taps.untapped[name] == own
+        else:
+            for a, b in zip(own, taps.statistics[name], strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def patches(x, shape, strides, padding):
+    """Cuts the patches of NHWC images: [B, H, W, window x channels], by JAX's own function."""
+    cut = lax.conv_general_dilated_patches(
+        x, shape, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    by_channel = cut.reshape(*cut.shape[:-1], x.shape[-1], -1)  # channel-major
+    return jnp.moveaxis(by_channel, -1, -2).reshape(cut.shape)
+
+
+# By the usual libraries.
+
+
+def test_linen_layers(monkeypatch):
+    nn = importlib.import_module("flax.linen")
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.relu(nn.Conv(4, (3, 2), strides=(2, 1), padding=((1, 0), (2, 1)))(x))
+            x = nn.MultiHeadDotProductAttention(num_heads=2)(x.reshape(x.shape[0], -1, 4))
+            return nn.Dense(5)(nn.gelu(nn.Dense(6)(x))).mean(1)
+
+    net, x = Net(), floats(B, 5, 4, 3)
+    params = net.init(jax.random.key(0), x)["params"]
+    calls = []
+
+    def network(hook, params, x):
+        calls.clear()
+
+        def intercept(following, args, kwargs, context):
+            y = following(*args, **kwargs)
+            if context.method_name == "__call__" and isinstance(
+                context.module, nn.Dense | nn.Conv | nn.DenseGeneral
+            ):
+                calls.append("/".join(context.module.path))
+                y = hook(args[0], y)
+            return y
+
+        with nn.intercept_methods(intercept):
+            return net.apply({"params": params}, x)
+
+    pairs = by_hooks(network, params, x)
+    uses = dict(zip(calls, pairs, strict=True))
+    taps = tapped(lambda p, x: net.apply({"params": p}, x), params, x)
+    assert taps.untapped == {}
+    assert set(taps.statistics) == {f"{name}/kernel" for name in uses}
+    for name, (inputs, grads) in uses.items():
+        rows, of_rows = inputs, grads
+        if name == "Conv_0":
+            rows = patches(inputs, (3, 2), (2, 1), ((1, 0), (2, 1)))
+        if name.endswith("out"):
+            rows = inputs.reshape(*inputs.shape[:-2], -1)
+        elif "Attention" in name:
+            of_rows = grads.reshape(*grads.shape[:-2], -1)
+        require_like(taps.statistics[f"{name}/kernel"], (rows, of_rows))
+
+
+def hooked(monkeypatch, kind, hook, params, call):
+    """Calls a network with a hook behind every layer of one kind."""
+    original = kind.__call__
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, "__call__", lambda self, x, **kw: hook(x, original(self, x, **kw)))
+        return call(params)
+
+
+def test_nnx_layers(monkeypatch):
+    nnx = importlib.import_module("flax.nnx")
+
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.first = nnx.Linear(4, 6, rngs=rngs)
+            self.twice = nnx.Linear(6, 6, rngs=rngs)
+            self.norm = nnx.LayerNorm(6, rngs=rngs)
+
+        def __call__(self, x):
+            return self.norm(self.twice(nnx.relu(self.twice(nnx.relu(self.first(x))))))
+
+    graph, state = nnx.split(Net(nnx.Rngs(0)))
+    params, x = nnx.to_pure_dict(state), floats(B, 5, 4)
+
+    def network(hook, params, x):
+        return hooked(monkeypatch, nnx.Linear, hook, params, lambda p: nnx.merge(graph, p)(x))
+
+    first, *twice = by_hooks(network, params, x)
+    taps = tapped(lambda p, x: nnx.merge(graph, p)(x), params, x)
+    require_like(taps.statistics["first/kernel"], first)
+    require_like(taps.statistics["twice/kernel"], *twice)
+    assert float(taps.statistics["twice/kernel"].rows) == 10
+
+
+def test_equinox_layers(monkeypatch):
+    eqx = importlib.import_module("equinox")
+    net, x = eqx.nn.MLP(4, 3, 5, 2, key=jax.random.key(0)), floats(B, 4)
+    uses = []
+
+    def network(hook, net, x):
+        rows = [hooked(monkeypatch, eqx.nn.Linear, hook, net, lambda n, r=r: n(r)) for r in x]
+        return jnp.stack(rows)
+
+    pairs = by_hooks(network, net, x)
+    uses = [pairs[i::3] for i in range(3)]  # example by example
+    taps = tapped(lambda net, x: jax.vmap(net)(x), net, x)
+    for number, rows in enumerate(uses):
+        require_like(taps.statistics[f"layers/{number}/weight"], *rows)
+
+
+# By hand.
+
+P = {"a": floats(4, 4), "b": floats(4, 6), "stack": floats(3, 4, 4)}
+X = floats(B, 5, 4)
+
+
+def test_a_weight_tied_to_its_lookup_and_shared_by_two_products():
+    tokens = jnp.asarray(RNG.integers(0, 7, (B, 5)))
+    params = {"table": floats(7, 4), "a": P["a"]}
+
+    def network(hook, p, t):
+        x = p["table"][t]
+        x = jnp.tanh(hook(x, x @ p["a"]))
+        x = jnp.tanh(hook(x, x @ p["a"]))
+        return hook(x, x @ p["table"].T)
+
+    once, twice, head = by_hooks(network, params, tokens)
+    taps = tapped(lambda p, t: network(lambda x, y: y, p, t), params, tokens)
+    require_like(taps.statistics["a"], once, twice)
+    require_like(taps.statistics["table"], head)
+
+
+def stacked_network(hook, p, x):
+    for w in p["stack"]:
+        x = jnp.tanh(hook(x, x @ w))
+    return hook(x, x @ p["b"])
+
+
+def through_scan(p, x):
+    x, _ = lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, p["stack"])
+    return x @ p["b"]
+
+
+def through_reversed_scan(p, x):
+    def body(x, w):
+        return jnp.tanh(x @ w), x.sum()
+
+    x, _ = lax.scan(body, x, p["stack"][::-1], reverse=True)
+    return x @ p["b"]
+
+
+def through_remat_in_scan(p, x):
+    body = jax.checkpoint(lambda x, w: (jax.jit(lambda x: jnp.tanh(x @ w))(x), None))
+    return lax.scan(body, x, p["stack"], unroll=2)[0] @ p["b"]
+
+
+def through_numbered_passes(p, x):
+    return lax.fori_loop(0, 3, lambda i, x: jnp.tanh(x @ p["stack"][i]), x) @ p["b"]
+
+
+def through_slices(p, x):
+    for i in range(3):
+        x = jnp.tanh(x @ p["stack"][i])
+    return x @ p["b"]
+
+
+def through_scan_of_a_part(p, x):
+    x = jnp.tanh(x @ p["stack"][0])
+    x, _ = lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, p["stack"][1:])
+    return x @ p["b"]
+
+
+def through_scans_in_a_scan(p, x):
+    """A stack of 3 by one pass of an outer scan; b is used in a pass of another scan."""
+
+    def outer(x, stack):
+        return lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, stack)
+
+    x, _ = lax.scan(outer, x, p["stack"].reshape(1, 3, 4, 4))
+    return lax.scan(lambda _, x: (0, x @ p["b"]), 0, x[None])[1][0]
+
+
+def through_custom_rules(p, x):
+    @jax.custom_vjp
+    def product(x, w):
+        return jnp.tanh(x @ w)
+
+    product.defvjp(
+        lambda x, w: (product(x, w), (x, w)), lambda saved, g: jax.vjp(lambda *a: a, *saved)[0]
+    )
+
+    @jax.custom_jvp
+    def tanh(x):
+        return jnp.tanh(x)
+
+    tanh.defjvp(lambda primals, tangents: (tanh(*primals), 7 * tangents[0]))
+    for w in p["stack"]:
+        x = product(x, w)
+    return x @ p["b"]
+
+
+STACKS = (
+    through_scan,
+    through_reversed_scan,
+    through_remat_in_scan,
+    through_numbered_passes,
+    through_slices,
+    through_scan_of_a_part,
+    through_scans_in_a_scan,
+    through_custom_rules,
+)
+
+
+@pytest.mark.parametrize("apply", STACKS)
+def test_each_slice_of_a_stack_has_its_own(apply):
+    *slices, head = by_hooks(stacked_network, P, X)
+    taps = tapped(apply, P, X)
+    for number, pair in enumerate(slices):
+        require_like(taps.statistics[f"stack#{number}"], pair)
+    require_like(taps.statistics["b"], head)
+    assert taps.untapped == {}
+    if apply in (through_numbered_passes, through_scan_of_a_part):
+        require_same_one_by_one(apply, P, X, taps)
+
+
+def test_a_branch_that_is_not_taken_sees_nothing():
+    def network(hook, p, x):
+        return hook(jnp.tanh(x), jnp.tanh(x) @ p["b"])
+
+    def apply(p, x):
+        taken = lax.cond(x.sum() < 1e9, lambda x, w: jnp.tanh(x), lambda x, w: x @ w, x, p["a"])
+        return lax.cond(x.sum() < 1e9, lambda x, w: x @ w, lambda x, w: 2 * x @ w, taken, p["b"])
+
+    taps = tapped(apply, P, X)
+    require_like(taps.statistics["b"], *by_hooks(network, P, X))
+    assert taps.untapped == {"a": "no example's loss depends on it"}
+
+
+def unhooked(x, y):
+    del x
+    return y
+
+
+def flat(y):
+    return y.reshape(*y.shape[:2], -1)
+
+
+def test_heads_of_attention_by_einsum():
+    params = {"q": floats(4, 2, 3), "kv": floats(2, 4, 2, 3), "o": floats(2, 3, 4)}
+
+    def network(hook, p, x):
+        q = hook(x, jnp.einsum("bti,ihd->bthd", x, p["q"]))
+        if hook is unhooked:
+            k, v = jnp.einsum("bti,sihd->sbthd", x, p["kv"])
+        else:
+            k, v = (hook(x, jnp.einsum("bti,ihd->bthd", x, w)) for w in p["kv"])
+        scores = jax.nn.softmax(jnp.einsum("bthd,bshd->bths", q, k))
+        mixed = jnp.einsum("bths,bshd->bthd", scores, v)
+        return hook(mixed, jnp.einsum("bthd,hdo->bto", mixed, p["o"]))
+
+    q, k, v, o = by_hooks(network, params, X)
+    taps = tapped(lambda p, x: network(unhooked, p, x), params, X)
+    require_like(taps.statistics["q"], (X, flat(q[1])))
+    require_like(taps.statistics["kv"], (X, jnp.concatenate([flat(k[1]), flat(v[1])], -1)))
+    require_like(taps.statistics["o"], (flat(o[0]), o[1]))
+
+
+def test_joined_weights_and_parts_of_one():
+    """Queries and keys in one product; a weight cut along its inputs, with a tanh between."""
+    params = {"q": floats(4, 4), "k": floats(4, 2), "w": floats(6, 3)}
+
+    def network(hook, p, x):
+        if hook is unhooked:
+            x = x @ jnp.concatenate([p["q"], p["k"]], axis=1)
+        else:
+            x = jnp.concatenate([hook(x, x @ p["q"]), hook(x, x @ p["k"])], axis=-1)
+        left, right = x[..., :2], x[..., 2:]
+        first = jnp.tanh(hook(left, left @ p["w"][:2]))
+        return first + hook(right, right @ p["w"][2:])
+
+    q, k, left, right = by_hooks(network, params, X)
+    taps = tapped(lambda p, x: network(unhooked, p, x), params, X)
+    require_like(taps.statistics["q"], q)
+    require_like(taps.statistics["k"], k)
+    own = taps.statistics["w"]
+    x = [np.asarray(pair[0]).reshape(-1, pair[0].shape[-1]) for pair in (left, right)]
+    np.testing.assert_allclose(own.products[0, :2, :2], x[0].T @ x[0] / 15, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(own.products[0, 2:, 2:], x[1].T @ x[1] / 15, rtol=1e-5, atol=1e-6)
+    assert not own.products[0, :2, 2:].any()
+    assert float(own.rows) == 5
+
+
+CONVOLUTIONS = {
+    "strided": ((3, 3, 4, 6), {"window_strides": (2, 1), "padding": "SAME"}),
+    "dilated": (
+        (2, 3, 4, 2),
+        {"window_strides": (1, 1), "padding": "VALID", "rhs_dilation": (1, 2)},
+    ),
+    "transposed": (
+        (3, 3, 4, 2),
+        {"window_strides": (1, 1), "padding": ((2, 1), (1, 1)), "lhs_dilation": (2, 2)},
+    ),
+    "cropped": ((1, 1, 4, 2), {"window_strides": (2, 2), "padding": ((-1, 0), (0, -1))}),
+    "grouped": (
+        (3, 3, 2, 6),
+        {"window_strides": (2, 2), "padding": "SAME", "feature_group_count": 2},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", CONVOLUTIONS)
+def test_patches_of_convolutions(kind):
+    """Against the products themselves: H and g give back the outputs and the weights' gradient."""
+    shape, options = CONVOLUTIONS[kind]
+    params, x = {"w": floats(*shape)}, floats(B, 5, 6, 4)
+    numbers = ("NHWC", "HWIO", "NHWC")
+
+    def apply(p, x):
+        return lax.conv_general_dilated(x, p["w"], dimension_numbers=numbers, **options)
+
+    own = tapped(apply, params, x).statistics["w"]
+    groups, columns = options.get("feature_group_count", 1), shape[-1]
+    y = apply(params, x)
+    w = np.asarray(params["w"]).reshape(-1, groups, columns // groups).transpose(1, 0, 2)
+    rows = y[..., 0].size
+    energy = np.einsum("gko,gkl,glo->go", w, own.products, w).reshape(-1) * rows
+    np.testing.assert_allclose(energy, np.square(y).sum((0, 1, 2)), rtol=1e-4)
+    g = jax.grad(lambda y: mean_square(y) * B)(y)
+    np.testing.assert_allclose(own.gradients, np.square(g).mean((0, 1, 2)), rtol=1e-4)
+    np.testing.assert_allclose(own.squares, np.einsum("gkk->gk", own.products), rtol=1e-5)
+    assert float(own.rows) == rows / B
+
+
+def test_a_vmapped_stack_of_products_and_of_convolutions():
+    params = {"w": floats(2, 3, 3), "c": floats(2, 3, 3, 4)}
+    stack = floats(B, 2, 5, 4)
+
+    def apply(p, x):
+        def one(w, c, x):
+            y = lax.conv_general_dilated(
+                x, c, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC")
+            )
+            return jnp.tanh(y) @ w
+
+        return jax.vmap(one, (0, 0, 1), 1)(p["w"], p["c"].transpose(0, 1, 3, 2), x)
+
+    def network(hook, p, x):
+        outputs = []
+        for i in range(2):
+            kernel = p["c"][i].transpose(0, 2, 1)
+            y = lax.conv_general_dilated(
+                x[:, i], kernel, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC")
+            )
+            y = jnp.tanh(hook(x[:, i], y))
+            outputs.append(hook(y, y @ p["w"][i]))
+        return jnp.stack(outputs, 1)
+
+    pairs = by_hooks(network, params, stack)
+    taps = tapped(apply, params, stack)
+    for i in range(2):
+        (x, g), product = pairs[2 * i], pairs[2 * i + 1]
+        padded = jnp.pad(x, ((0, 0), (1, 1), (0, 0)))
+        cut = jnp.concatenate([padded[:, j : j + 5] for j in range(3)], -1)
+        require_like(taps.statistics[f"c#{i}"], (cut, g))
+        require_like(taps.statistics[f"w#{i}"], product)
+    require_same_one_by_one(apply, params, stack, taps)
+
+
+def test_in_bfloat16_the_sums_are_in_float32():
+    def apply(p, x):
+        return (x.astype(jnp.bfloat16) @ p["b"].astype(jnp.bfloat16)).astype(jnp.float32)
+
+    own = tapped(apply, P, X).statistics["b"]
+    rounded = np.asarray(X.astype(jnp.bfloat16), np.float32).reshape(-1, 4)
+    np.testing.assert_allclose(own.products[0], rounded.T @ rounded / 15, rtol=1e-6)
+
+
+def sum_over_a_gather(p, x):
+    picks = jnp.argmax(x[..., :3], axis=-1)
+    return jnp.einsum("bti,btio->bto", x, p["stack"][picks])
+
+
+def in_a_while_loop(p, x):
+    return lax.while_loop(lambda x: x.sum() > 1e9, lambda x: x @ p["a"], x)
+
+
+def along_two_axes(p, x):
+    return x @ p["a"] @ p["a"].T
+
+
+def repeated_inputs(p, x):
+    return jnp.concatenate([x, x], -1) @ jnp.tile(p["a"], (2, 1))
+
+
+@pytest.mark.parametrize(
+    ("apply", "reason"),
+    [
+        (sum_over_a_gather, "which part of it meets the inputs is known only at run time"),
+        (in_a_while_loop, "in a while loop"),
+        (along_two_axes, "used along different input axes"),
+        (repeated_inputs, "repeated along its inputs"),
+    ],
+)
+def test_what_cannot_be_tapped_says_why_and_the_rest_is_tapped(apply, reason):
+    def behind(p, x):
+        return lax.stop_gradient(apply(p, x)).sum() + x @ p["b"]
+
+    taps = tapped(behind, P, X)
+    assert list(taps.statistics) == ["b"]
+    assert set(taps.untapped.values()) == {reason}
+    if apply is in_a_while_loop:
+        require_same_one_by_one(behind, P, X, taps)
+
+
+def test_several_batches_are_one_and_only_what_is_asked_for_is_tapped():
+    layers = find_kernels(through_scan, P, X)
+
+    def loss(params, x):
+        return mean_square(through_scan(params, x))
+
+    both = tap(loss, P, [X, X + 1], layers, products=False, only=["stack#1", "b"])
+    one = tap(loss, P, [jnp.concatenate([X, X + 1])], layers)
+    assert list(both.statistics) == ["stack#1", "b"]
+    for name, own in both.statistics.items():
+        assert own.products is None
+        np.testing.assert_allclose(own.squares, one.statistics[name].squares, rtol=1e-5)
+        np.testing.assert_allclose(own.gradients, one.statistics[name].gradients, rtol=1e-5)
+
+
+def test_wrong_input_says_what_to_do():
+    layers = find_kernels(through_scan, P, X)
+    with pytest.raises(InputError, match="expected at least one batch"):
+        tap(lambda p, x: mean_square(through_scan(p, x)), P, [], layers)
+    with pytest.raises(InputError, match="a loss that is one number"):
+        tap(through_scan, P, [X], layers)
+    with pytest.raises(InputError, match="unknown layer to tap 'stack'"):
+        tap(through_scan, P, [X], layers, only=["stack"])
