@@ -46,8 +46,8 @@ def axis_sizes(data: int, model: int) -> tuple[int, int]:
         data = devices // model
     if model < 1 or data * model != devices:
         raise InputError(
-            f"mesh.data x mesh.model: expected the {devices} device(s) that JAX sees (-1 takes what "
-            f"the other leaves), got {data} x {model}"
+            f"mesh.data x mesh.model: expected the {devices} device(s) that JAX sees (data = -1 "
+            f"takes what model leaves), got {data} x {model}"
         )
     return data, model
 
