@@ -31,6 +31,7 @@ RUNS = {
     "masks": (["--rounds=1", "--shrink=1000"], "mask / copy"),
     "steps": (SMALL, "| SR-STE |"),
     "compiling": ([*SMALL, "--m", "4"], "| search, M = 4 |"),
+    "against_torch": (["--rounds=1", "--cases", "resnet8:8:2", "byte_lm:8:2"], "| byte_lm:8:2 |"),
     "pipeline": (["--rounds=1", "--images=2"], "| evaluation |"),
 }
 
