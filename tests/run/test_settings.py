@@ -182,7 +182,7 @@ def test_the_tables_cover_every_setting():
                 yield prefix + key
 
     assert set(SETTINGS) == set(flat(settings.defaults())) == set(VALUES)
-    assert tuple(GROUPS) == ("model", "data", "dense", "search", "train")
+    assert tuple(GROUPS) == ("model", "data", "mesh", "dense", "search", "train")
 
 
 @pytest.mark.parametrize(
