@@ -31,7 +31,14 @@ from domino_jax.models import Model, plain
 from domino_jax.trace.activations import activation_macs
 from domino_jax.trace.kernels import find_kernels
 from domino_jax.trace.layers import find_layers
+from domino_jax.train.decay import decay_masked
+from domino_jax.train.distill import distilled, teaching
 from domino_jax.train.masking import straight_through
+from domino_jax.train.maxq import axis_factors, rising_masks
+from domino_jax.train.precondition import scale_by_step, step_adamw
+from domino_jax.train.ramps import gradual_n, halved_n, make_ramp
+from domino_jax.train.trainer import Training
+from domino_jax.train.trainers import TRAINERS, make_trainer
 from domino_jax.train.transforms import (
     fixed_masks,
     sr_ste,
@@ -44,6 +51,7 @@ from domino_jax.train.transforms import (
 __all__ = [
     "ALLOCATORS",
     "NM",
+    "TRAINERS",
     "Axes",
     "Budget",
     "Groups",
@@ -54,13 +62,17 @@ __all__ = [
     "Scheme",
     "Search",
     "SearchState",
+    "Training",
     "activation_macs",
     "allocator",
     "apply_masks",
+    "axis_factors",
     "budget_of",
     "constant_pace",
     "count_macs",
     "count_weights",
+    "decay_masked",
+    "distilled",
     "domino",
     "domino_pace",
     "erk_scheme",
@@ -70,21 +82,29 @@ __all__ = [
     "fisher_table",
     "fixed_masks",
     "flattened",
+    "gradual_n",
+    "halved_n",
     "hard_mask",
     "load_scheme",
     "make_masks",
+    "make_ramp",
+    "make_trainer",
     "n_by_path",
     "plain",
+    "rising_masks",
     "save_scheme",
+    "scale_by_step",
     "scheme_of",
     "sensitivity_table",
     "sr_ste",
     "sr_ste_adamw",
     "sr_ste_adamw_decoupled",
+    "step_adamw",
     "straight_through",
     "survivor_decay",
     "survivors",
     "table_cost",
+    "teaching",
     "top_n",
     "total_cost",
     "uniform",

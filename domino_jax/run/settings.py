@@ -136,6 +136,7 @@ def _check_together(values: Mapping[str, Any]) -> None:
     _require_reader(values)
     for phase in ("dense", "train"):
         _require_short_warmup(values, phase)
+    _require_rising(values)
     _require_torch_init(values)
     require_rules(values["search.rules"])
 
@@ -161,6 +162,21 @@ def _require_reader(values: Mapping[str, Any]) -> None:
     if table and method != "table" and ":" not in method:  # one of your own may read it
         raise InputError(
             f"search.table: expected search.method='table' to read {table!r}, got {method!r}"
+        )
+
+
+def _require_rising(values: Mapping[str, Any]) -> None:
+    begin, end = values["train.ramp_from"], values["train.ramp_until"]
+    if begin >= end:
+        raise InputError(
+            f"train.ramp_from: expected less than train.ramp_until = {end:g}, got {begin:g}"
+        )
+    method, changed = values["train.method"], values["train.ramp"] or values["train.mask_every"] > 1
+    if method in ("fixed", "none") and changed:
+        raise InputError(
+            "train.ramp, train.mask_every: expected '' and 1 where train.method is "
+            f"{method!r}, which makes its masks once; got {values['train.ramp']!r} and "
+            f"{values['train.mask_every']}"
         )
 
 

@@ -33,7 +33,7 @@ def cross_entropy(label_smoothing: float = 0.0, ignore_label: int | None = None)
 
     def loss(outputs: jax.Array, batch: Batch) -> jax.Array:
         _require_labels(outputs, batch["labels"])
-        labels, counts = _counted(batch["labels"], ignore_label)
+        labels, counts = counted(batch["labels"], ignore_label)
         if label_smoothing == 0:
             each = optax.softmax_cross_entropy_with_integer_labels(outputs, labels)
         else:
@@ -41,15 +41,20 @@ def cross_entropy(label_smoothing: float = 0.0, ignore_label: int | None = None)
             each = optax.softmax_cross_entropy(
                 outputs, optax.smooth_labels(targets, label_smoothing)
             )
-        if counts is None:
-            return each.mean()
-        number = jnp.maximum(jnp.sum(counts), 1).astype(each.dtype)
-        return jnp.sum(jnp.where(counts, each, 0)) / number
+        return mean_where(each, counts)
 
     return loss
 
 
-def _counted(labels: jax.Array, ignore_label: int | None) -> tuple[jax.Array, jax.Array | None]:
+def mean_where(each: jax.Array, counts: jax.Array | None) -> jax.Array:
+    """Returns the mean over what counts, 0 where nothing does; None: all does."""
+    if counts is None:
+        return each.mean()
+    number = jnp.maximum(jnp.sum(counts), 1).astype(each.dtype)
+    return jnp.sum(jnp.where(counts, each, 0)) / number
+
+
+def counted(labels: jax.Array, ignore_label: int | None) -> tuple[jax.Array, jax.Array | None]:
     """Returns labels of classes alone, and which of them count; None: all do."""
     if ignore_label is None:
         return labels, None
@@ -80,7 +85,7 @@ def totals(
         InputError: labels of another shape.
     """
     _require_labels(outputs, batch["labels"])
-    labels, counts = _counted(batch["labels"], ignore_label)
+    labels, counts = counted(batch["labels"], ignore_label)
     extra = tuple(range(1, labels.ndim))
     weight = jnp.broadcast_to(jnp.expand_dims(batch["weight"], extra), labels.shape)
     if counts is not None:
