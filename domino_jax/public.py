@@ -23,6 +23,7 @@ from domino_jax.core.kernels import n_by_path
 from domino_jax.core.layers import Groups, LayerSpec
 from domino_jax.core.masked import apply_masks, hard_mask, make_masks
 from domino_jax.core.masks import Axes, top_n
+from domino_jax.core.permute import permute_channels
 from domino_jax.core.rules import flattened
 from domino_jax.core.scheme import NM, Scheme
 from domino_jax.core.scheme import load as load_scheme
@@ -90,6 +91,7 @@ __all__ = [
     "make_ramp",
     "make_trainer",
     "n_by_path",
+    "permute_channels",
     "plain",
     "rising_masks",
     "save_scheme",

@@ -129,6 +129,9 @@ CALLS = {
         kept(dj.make_trainer("maxq", TRAINING).finish(PARAMS, {}, N)) == kept(MASKS)
     ),
     "n_by_path": lambda folder: {path: int(n) for path, n in N.items()} == {"a": 2, "b": 1},
+    "permute_channels": lambda folder: (
+        dj.permute_channels(PARAMS, LAYERS, N, {"a": 0}).order.tolist() == list(range(8))
+    ),
     "plain": lambda folder: dj.plain(apply, PARAMS).stats == {},
     "rising_masks": lambda folder: (
         kept(dj.rising_masks(PARAMS, LAYERS, N, jnp.float32(1.0))) == {"a": 64, "b": 32}

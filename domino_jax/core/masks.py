@@ -106,6 +106,13 @@ def group_sums(w: jax.Array, m: int, axes: Axes) -> jax.Array:
     return jnp.sum(grouped.astype(_wide(w.dtype)), axis=3)
 
 
+def by_input(w: jax.Array, axes: Axes) -> jax.Array:
+    """Brings a kernel without stack axes to [I, W * O]: one row for each input."""
+    _, windows, inputs, outputs = _view(w.shape, axes)
+    view = w.transpose(axes.order).reshape(windows, inputs, outputs)
+    return view.swapaxes(0, 1).reshape(inputs, -1)
+
+
 def _best(
     keys: jax.Array, n: jax.typing.ArrayLike, shape: tuple[int, ...], m: int, axes: Axes
 ) -> jax.Array:

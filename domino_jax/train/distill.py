@@ -74,6 +74,6 @@ def teaching(apply: Apply, params: Any, stats: Any) -> Callable[[Batch], Batch]:
     def outputs_of(params: Any, stats: Any, inputs: Any) -> jax.Array:
         # Evaluation mode draws nothing.
         outputs, _ = apply(params, stats, inputs, train=False, key=jax.random.key(0))
-        return outputs  # type: ignore[no-any-return]
+        return outputs
 
     return lambda batch: {**batch, TEACHER: outputs_of(params, stats, batch["inputs"])}

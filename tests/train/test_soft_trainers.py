@@ -147,15 +147,14 @@ def test_sr_ste_rises_along_a_ramp():
     np.testing.assert_allclose(held[2], [1 - 0.1 * 0.5, *W[1:]])
 
 
-@pytest.mark.parametrize("method", ["sr_ste", "decaying_mask", "maxq"])
+@pytest.mark.parametrize("method", ["sr_ste", "decaying_mask"])
 def test_masks_are_made_every_few_steps(method):
     """The first step makes 2 the largest; the masks see it at the next making."""
     grads = [[0, 0, 0, -50.0], *np.zeros((5, 4))]
     trainer = make(method, steps=6, mask_every=3, ramp_until=0.1)  # rises at the second step
     _, seen, end, state = train(trainer, 6, grads=grads)
     small = np.abs(seen) < 1e-9
-    first = [False] * 4 if method == "maxq" else [True, False, False, True]  # all groups whole
-    assert small[1].tolist() == small[2].tolist() == first
+    assert small[1].tolist() == small[2].tolist() == [True, False, False, True]
     assert state.opt_state.masks["w"][:, 0].tolist() == [False, True, False, True]
     assert (end != 0).tolist() == [False, True, False, True]
 
