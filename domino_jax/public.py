@@ -27,6 +27,7 @@ from domino_jax.core.kernels import n_by_path
 from domino_jax.core.layers import Groups, LayerSpec
 from domino_jax.core.masked import apply_masks, hard_mask, make_masks
 from domino_jax.core.masks import Axes, top_n
+from domino_jax.core.permute import permute_channels
 from domino_jax.core.rules import flattened
 from domino_jax.core.scheme import NM, Scheme
 from domino_jax.core.scheme import load as load_scheme
@@ -36,7 +37,14 @@ from domino_jax.trace.activations import activation_macs
 from domino_jax.trace.kernels import find_kernels
 from domino_jax.trace.layers import find_layers
 from domino_jax.trace.taps import tap, tap_each
+from domino_jax.train.decay import decay_masked
+from domino_jax.train.distill import distilled, teaching
 from domino_jax.train.masking import straight_through
+from domino_jax.train.maxq import axis_factors, rising_masks
+from domino_jax.train.precondition import scale_by_step, step_adamw
+from domino_jax.train.ramps import gradual_n, halved_n, make_ramp
+from domino_jax.train.trainer import Training
+from domino_jax.train.trainers import TRAINERS, make_trainer
 from domino_jax.train.transforms import (
     fixed_masks,
     sr_ste,
@@ -50,6 +58,7 @@ __all__ = [
     "ALLOCATORS",
     "NM",
     "SCORES",
+    "TRAINERS",
     "Axes",
     "Budget",
     "Groups",
@@ -60,13 +69,17 @@ __all__ = [
     "Scheme",
     "Search",
     "SearchState",
+    "Training",
     "activation_macs",
     "allocator",
     "apply_masks",
+    "axis_factors",
     "budget_of",
     "constant_pace",
     "count_macs",
     "count_weights",
+    "decay_masked",
+    "distilled",
     "domino",
     "domino_pace",
     "erk_scheme",
@@ -76,26 +89,35 @@ __all__ = [
     "fisher_table",
     "fixed_masks",
     "flattened",
+    "gradual_n",
+    "halved_n",
     "hard_mask",
     "kdiag_table",
     "kronecker_table",
     "load_scheme",
     "make_masks",
+    "make_ramp",
     "make_scores",
+    "make_trainer",
     "n_by_path",
+    "permute_channels",
     "plain",
+    "rising_masks",
     "save_scheme",
+    "scale_by_step",
     "scheme_of",
     "sensitivity_table",
     "sr_ste",
     "sr_ste_adamw",
     "sr_ste_adamw_decoupled",
+    "step_adamw",
     "straight_through",
     "survivor_decay",
     "survivors",
     "table_cost",
     "tap",
     "tap_each",
+    "teaching",
     "top_n",
     "total_cost",
     "uniform",

@@ -127,12 +127,48 @@ def top_scores(scores: jax.Array, n: jax.typing.ArrayLike, m: int, axes: Axes) -
     return _best(_groups(keys, m, axes, lowest + 1), n, scores.shape, m, axes)
 
 
+def top_n_where(
+    w: jax.Array, n: jax.typing.ArrayLike, pruned: jax.Array, m: int, axes: Axes
+) -> jax.Array:
+    """Marks what `top_n` marks in the groups that are pruned, and all of the others.
+
+    Args:
+        w: as for `top_n`.
+        n: as for `top_n`.
+        pruned: bool, [S, W, G, O].
+        m: as for `top_n`.
+        axes: as for `top_n`.
+    """
+    kept = jnp.where(pruned[:, :, :, None, :], _per_slice(n, w.shape, axes), jnp.int32(m))
+    return _keep(_groups(_bits(_magnitude(w)), m, axes), kept, w.shape, m, axes)
+
+
+def group_sums(w: jax.Array, m: int, axes: Axes) -> jax.Array:
+    """Returns the sum of the magnitudes of each group: [S, W, G, O], at least float32."""
+    grouped = _groups(_magnitude(w), m, axes)
+    return jnp.sum(grouped.astype(_wide(w.dtype)), axis=3)
+
+
+def by_input(w: jax.Array, axes: Axes) -> jax.Array:
+    """Brings a kernel without stack axes to [I, W * O]: one row for each input."""
+    _, windows, inputs, outputs = _view(w.shape, axes)
+    view = w.transpose(axes.order).reshape(windows, inputs, outputs)
+    return view.swapaxes(0, 1).reshape(inputs, -1)
+
+
 def _best(
     keys: jax.Array, n: jax.typing.ArrayLike, shape: tuple[int, ...], m: int, axes: Axes
 ) -> jax.Array:
     """Marks the n largest keys of each group: [S, W, G, M, O] to the kernel's own shape."""
+    return _keep(keys, _per_slice(n, shape, axes), shape, m, axes)
+
+
+def _keep(
+    keys: jax.Array, kept: jax.Array, shape: tuple[int, ...], m: int, axes: Axes
+) -> jax.Array:
+    """Marks the largest keys of each group, of n that broadcast to [S, W, G, M, O]."""
     rank = _rank(keys)
-    keep = rank < _per_slice(n, shape, axes).astype(rank.dtype)
+    keep = rank < kept.astype(rank.dtype)
     return _ungroup(_through_bits(keep) if m <= _SHORT else keep, shape, axes)
 
 

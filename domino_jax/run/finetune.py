@@ -3,7 +3,7 @@
 import itertools
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -21,12 +21,12 @@ from domino_jax.run import checkpoint, checks, monitor, provenance, repairs, wor
 from domino_jax.run.dense import dense_network, dense_weights
 from domino_jax.run.experiment import Experiment, evaluator, read_scheme, until_stopped, weights_of
 from domino_jax.run.phases import planned_steps, resume, running, train_batches
-from domino_jax.run.steps import Parts, train_parts
+from domino_jax.run.steps import Parts, teacher, train_parts
 from domino_jax.train import evaluation, loop
 from domino_jax.train import mesh as devices
 from domino_jax.train.placement import place
-from domino_jax.train.step import first_state
-from domino_jax.train.trainer import keep_largest
+from domino_jax.train.step import TrainState, first_state
+from domino_jax.train.trainer import Start, Trainer, keep_largest
 
 # PyTorch-style running averages forget all but 0.9**100 of what they start from.
 RECALIBRATION_BATCHES = 100
@@ -36,6 +36,7 @@ LINES = {
     "dense": "dense",
     "masked": "masked without training, dense batch statistics",
     "recalibrated": "masked without training, recalibrated batch statistics",
+    "soft": "before the last hardening",
     "tuned": "fine-tuned",
 }
 COLUMNS = {  # of an evaluation: title and format
@@ -43,6 +44,18 @@ COLUMNS = {  # of an evaluation: title and format
     "top5": ("top-5", ".2%"),
     "loss": ("loss", ".4f"),
 }
+
+
+class Trained(NamedTuple):
+    """A trained network: (params, stats), with zeros in place; of a soft trainer also what it was.
+
+    Attributes:
+        sparse: n of every M.
+        soft: before the masks were hardened; None where the trainer has hard masks all along.
+    """
+
+    sparse: tuple[Any, Any]
+    soft: tuple[Any, Any] | None
 
 
 def train_scheme(exp: Experiment, *, anew: bool = False) -> None:
@@ -66,29 +79,47 @@ def train_scheme(exp: Experiment, *, anew: bool = False) -> None:
     dense = dense_network(exp)
     fresh = exp.model.params, exp.model.stats
     start = fresh if exp.config.train.start == "random" else dense
-    sparse = _train(exp, parts, *start, n, steps=steps)
-    _evaluate(exp, scheme, dense, sparse if steps else None)
+    trained = _train(exp, parts, start, n, dense=dense, steps=steps)
+    _evaluate(exp, scheme, dense, trained if steps else None)
 
 
 def evaluate_only(exp: Experiment) -> None:
     """Evaluates the dense network and whatever the work directory holds, and prints it.
 
     Raises:
-        InputError: the dense network is not trained, there is no scheme, or the work directory
-            was made with other settings.
+        InputError: the dense network is not trained, there is no scheme, the work directory was
+            made with other settings, or a soft trainer has begun and not ended.
     """
     scheme = _scheme(exp)
     provenance.require_train(exp.workdir, exp.config, scheme, data=exp.data.fingerprint)
-    _n_by_path(exp, scheme)
+    n = _n_by_path(exp, scheme)
+    _require_hardened(exp)
     dense = dense_weights(exp)
     provenance.begin_evaluation(exp.workdir, exp.config, scheme, data=exp.data.fingerprint)
     folder = exp.workdir / SPARSE
-    sparse = None
-    if checkpoint.latest(folder):  # step 0 was not trained: it is the masked network
+    trained = None
+    if step := checkpoint.latest(folder):  # step 0 was not trained: it is the masked network
         saved = checkpoint.restore_parts(folder, weights_of(exp.model))
         require_finite(folder, saved)
         sparse = place(exp.placement, (saved["params"], saved["stats"]))
-    _evaluate(exp, scheme, dense, sparse)
+        soft = None
+        if exp.trainer.soft and checkpoint.latest(exp.phases["train"].folder) == step:
+            first, state = _resumed(exp, exp.trainer, dense, n)
+            soft = _softly(exp.trainer, state, first.target)
+        trained = Trained(sparse, soft)
+    _evaluate(exp, scheme, dense, trained)
+
+
+def _require_hardened(exp: Experiment) -> None:
+    """Refuses to evaluate what a soft trainer has not hardened yet: it is no n:m network."""
+    phase = exp.phases["train"]
+    made, steps = checkpoint.latest(phase.folder) or 0, planned_steps(phase)
+    if exp.trainer.soft and 0 < made < steps:
+        raise InputError(
+            f"evaluate: {phase.folder} is at step {made} of {steps}, and train.method "
+            f"{exp.config.train.method!r} makes its masks hard at the end: run train.py without "
+            "evaluate first"
+        )
 
 
 def _path(exp: Experiment) -> Path:
@@ -113,7 +144,7 @@ def _n_by_path(exp: Experiment, scheme: Scheme) -> Any:
 
 
 def _evaluate(
-    exp: Experiment, scheme: Scheme, dense: tuple[Any, Any], tuned: tuple[Any, Any] | None
+    exp: Experiment, scheme: Scheme, dense: tuple[Any, Any], trained: Trained | None
 ) -> None:
     """Evaluates and prints the dense, the masked and, where there is one, the trained network."""
     evaluate = evaluator(exp)
@@ -122,8 +153,10 @@ def _evaluate(
     results = {"dense": evaluate(params, stats), "masked": evaluate(masked, stats)}
     if jax.tree.leaves(stats):
         results["recalibrated"] = evaluate(masked, _recalibrated(exp, masked, stats))
-    if tuned:
-        results["tuned"] = evaluate(*tuned)
+    if trained and trained.soft:
+        results["soft"] = evaluate(*trained.soft)
+    if trained:
+        results["tuned"] = evaluate(*trained.sparse)
     _write(exp, scheme, results)
 
 
@@ -143,9 +176,30 @@ def _recalibrated(exp: Experiment, params: Any, stats: Any) -> Any:
         return evaluation.recalibrate(exp.model.apply, params, stats, batches)
 
 
+def _resumed(
+    exp: Experiment, trainer: Trainer, start: tuple[Any, Any], n: Any
+) -> tuple[Start, TrainState]:
+    """Returns where the training starts, and its last saved state."""
+    params, stats = start
+    first = trainer.init(params, n)
+    return first, resume(exp.phases["train"], first_state(first.params, stats, first.state))
+
+
+def _softly(trainer: Trainer, state: TrainState, target: Any) -> tuple[Any, Any]:
+    """Returns the network as the last step of the training saw it."""
+    seen = jax.jit(lambda *state: trainer.forward(*state)[0])
+    return seen(state.params, state.opt_state, target), state.stats
+
+
 def _train(
-    exp: Experiment, parts: Parts, params: Any, stats: Any, n: Any, *, steps: int
-) -> tuple[Any, Any]:
+    exp: Experiment,
+    parts: Parts,
+    start: tuple[Any, Any],
+    n: Any,
+    *,
+    dense: tuple[Any, Any],
+    steps: int,
+) -> Trained:
     """Trains, saves the sparse weights, and returns them with their statistics.
 
     Raises:
@@ -153,9 +207,9 @@ def _train(
     """
     phase = exp.phases["train"]
     trainer, step = parts
-    first = trainer.init(params, n)
-    state = resume(phase, first_state(first.params, stats, first.state))
+    first, state = _resumed(exp, trainer, start, n)
     if int(state.step) < steps:
+        with_teacher = teacher(exp, *dense)
         with running(
             phase,
             "fine-tuning",
@@ -163,8 +217,9 @@ def _train(
             steps=steps,
             describe=lambda step, _: ("", {"learning_rate": float(phase.rate(step - 1))}),
         ) as (batches, hooks):
+            taught = map(with_teacher, batches)
             state = loop.run_train(
-                step, state, first.target, batches, phase.key, steps=steps, hooks=hooks
+                step, state, first.target, taught, phase.key, steps=steps, hooks=hooks
             )
     sparse = trainer.finish(state.params, state.opt_state, first.target)
     require_finite(f"trainer {exp.config.train.method!r}", sparse)
@@ -173,7 +228,8 @@ def _train(
     if checkpoint.latest(folder) != int(state.step):
         with workdir.writing(exp.workdir):
             checkpoint.save(folder, int(state.step), {"params": sparse, "stats": state.stats})
-    return sparse, state.stats
+    soft = _softly(trainer, state, first.target) if trainer.soft and steps else None
+    return Trained((sparse, state.stats), soft)
 
 
 def _require_sparse(exp: Experiment, params: Any, n: Any) -> None:
@@ -204,5 +260,9 @@ def _write(exp: Experiment, scheme: Scheme, results: dict[str, dict[str, float]]
         table.add_row(line, *(format(numbers[key], COLUMNS[key][1]) for key in columns))
     out = monitor.console()
     out.print(table)
+    if "soft" in results:
+        lost = {key: results["tuned"][key] - results["soft"][key] for key in columns}
+        said = (f"{COLUMNS[key][0]} {lost[key]:+{COLUMNS[key][1]}}" for key in columns)
+        out.print(f"the last hardening of the masks: {', '.join(said)}")
     out.print(f"kept: {shares['weights']:.2%} of the weights, {shares['macs']:.2%} of the MACs")
     monitor.say(f"{exp.workdir}: results.json" + (f", {SPARSE}" if "tuned" in results else ""))

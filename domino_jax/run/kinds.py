@@ -113,6 +113,11 @@ def pair_of_steps() -> Kind:
     return _is_pair_of_steps, lambda: f"() or (first step, then every), from 1 to {LARGEST_COUNT}"
 
 
+def pair_of_shares() -> Kind:
+    """Two shares of a training, the first not above the second."""
+    return _is_pair_of_shares, lambda: "two shares of the training, (from, to) with 0 <= from <= to"
+
+
 def pairs() -> Kind:
     """Tuples of (regex, value); what a value may be, `core.rules` says."""
     return _is_pairs, lambda: "a tuple of pairs (regex, value)"
@@ -162,6 +167,15 @@ def _is_pair_of_steps(value: Any) -> bool:
     return isinstance(value, tuple | list) and (
         len(value) == 0
         or (len(value) == 2 and all(_is_int(v) and 1 <= v <= LARGEST_COUNT for v in value))
+    )
+
+
+def _is_pair_of_shares(value: Any) -> bool:
+    return (
+        isinstance(value, tuple | list)
+        and len(value) == 2
+        and all(_is_number(v) for v in value)
+        and 0 <= value[0] <= value[1] <= 1
     )
 
 

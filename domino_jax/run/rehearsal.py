@@ -31,7 +31,7 @@ from domino_jax.run.experiment import Experiment, assemble, data_options, read_s
 from domino_jax.run.phases import planned_steps
 from domino_jax.run.problem import options_of, require_data
 from domino_jax.run.settings import check
-from domino_jax.run.steps import Parts, dense_parts, search_parts, train_parts
+from domino_jax.run.steps import Parts, dense_parts, search_parts, teacher, train_parts
 from domino_jax.train import mesh as devices
 from domino_jax.train.placement import place
 from domino_jax.train.step import first_state
@@ -156,6 +156,8 @@ def _try(
             key: jnp.zeros((exp.config[name].batch, *of.shape[1:]), of.dtype)
             for key, of in exp.data.train(0, 1)[0].items()
         }
+        if name == "train":
+            batch = dict(teacher(exp, params, stats)(batch))
         first = trainer.init(params, target)
         state = first_state(first.params, stats, first.state)
         return state, first.target, batch, jax.random.key(exp.config.seed)

@@ -140,6 +140,7 @@ def _check_together(values: Mapping[str, Any]) -> None:
     _require_smooth(values)
     for phase in ("dense", "train"):
         _require_short_warmup(values, phase)
+    _require_rising(values)
     _require_torch_init(values)
     require_rules(values["search.rules"])
 
@@ -197,6 +198,21 @@ def _require_smooth(values: Mapping[str, Any]) -> None:
     for key in ("dense.label_smoothing", "train.label_smoothing"):
         if values[key] and not smooths:
             raise InputError(f"{key}: expected 0 of loss={values['loss']!r}, got {values[key]:g}")
+
+
+def _require_rising(values: Mapping[str, Any]) -> None:
+    begin, end = values["train.ramp_from"], values["train.ramp_until"]
+    if begin >= end:
+        raise InputError(
+            f"train.ramp_from: expected less than train.ramp_until = {end:g}, got {begin:g}"
+        )
+    method, changed = values["train.method"], values["train.ramp"] or values["train.mask_every"] > 1
+    if method in ("fixed", "none") and changed:
+        raise InputError(
+            "train.ramp, train.mask_every: expected '' and 1 where train.method is "
+            f"{method!r}, which makes its masks once; got {values['train.ramp']!r} and "
+            f"{values['train.mask_every']}"
+        )
 
 
 def _require_torch_init(values: Mapping[str, Any]) -> None:

@@ -86,6 +86,12 @@ def _schedules() -> Iterable[str]:
     return SCHEDULES
 
 
+def _curves() -> Iterable[str]:
+    from domino_jax.train.ramps import POWERS  # noqa: PLC0415 (as above)
+
+    return ("", *POWERS)
+
+
 def _training(lr: float, weight_decay: float, epochs: Setting) -> dict[str, Setting]:
     """Returns what the two trainings have in common; they differ in three defaults."""
     return {
@@ -337,6 +343,33 @@ _TRAIN = {
     ),
     "start": Setting(
         "dense", *kinds.one_of(lambda: STARTS), "The weights that the sparse training starts from."
+    ),
+    "ramp": Setting(
+        "",
+        *kinds.one_of(_curves),
+        "How sparsity rises to the scheme's, for every method but 'fixed' and 'none'; '': evenly "
+        "where the method is soft ('decaying_mask', 'decaying_structure', 'maxq'), else at once.",
+    ),
+    "ramp_from": Setting(0.0, *kinds.below(1), "Share of the training after which it rises."),
+    "ramp_until": Setting(
+        0.75, *kinds.above(0, 1), "Share of the training at which it has risen; above `ramp_from`."
+    ),
+    "mask_every": Setting(
+        1, *kinds.whole(1), "Steps from one making of the masks to the next, as for `ramp`."
+    ),
+    "switch": Setting(
+        (0.1, 0.5),
+        *kinds.pair_of_shares(),
+        "Shares of the training between which 'step' freezes Adam's second moments, as soon as "
+        "they hardly change.",
+    ),
+    "distill": Setting(
+        0.0,
+        *kinds.number(0, 1),
+        "Weight in the loss of the dense network's outputs as a target, the labels have the rest.",
+    ),
+    "temperature": Setting(
+        2.0, *kinds.above(0), "Both outputs are divided by it where they are compared (`distill`)."
     ),
 }
 _MESH = {

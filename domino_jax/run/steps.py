@@ -1,13 +1,16 @@
 """The trainer and the jitted step of each phase, as the config wants them."""
 
+from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import optax
 
 from domino_jax.run.experiment import Experiment
 from domino_jax.train import losses, optim
 from domino_jax.train.criteria import find_criterion
+from domino_jax.train.distill import distilled, teaching
+from domino_jax.train.losses import Batch, Loss
 from domino_jax.train.placement import kept
 from domino_jax.train.step import Step, trainer_step
 from domino_jax.train.trainer import Trainer, dense_trainer, search_trainer
@@ -43,11 +46,30 @@ def search_parts(exp: Experiment) -> Parts:
 
 def train_parts(exp: Experiment) -> Parts:
     """Makes those of sparse training; its target starts from n by path."""
-    return _parts(exp, exp.trainer, exp.config.train.label_smoothing)
+    settings, ignore = exp.config.train, exp.data.ignore_label
+
+    def with_teacher(loss: Loss) -> Loss:
+        if not settings.distill:
+            return loss
+        return distilled(loss, settings.distill, settings.temperature, ignore)
+
+    return _parts(exp, exp.trainer, settings.label_smoothing, with_teacher)
 
 
-def _parts(exp: Experiment, trainer: Trainer, label_smoothing: float) -> Parts:
+def teacher(exp: Experiment, params: Any, stats: Any) -> Callable[[Batch], Batch]:
+    """Makes what adds the outputs of the dense network to a batch of sparse training, if asked."""
+    if not exp.config.train.distill:
+        return lambda batch: batch
+    return teaching(exp.model.apply, params, stats)
+
+
+def _parts(
+    exp: Experiment,
+    trainer: Trainer,
+    label_smoothing: float,
+    changed: Callable[[Loss], Loss] = lambda loss: loss,
+) -> Parts:
     criterion = find_criterion(exp.config.loss)
-    loss = losses.mean_loss(criterion, label_smoothing, exp.data.ignore_label)
+    loss = changed(losses.mean_loss(criterion, label_smoothing, exp.data.ignore_label))
     step = trainer_step(exp.model.apply, loss, trainer, keep=partial(kept, exp.placement))
     return Parts(trainer, step)

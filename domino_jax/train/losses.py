@@ -47,15 +47,21 @@ def mean_loss(
         raise InputError(f"label_smoothing: expected 0 of this loss, got {label_smoothing!r}")
 
     def loss(outputs: jax.Array, batch: Batch) -> jax.Array:
-        labels, counts = _counted(batch["labels"], ignore_label)
+        labels, counts = counted(batch["labels"], ignore_label)
         each = criterion.each(outputs, labels, label_smoothing)
-        if counts is None:
-            return each.mean()
-        _require_each(counts, each)
-        number = jnp.maximum(jnp.sum(counts), 1).astype(each.dtype)
-        return jnp.sum(jnp.where(counts, each, 0)) / number
+        if counts is not None:
+            _require_each(counts, each)
+        return mean_where(each, counts)
 
     return loss
+
+
+def mean_where(each: jax.Array, counts: jax.Array | None) -> jax.Array:
+    """Returns the mean over what counts, 0 where nothing does; None: all does."""
+    if counts is None:
+        return each.mean()
+    number = jnp.maximum(jnp.sum(counts), 1).astype(each.dtype)
+    return jnp.sum(jnp.where(counts, each, 0)) / number
 
 
 def totals(
@@ -78,7 +84,7 @@ def totals(
     Raises:
         InputError: labels of another shape.
     """
-    labels, counts = _counted(batch["labels"], ignore_label)
+    labels, counts = counted(batch["labels"], ignore_label)
     each = criterion.each(outputs.astype(jnp.float32), labels, 0.0)
     extra = tuple(range(1, each.ndim))
     weight = jnp.broadcast_to(jnp.expand_dims(batch["weight"], extra), each.shape)
@@ -91,7 +97,7 @@ def totals(
     return sums | {"weight": jnp.sum(weight)}
 
 
-def _counted(labels: jax.Array, ignore_label: int | None) -> tuple[jax.Array, jax.Array | None]:
+def counted(labels: jax.Array, ignore_label: int | None) -> tuple[jax.Array, jax.Array | None]:
     """Returns labels that count alone, and which of them do; None: all do."""
     if ignore_label is None:
         return labels, None

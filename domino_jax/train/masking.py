@@ -1,6 +1,6 @@
 """Masks that a gradient passes straight through (the straight-through estimator)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 import jax
@@ -25,12 +25,17 @@ def straight_through(
 def through_masks(params: Params, masks: Masks) -> Params:
     """Sets the weights outside the masks to zero; a gradient reaches all weights as it is."""
     by_path = leaves_by_path(params)
+    return through_values(
+        params, {path: where_kept(mask, by_path[path]) for path, mask in masks.items()}
+    )
+
+
+def through_values(params: Params, values: Mapping[str, jax.Array]) -> Params:
+    """Puts values in the place of weights, by path; a gradient reaches the weights as it is."""
+    by_path = leaves_by_path(params)
     return replace_leaves(
         params,
-        {
-            path: _with_gradient_of(where_kept(mask, by_path[path]), by_path[path])
-            for path, mask in masks.items()
-        },
+        {path: _with_gradient_of(value, by_path[path]) for path, value in values.items()},
     )
 
 

@@ -36,12 +36,15 @@ class Trainer(NamedTuple):
         update: (grads, params, state, target, what forward handed on) -> (params, state); None
             where there is nothing to train.
         finish: (params, state, target) -> params with exactly n nonzeros of every M at the most.
+        soft: whether the loss may see more than n of M: then `finish` loses something, a run
+            reports it, and an unfinished training is no n:m network yet.
     """
 
     init: Callable[[Any, Any], Start]
     forward: Callable[[Any, Any, Any], tuple[Any, Any]]
     update: Callable[[Any, Any, Any, Any, Any], tuple[Any, Any]] | None
     finish: Callable[[Any, Any, Any], Any]
+    soft: bool = False
 
 
 class Training(NamedTuple):

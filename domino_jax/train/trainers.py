@@ -14,12 +14,12 @@ from domino_jax.core.errors import InputError
 from domino_jax.core.factories import find_factory
 from domino_jax.core.masked import apply_masks
 from domino_jax.train.optim import DECOUPLED, dense_optimizer
+from domino_jax.train.scheduled import straight_trainer
 from domino_jax.train.trainer import (
     Start,
     Trainer,
     Training,
     keep_largest,
-    through_trainer,
     update_by,
 )
 from domino_jax.train.transforms import fixed_masks, sr_ste, sr_ste_adamw, sr_ste_adamw_decoupled
@@ -27,6 +27,10 @@ from domino_jax.train.transforms import fixed_masks, sr_ste, sr_ste_adamw, sr_st
 TRAINERS: Mapping[str, str] = {
     "sr_ste": "domino_jax.train.trainers:sr_ste_trainer",
     "straight_through": "domino_jax.train.trainers:straight_through_trainer",
+    "step": "domino_jax.train.precondition:step_trainer",
+    "decaying_mask": "domino_jax.train.decay:decaying_mask_trainer",
+    "decaying_structure": "domino_jax.train.decay:decaying_structure_trainer",
+    "maxq": "domino_jax.train.maxq:maxq_trainer",
     "fixed": "domino_jax.train.trainers:fixed_trainer",
     "none": "domino_jax.train.trainers:no_trainer",
 }
@@ -52,19 +56,22 @@ def sr_ste_trainer(training: Training) -> Trainer:
 
     With 'adamw' that term goes through Adam, with `DECOUPLED` it stands beside it.
     """
+    return straight_trainer(sr_ste_optimizer(training), training)
+
+
+def sr_ste_optimizer(training: Training) -> optax.GradientTransformation:
+    """Makes the optimizer that the options name, with the term of SR-STE."""
     options, rate = training.options, training.rate
     if options["optimizer"] == "adamw":
-        tx = sr_ste_adamw(rate, options["sr_ste"], options["weight_decay"])
-    elif options["optimizer"] == DECOUPLED:
-        tx = sr_ste_adamw_decoupled(rate, options["sr_ste"], options["weight_decay"])
-    else:
-        tx = optax.chain(sr_ste(options["sr_ste"]), _optimizer(training))
-    return through_trainer(tx, training.layers, training.make_masks)
+        return sr_ste_adamw(rate, options["sr_ste"], options["weight_decay"])
+    if options["optimizer"] == DECOUPLED:
+        return sr_ste_adamw_decoupled(rate, options["sr_ste"], options["weight_decay"])
+    return optax.chain(sr_ste(options["sr_ste"]), plain_optimizer(training))
 
 
 def straight_through_trainer(training: Training) -> Trainer:
     """SR-STE without its decay."""
-    return through_trainer(_optimizer(training), training.layers, training.make_masks)
+    return straight_trainer(plain_optimizer(training), training)
 
 
 def fixed_trainer(training: Training) -> Trainer:
@@ -72,7 +79,7 @@ def fixed_trainer(training: Training) -> Trainer:
 
     The rest is zero from there on, and takes no part in gradients, decay and moments.
     """
-    tx = fixed_masks(_optimizer(training))
+    tx = fixed_masks(plain_optimizer(training))
 
     def init(params: Any, n: Any) -> Start:
         masks = jax.jit(lambda params: training.make_masks(params, training.layers, n))(params)
@@ -99,7 +106,12 @@ def no_trainer(training: Training) -> Trainer:
     )
 
 
-def _optimizer(training: Training) -> optax.GradientTransformation:
+def plain_optimizer(training: Training) -> optax.GradientTransformation:
+    """Makes the optimizer that the options name, without a term of SR-STE.
+
+    Raises:
+        InputError: it is one for such a term.
+    """
     options = training.options
     if options["optimizer"] == DECOUPLED:
         raise InputError(

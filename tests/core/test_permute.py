@@ -1,0 +1,93 @@
+"""Channels in another order: the network computes the same, and N:M keeps more."""
+
+import jax
+import jax.numpy as jnp
+import made
+import numpy as np
+import pytest
+from jax import lax
+
+from domino_jax.core.errors import InputError
+from domino_jax.core.masks import Axes, top_n
+from domino_jax.core.permute import permute_channels
+
+IO, HWIO = Axes((), (), (0,), (1,)), Axes((), (0, 1), (2,), (3,))
+RNG = np.random.default_rng(0)
+PARAMS = {
+    "conv1": jnp.asarray(RNG.normal(size=(3, 3, 2, 8)), jnp.float32),
+    "bias": jnp.asarray(RNG.normal(size=8), jnp.float32),
+    "scale": jnp.asarray(RNG.normal(size=8), jnp.float32),
+    "conv2": jnp.asarray(RNG.normal(size=(3, 3, 8, 3)), jnp.float32),
+    "skip": jnp.asarray(RNG.normal(size=(8, 3)), jnp.float32),
+}
+LAYERS = (
+    made.layer("conv1", (3, 3, 2, 8), HWIO, 4, reason="too few inputs"),
+    made.layer("conv2", (3, 3, 8, 3), HWIO, 4, (1, 2, 4)),
+    made.layer("skip", (8, 3), IO, 4, (1, 2, 4)),
+)
+N = {"conv2": np.int32(2), "skip": np.int32(1)}
+CHANNELS = {"conv1": 3, "bias": 0, "scale": 0, "conv2": 2, "skip": 0}
+
+
+def network(params, inputs):
+    def convolve(x, w):
+        return lax.conv_general_dilated(
+            x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    hidden = convolve(inputs, params["conv1"]) + params["bias"][None, None, None]
+    hidden = jax.nn.relu(hidden) * params["scale"][None, None, None]
+    return convolve(hidden, params["conv2"]) + hidden @ params["skip"]
+
+
+def kept(params):
+    """Counts with the masks themselves what the consumers keep."""
+    both = (("conv2", HWIO), ("skip", IO))
+    masks = {path: top_n(params[path], N[path], 4, axes) for path, axes in both}
+    return sum(float(jnp.abs(params[path])[mask].sum()) for path, mask in masks.items())
+
+
+def test_the_outputs_stay_and_more_is_kept():
+    found = permute_channels(PARAMS, LAYERS, N, CHANNELS)
+    inputs = jnp.asarray(RNG.normal(size=(2, 4, 4, 2)), jnp.float32)
+    np.testing.assert_allclose(network(found.params, inputs), network(PARAMS, inputs), atol=1e-5)
+    assert sorted(found.order) == list(range(8))
+    assert found.kept == pytest.approx((kept(PARAMS), kept(found.params)), rel=1e-5)
+    assert found.kept[1] > found.kept[0]
+    np.testing.assert_array_equal(found.params["bias"], PARAMS["bias"][found.order])
+
+
+def test_the_best_swap_on_paper():
+    """1:2 of (9, 8 | 1, 2) keeps 9 + 2; with one of each in a group it keeps 9 + 8."""
+    params = {"w": jnp.array([9.0, 8.0, 1.0, 2.0])[:, None], "b": jnp.arange(4.0)}
+    layers = (made.layer("w", (4, 1), IO, 4, (1, 2)),)
+    found = permute_channels(params, layers, {"w": np.int32(1)}, {"w": 0, "b": 0})
+    assert found.kept == (11.0, 17.0)
+    assert params["w"][found.order, 0].tolist() == found.params["w"][:, 0].tolist()
+    assert found.params["b"].tolist() == found.order.tolist()
+
+
+def test_where_nothing_is_gained_nothing_moves():
+    dense = {"conv2": np.int32(4), "skip": np.int32(4)}
+    found = permute_channels(PARAMS, LAYERS, dense, CHANNELS)
+    assert found.order.tolist() == list(range(8))
+
+
+@pytest.mark.parametrize(
+    ("channels", "said"),
+    [
+        ({"conv3": 0}, "unknown parameter 'conv3'; nearest: conv"),
+        ({"conv2": 2, "conv1": 2}, r"axes of one size, got \{'conv2': 8, 'conv1': 2\}"),
+        ({"conv2": 7}, r"conv2: expected an axis of its shape \(3, 3, 8, 3\), got 7"),
+        ({"conv1": 3, "bias": 0}, "expected a kernel with groups along its axis among them"),
+    ],
+)
+def test_impossible_channels_are_refused(channels, said):
+    with pytest.raises(InputError, match=said):
+        permute_channels(PARAMS, LAYERS, N, channels)
+
+
+def test_groups_over_several_axes_are_refused():
+    layers = (made.layer("skip", (8, 3), Axes((), (), (0, 1), ()), 4, (1, 4)),)
+    with pytest.raises(InputError, match=r"skip: expected groups along axis 0 alone"):
+        permute_channels(PARAMS, layers, {"skip": np.int32(1)}, {"skip": 0})
