@@ -13,7 +13,7 @@ from domino_jax.core import costs
 from domino_jax.core.errors import InputError
 from domino_jax.core.finite import require_finite
 from domino_jax.core.kernels import n_by_path
-from domino_jax.core.masked import PATTERNS
+from domino_jax.core.masked import PATTERNS, apply_masks
 from domino_jax.core.paths import leaves_by_path
 from domino_jax.core.scheme import Scheme
 from domino_jax.data import stream
@@ -21,10 +21,11 @@ from domino_jax.run import checkpoint, checks, monitor, provenance, repairs, wor
 from domino_jax.run.dense import dense_network, dense_weights
 from domino_jax.run.experiment import Experiment, evaluator, read_scheme, until_stopped, weights_of
 from domino_jax.run.phases import planned_steps, resume, running, train_batches
-from domino_jax.run.steps import Parts, train_parts
+from domino_jax.run.steps import train_parts, training_from
 from domino_jax.train import evaluation, loop
 from domino_jax.train import mesh as devices
 from domino_jax.train.placement import place
+from domino_jax.train.scored import masks_once
 from domino_jax.train.step import first_state
 from domino_jax.train.trainer import keep_largest
 
@@ -36,6 +37,7 @@ LINES = {
     "dense": "dense",
     "masked": "masked without training, dense batch statistics",
     "recalibrated": "masked without training, recalibrated batch statistics",
+    "updated": "updated without training, recalibrated batch statistics",
     "tuned": "fine-tuned",
 }
 COLUMNS = {  # of an evaluation: title and format
@@ -58,16 +60,15 @@ def train_scheme(exp: Experiment, *, anew: bool = False) -> None:
     data = exp.data.fingerprint
     provenance.require_train(exp.workdir, exp.config, scheme, data=data, anew=anew)
     n = _n_by_path(exp, scheme)
-    parts = train_parts(exp)
-    steps = 0 if parts.trainer.update is None else planned_steps(exp.phases["train"])
+    steps = 0 if exp.trainer.update is None else planned_steps(exp.phases["train"])
     if steps:
         checks.require_filled(exp.config, exp.data, "train")
     provenance.begin_train(exp.workdir, exp.config, scheme, data=data, anew=anew)
     dense = dense_network(exp)
     fresh = exp.model.params, exp.model.stats
     start = fresh if exp.config.train.start == "random" else dense
-    sparse = _train(exp, parts, *start, n, steps=steps)
-    _evaluate(exp, scheme, dense, sparse if steps else None)
+    sparse = _train(exp, *start, n, steps=steps)
+    _evaluate(exp, scheme, dense, sparse, steps=steps)
 
 
 def evaluate_only(exp: Experiment) -> None:
@@ -83,12 +84,12 @@ def evaluate_only(exp: Experiment) -> None:
     dense = dense_weights(exp)
     provenance.begin_evaluation(exp.workdir, exp.config, scheme, data=exp.data.fingerprint)
     folder = exp.workdir / SPARSE
-    sparse = None
-    if checkpoint.latest(folder):  # step 0 was not trained: it is the masked network
+    sparse, steps = None, checkpoint.latest(folder)
+    if steps is not None:
         saved = checkpoint.restore_parts(folder, weights_of(exp.model))
         require_finite(folder, saved)
         sparse = place(exp.placement, (saved["params"], saved["stats"]))
-    _evaluate(exp, scheme, dense, sparse)
+    _evaluate(exp, scheme, dense, sparse, steps=steps or 0)
 
 
 def _path(exp: Experiment) -> Path:
@@ -113,22 +114,44 @@ def _n_by_path(exp: Experiment, scheme: Scheme) -> Any:
 
 
 def _evaluate(
-    exp: Experiment, scheme: Scheme, dense: tuple[Any, Any], tuned: tuple[Any, Any] | None
+    exp: Experiment,
+    scheme: Scheme,
+    dense: tuple[Any, Any],
+    sparse: tuple[Any, Any] | None,
+    *,
+    steps: int,
 ) -> None:
-    """Evaluates and prints the dense, the masked and, where there is one, the trained network."""
+    """Evaluates and prints the dense and the masked network, and the sparse one where it differs.
+
+    Args:
+        exp: the run.
+        scheme: of the sparse network.
+        dense: weights and batch statistics.
+        sparse: the same of the sparse network, None where there is none yet.
+        steps: in which the sparse network was trained.
+    """
     evaluate = evaluator(exp)
     params, stats = dense
-    masked = _masked(exp, params, _n_by_path(exp, scheme))
+    masked = _masked(exp, *dense, _n_by_path(exp, scheme))
     results = {"dense": evaluate(params, stats), "masked": evaluate(masked, stats)}
     if jax.tree.leaves(stats):
         results["recalibrated"] = evaluate(masked, _recalibrated(exp, masked, stats))
-    if tuned:
-        results["tuned"] = evaluate(*tuned)
+    if sparse and steps:
+        results["tuned"] = evaluate(*sparse)
+    elif sparse and exp.trainer.update is None and _differ(sparse[0], masked):
+        results["updated"] = evaluate(*sparse)
     _write(exp, scheme, results)
 
 
-def _masked(exp: Experiment, params: Any, n: Any) -> Any:
-    return keep_largest(params, exp.layers, n, PATTERNS[exp.config.train.pattern])
+def _masked(exp: Experiment, params: Any, stats: Any, n: Any) -> Any:
+    return apply_masks(params, masks_once(training_from(exp, stats))(params, n))
+
+
+def _differ(params: Any, others: Any) -> bool:
+    others = leaves_by_path(others)
+    return any(
+        not np.array_equal(leaf, others[path]) for path, leaf in leaves_by_path(params).items()
+    )
 
 
 def _recalibrated(exp: Experiment, params: Any, stats: Any) -> Any:
@@ -143,16 +166,16 @@ def _recalibrated(exp: Experiment, params: Any, stats: Any) -> Any:
         return evaluation.recalibrate(exp.model.apply, params, stats, batches)
 
 
-def _train(
-    exp: Experiment, parts: Parts, params: Any, stats: Any, n: Any, *, steps: int
-) -> tuple[Any, Any]:
+def _train(exp: Experiment, params: Any, stats: Any, n: Any, *, steps: int) -> tuple[Any, Any]:
     """Trains, saves the sparse weights, and returns them with their statistics.
+
+    Those that a trainer changed without a step get statistics of their own.
 
     Raises:
         InputError: the trainer leaves more than n of M, or what is not finite.
     """
     phase = exp.phases["train"]
-    trainer, step = parts
+    trainer, step = train_parts(exp, training_from(exp, stats))
     first = trainer.init(params, n)
     state = resume(phase, first_state(first.params, stats, first.state))
     if int(state.step) < steps:
@@ -169,16 +192,21 @@ def _train(
     sparse = trainer.finish(state.params, state.opt_state, first.target)
     require_finite(f"trainer {exp.config.train.method!r}", sparse)
     _require_sparse(exp, sparse, n)
+    stats = state.stats
+    is_updated = trainer.update is None and _differ(sparse, _masked(exp, params, stats, n))
+    if is_updated and jax.tree.leaves(stats):
+        stats = _recalibrated(exp, sparse, stats)
     folder = exp.workdir / SPARSE
     if checkpoint.latest(folder) != int(state.step):
         with workdir.writing(exp.workdir):
-            checkpoint.save(folder, int(state.step), {"params": sparse, "stats": state.stats})
-    return sparse, state.stats
+            checkpoint.save(folder, int(state.step), {"params": sparse, "stats": stats})
+    return sparse, stats
 
 
 def _require_sparse(exp: Experiment, params: Any, n: Any) -> None:
     """Refuses weights of which a group has more than n: a trainer of one's own may leave some."""
-    largest = leaves_by_path(_masked(exp, params, n))
+    pattern = PATTERNS[exp.config.train.pattern]
+    largest = leaves_by_path(keep_largest(params, exp.layers, n, pattern))
     for path, leaf in leaves_by_path(params).items():
         if path in n and not np.array_equal(leaf, largest[path]):
             raise InputError(
@@ -205,4 +233,7 @@ def _write(exp: Experiment, scheme: Scheme, results: dict[str, dict[str, float]]
     out = monitor.console()
     out.print(table)
     out.print(f"kept: {shares['weights']:.2%} of the weights, {shares['macs']:.2%} of the MACs")
-    monitor.say(f"{exp.workdir}: results.json" + (f", {SPARSE}" if "tuned" in results else ""))
+    monitor.say(
+        f"{exp.workdir}: results.json"
+        + (f", {SPARSE}" if {"tuned", "updated"} & results.keys() else "")
+    )

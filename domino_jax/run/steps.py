@@ -1,16 +1,20 @@
 """The trainer and the jitted step of each phase, as the config wants them."""
 
+from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import optax
 
 from domino_jax.run.experiment import Experiment
 from domino_jax.train import losses, optim
 from domino_jax.train.criteria import find_criterion
+from domino_jax.train.losses import Batch
 from domino_jax.train.placement import kept
 from domino_jax.train.step import Step, trainer_step
-from domino_jax.train.trainer import Trainer, dense_trainer, search_trainer
+from domino_jax.train.trainer import Trainer, Training, dense_trainer, search_trainer
+from domino_jax.train.trainers import make_trainer
 from domino_jax.train.transforms import survivor_decay, survivors
 
 
@@ -41,9 +45,29 @@ def search_parts(exp: Experiment) -> Parts:
     return _parts(exp, search_trainer(tx, exp.layers), 0.0)
 
 
-def train_parts(exp: Experiment) -> Parts:
+def training_from(exp: Experiment, stats: Any) -> Training:
+    """Returns what the trainer is made for where it starts from these batch statistics."""
+    loss = loss_of(exp, train=False)
+    return exp.training._replace(loss=lambda params, batch: loss(params, stats, batch))
+
+
+def train_parts(exp: Experiment, training: Training) -> Parts:
     """Makes those of sparse training; its target starts from n by path."""
-    return _parts(exp, exp.trainer, exp.config.train.label_smoothing)
+    trainer = make_trainer(exp.config.train.method, training)
+    return _parts(exp, trainer, exp.config.train.label_smoothing)
+
+
+def loss_of(exp: Experiment, *, train: bool) -> Callable[[Any, Any, Batch], jax.Array]:
+    """Makes (params, stats, batch) -> mean loss, at these batch statistics or the batch's own."""
+    criterion = find_criterion(exp.config.loss)
+    of_outputs = losses.mean_loss(criterion, ignore_label=exp.data.ignore_label)
+
+    def loss(params: Any, stats: Any, batch: Batch) -> jax.Array:
+        key = jax.random.key(exp.config.seed)  # the same noise at every call
+        outputs, _ = exp.model.apply(params, stats, batch["inputs"], train=train, key=key)
+        return of_outputs(outputs, batch)
+
+    return loss
 
 
 def _parts(exp: Experiment, trainer: Trainer, label_smoothing: float) -> Parts:

@@ -7,18 +7,17 @@ One of your own is 'package.module:function', a function that takes a `Training`
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import optax
 
 from domino_jax.core.errors import InputError
 from domino_jax.core.factories import find_factory
 from domino_jax.core.masked import apply_masks
 from domino_jax.train.optim import DECOUPLED, dense_optimizer
+from domino_jax.train.scored import masks_once, require_magnitude
 from domino_jax.train.trainer import (
     Start,
     Trainer,
     Training,
-    keep_largest,
     through_trainer,
     update_by,
 )
@@ -29,6 +28,7 @@ TRAINERS: Mapping[str, str] = {
     "straight_through": "domino_jax.train.trainers:straight_through_trainer",
     "fixed": "domino_jax.train.trainers:fixed_trainer",
     "none": "domino_jax.train.trainers:no_trainer",
+    "update": "domino_jax.train.updating:update_trainer",
 }
 
 
@@ -52,6 +52,7 @@ def sr_ste_trainer(training: Training) -> Trainer:
 
     With 'adamw' that term goes through Adam, with `DECOUPLED` it stands beside it.
     """
+    require_magnitude(training)
     options, rate = training.options, training.rate
     if options["optimizer"] == "adamw":
         tx = sr_ste_adamw(rate, options["sr_ste"], options["weight_decay"])
@@ -64,18 +65,19 @@ def sr_ste_trainer(training: Training) -> Trainer:
 
 def straight_through_trainer(training: Training) -> Trainer:
     """SR-STE without its decay."""
+    require_magnitude(training)
     return through_trainer(_optimizer(training), training.layers, training.make_masks)
 
 
 def fixed_trainer(training: Training) -> Trainer:
-    """Takes the masks once, from the weights at the start; its target is these masks.
+    """Takes the masks once, from the weights at the start or their scores; they are its target.
 
     The rest is zero from there on, and takes no part in gradients, decay and moments.
     """
-    tx = fixed_masks(_optimizer(training))
+    tx, masks_of = fixed_masks(_optimizer(training)), masks_once(training)
 
     def init(params: Any, n: Any) -> Start:
-        masks = jax.jit(lambda params: training.make_masks(params, training.layers, n))(params)
+        masks = masks_of(params, n)
         params = apply_masks(params, masks)
         return Start(params, masks, tx.init(params))
 
@@ -88,14 +90,13 @@ def fixed_trainer(training: Training) -> Trainer:
 
 
 def no_trainer(training: Training) -> Trainer:
-    """Trains nothing: the n largest of the weights at the start are the result."""
+    """Trains nothing: the n largest of the weights at the start, or of their scores, stay."""
+    masks_of = masks_once(training)
     return Trainer(
         init=lambda params, n: Start(params, n, {}),
         forward=lambda params, state, n: (params, {}),
         update=None,
-        finish=lambda params, state, n: keep_largest(
-            params, training.layers, n, training.make_masks
-        ),
+        finish=lambda params, state, n: apply_masks(params, masks_of(params, n)),
     )
 
 
