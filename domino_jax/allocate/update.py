@@ -19,6 +19,7 @@ import numpy as np
 from domino_jax.core.errors import InputError
 from domino_jax.core.kernels import kernel_weights, n_by_path
 from domino_jax.core.layers import LayerSpec, grouped
+from domino_jax.core.masked import Masks, make_masks, where_kept
 from domino_jax.core.masks import (
     Axes,
     from_matrices,
@@ -84,7 +85,12 @@ def update_matrix(
 
 
 def update_layer(
-    w: jax.Array, layer: LayerSpec, own: Statistics, n: jax.typing.ArrayLike
+    w: jax.Array,
+    layer: LayerSpec,
+    own: Statistics,
+    n: jax.typing.ArrayLike,
+    *,
+    mask: jax.Array | None = None,
 ) -> jax.Array:
     """Makes one layer n:M by its statistics.
 
@@ -93,6 +99,7 @@ def update_layer(
         layer: a grouped layer of it.
         own: its statistics with H, as `tap` gives them.
         n: weights kept of every M.
+        mask: of the whole parameter, True where a weight stays; None chooses as `update_matrix`.
 
     Returns:
         The layer, in the shape of the parameter with stack axes of 1.
@@ -103,14 +110,26 @@ def update_layer(
     if layer.groups is None or layer.roles is None or own.products is None:
         raise InputError(f"{layer.name}: expected a grouped layer and its statistics with H")
     roles, h = layer.roles, own.products
-    part = one_slice(w, layer.index or 0, roles)
     groups, inputs, _ = h.shape
+
+    def by_group(of_kernel: jax.Array) -> jax.Array:
+        part = one_slice(of_kernel, layer.index or 0, roles)
+        return matrices(part, roles)[0].reshape(inputs, groups, -1).swapaxes(0, 1)
+
+    part = one_slice(w, layer.index or 0, roles)
     runs = int(np.prod([part.shape[a] for a in layer.groups.along.window], dtype=int))
-    by_group = matrices(part, roles)[0].reshape(inputs, groups, -1).swapaxes(0, 1)
+    keep = [None] * groups if mask is None else by_group(mask)
     made = jnp.stack(
-        [update_matrix(x, h[g], n, layer.m, run=inputs // runs) for g, x in enumerate(by_group)]
+        [
+            update_matrix(x, h[g], n, layer.m, run=inputs // runs, mask=keep[g])
+            for g, x in enumerate(by_group(w))
+        ]
     )
     return from_matrices(made.swapaxes(0, 1), part.shape, roles).astype(w.dtype)
+
+
+def _refused(layer: LayerSpec, reason: str) -> None:
+    raise InputError(f"{layer.name}: expected a layer whose inputs can be seen, got {reason!r}")
 
 
 def update_weights(
@@ -119,6 +138,9 @@ def update_weights(
     scheme: Scheme,
     loss: Callable[[Any, Any], jax.Array],
     batches: Sequence[Any],
+    *,
+    masks: Masks | None = None,
+    untapped: Callable[[LayerSpec, str], None] = _refused,
 ) -> Params:
     """Makes a network sparse without training: layer after layer, in the order of the trace.
 
@@ -131,24 +153,29 @@ def update_weights(
         loss: (params, batch) -> mean loss over the examples; only what goes into the products
             counts, so that any number made of the outputs will do.
         batches: leaves [B, ...], of one shape; at least one.
+        masks: as `make_masks` gives them; None chooses as `update_matrix`.
+        untapped: called with a layer that cannot be tapped, and the reason; unless it raises, the
+            layer is masked and no more: without masks by magnitude.
 
     Raises:
-        InputError: the scheme is of other layers, or a layer cannot be tapped.
+        InputError: the scheme is of other layers; or, where `untapped` is left as it is, a layer
+            cannot be tapped.
     """
     layers = tuple(layers)
-    n_by_path(scheme, layers)  # refuses a scheme of other layers
+    n = n_by_path(scheme, layers)  # refuses a scheme of other layers
     weights = dict(kernel_weights(params, layers))
     tap_layer = layer_tap(loss, params, batches, layers)
     for layer in grouped(layers):
         nm, w, roles = scheme[layer.name], weights[layer.path], layer.roles
         if nm.n == nm.m or roles is None:
             continue
-        own = tap_layer(replace_leaves(params, weights), layer)
+        own, mask = tap_layer(replace_leaves(params, weights), layer), (masks or {}).get(layer.path)
         if isinstance(own, str):
-            raise InputError(
-                f"{layer.name}: expected a layer whose inputs can be seen, got {own!r}"
-            )
-        made = update_layer(w, layer, own, nm.n)
+            untapped(layer, own)
+            by_magnitude = make_masks(params, layers, n) if mask is None else {layer.path: mask}
+            made = one_slice(where_kept(by_magnitude[layer.path], w), layer.index or 0, roles)
+        else:
+            made = update_layer(w, layer, own, nm.n, mask=mask)
         weights[layer.path] = with_slice(w, made, layer.index or 0, roles)
     return replace_leaves(params, weights)
 

@@ -216,10 +216,11 @@ def _outcome(cell: Cell, place: Path) -> Outcome:
     results = workdir.read_json(place / "results.json")
     totals, train = results["search"]["totals"], results["train"]
     rows = results["search"]["layers"]
+    final = train.get("tuned", train.get("updated"))
     stages = {
         "dense": train["dense"],
         "masked": train.get("recalibrated", train["masked"]),
-        **({"tuned": train["tuned"]} if "tuned" in train else {}),
+        **({"tuned": final} if final else {}),
     }
     counted = [row for row in rows if row["counted"]]
     nm = {row["name"]: NM.parse(row["nm"]) if row["nm"] else NM(1, 1) for row in counted}

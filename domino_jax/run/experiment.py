@@ -3,6 +3,7 @@
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from domino_jax.core.masked import PATTERNS
 from domino_jax.core.scheme import NM, Scheme
 from domino_jax.pytorch import state_dict
 from domino_jax.run import checks, monitor, repairs
-from domino_jax.run.phases import Phase, make_phase, planned_steps
+from domino_jax.run.phases import Phase, calibration_batches, make_phase, planned_steps
 from domino_jax.run.provenance import PHASES
 from domino_jax.run.settings import check
 from domino_jax.run.workdir import prepare
@@ -53,7 +54,9 @@ class Experiment:
         beside: further budgets that hold too.
         placement: of the arrays on all devices.
         phases: by name: 'dense', 'search', 'train'.
-        trainer: of the sparse network.
+        training: what the trainer of the sparse network is made for; its loss needs trained batch
+            statistics, and comes with them.
+        trainer: of the sparse network, which may need that loss.
         should_stop: asked before every step.
     """
 
@@ -66,6 +69,7 @@ class Experiment:
     beside: tuple[costs.Budget, ...]
     placement: Placement
     phases: Mapping[str, Phase]
+    training: Training
     trainer: Trainer
     should_stop: Callable[[], bool]
 
@@ -136,7 +140,8 @@ def assemble(
     phases = {
         name: make_phase(name, config, workdir, data, placement, should_stop) for name in PHASES
     }
-    trainer = _trainer(config.train, layers, phases["train"])
+    training = _training(config.train, layers, phases["train"])
+    trainer = make_trainer(config.train.method, training)
     if trainer.update is not None and config.train.epochs:  # also where search.py runs first
         checks.require_filled(config, data, "train")
     return Experiment(
@@ -149,16 +154,21 @@ def assemble(
         beside,
         placement,
         phases,
+        training,
         trainer,
         should_stop,
     )
 
 
-def _trainer(settings: ConfigDict, layers: tuple[LayerSpec, ...], phase: Phase) -> Trainer:
-    steps, options = planned_steps(phase), dict(settings.items())
-    return make_trainer(
-        settings.method,
-        Training(layers, steps, phase.rate, options, PATTERNS[settings.pattern]),
+def _training(settings: ConfigDict, layers: tuple[LayerSpec, ...], phase: Phase) -> Training:
+    return Training(
+        layers,
+        planned_steps(phase),
+        phase.rate,
+        dict(settings.items()),
+        PATTERNS[settings.pattern],
+        batches=partial(calibration_batches, phase),
+        say=monitor.say,
     )
 
 

@@ -13,7 +13,7 @@ from domino_jax.core import costs
 from domino_jax.core.errors import InputError
 from domino_jax.core.finite import require_finite
 from domino_jax.core.kernels import n_by_path
-from domino_jax.core.masked import PATTERNS
+from domino_jax.core.masked import PATTERNS, apply_masks
 from domino_jax.core.paths import leaves_by_path
 from domino_jax.core.scheme import Scheme
 from domino_jax.data import stream
@@ -21,10 +21,11 @@ from domino_jax.run import checkpoint, checks, monitor, provenance, repairs, wor
 from domino_jax.run.dense import dense_network, dense_weights
 from domino_jax.run.experiment import Experiment, evaluator, read_scheme, until_stopped, weights_of
 from domino_jax.run.phases import planned_steps, resume, running, train_batches
-from domino_jax.run.steps import Parts, teacher, train_parts
+from domino_jax.run.steps import teacher, train_parts, training_from
 from domino_jax.train import evaluation, loop
 from domino_jax.train import mesh as devices
 from domino_jax.train.placement import place
+from domino_jax.train.scored import masks_once
 from domino_jax.train.step import TrainState, first_state
 from domino_jax.train.trainer import Start, Trainer, keep_largest
 
@@ -37,6 +38,7 @@ LINES = {
     "masked": "masked without training, dense batch statistics",
     "recalibrated": "masked without training, recalibrated batch statistics",
     "soft": "before the last hardening",
+    "updated": "updated without training, recalibrated batch statistics",
     "tuned": "fine-tuned",
 }
 COLUMNS = {  # of an evaluation: title and format
@@ -71,16 +73,15 @@ def train_scheme(exp: Experiment, *, anew: bool = False) -> None:
     data = exp.data.fingerprint
     provenance.require_train(exp.workdir, exp.config, scheme, data=data, anew=anew)
     n = _n_by_path(exp, scheme)
-    parts = train_parts(exp)
-    steps = 0 if parts.trainer.update is None else planned_steps(exp.phases["train"])
+    steps = 0 if exp.trainer.update is None else planned_steps(exp.phases["train"])
     if steps:
         checks.require_filled(exp.config, exp.data, "train")
     provenance.begin_train(exp.workdir, exp.config, scheme, data=data, anew=anew)
     dense = dense_network(exp)
     fresh = exp.model.params, exp.model.stats
     start = fresh if exp.config.train.start == "random" else dense
-    trained = _train(exp, parts, start, n, dense=dense, steps=steps)
-    _evaluate(exp, scheme, dense, trained if steps else None)
+    trained = _train(exp, start, n, dense=dense, steps=steps)
+    _evaluate(exp, scheme, dense, trained, steps=steps)
 
 
 def evaluate_only(exp: Experiment) -> None:
@@ -97,17 +98,17 @@ def evaluate_only(exp: Experiment) -> None:
     dense = dense_weights(exp)
     provenance.begin_evaluation(exp.workdir, exp.config, scheme, data=exp.data.fingerprint)
     folder = exp.workdir / SPARSE
-    trained = None
-    if step := checkpoint.latest(folder):  # step 0 was not trained: it is the masked network
+    trained, step = None, checkpoint.latest(folder)
+    if step is not None:
         saved = checkpoint.restore_parts(folder, weights_of(exp.model))
         require_finite(folder, saved)
         sparse = place(exp.placement, (saved["params"], saved["stats"]))
         soft = None
-        if exp.trainer.soft and checkpoint.latest(exp.phases["train"].folder) == step:
+        if step and exp.trainer.soft and checkpoint.latest(exp.phases["train"].folder) == step:
             first, state = _resumed(exp, exp.trainer, dense, n)
             soft = _softly(exp.trainer, state, first.target)
         trained = Trained(sparse, soft)
-    _evaluate(exp, scheme, dense, trained)
+    _evaluate(exp, scheme, dense, trained, steps=step or 0)
 
 
 def _require_hardened(exp: Experiment) -> None:
@@ -144,24 +145,46 @@ def _n_by_path(exp: Experiment, scheme: Scheme) -> Any:
 
 
 def _evaluate(
-    exp: Experiment, scheme: Scheme, dense: tuple[Any, Any], trained: Trained | None
+    exp: Experiment,
+    scheme: Scheme,
+    dense: tuple[Any, Any],
+    trained: Trained | None,
+    *,
+    steps: int,
 ) -> None:
-    """Evaluates and prints the dense, the masked and, where there is one, the trained network."""
+    """Evaluates and prints the dense and the masked network, and the sparse one where it differs.
+
+    Args:
+        exp: the run.
+        scheme: of the sparse network.
+        dense: weights and batch statistics.
+        trained: the same of the sparse network, None where there is none yet.
+        steps: in which the sparse network was trained.
+    """
     evaluate = evaluator(exp)
     params, stats = dense
-    masked = _masked(exp, params, _n_by_path(exp, scheme))
+    masked = _masked(exp, *dense, _n_by_path(exp, scheme))
     results = {"dense": evaluate(params, stats), "masked": evaluate(masked, stats)}
     if jax.tree.leaves(stats):
         results["recalibrated"] = evaluate(masked, _recalibrated(exp, masked, stats))
     if trained and trained.soft:
         results["soft"] = evaluate(*trained.soft)
-    if trained:
+    if trained and steps:
         results["tuned"] = evaluate(*trained.sparse)
+    elif trained and exp.trainer.update is None and _differ(trained.sparse[0], masked):
+        results["updated"] = evaluate(*trained.sparse)
     _write(exp, scheme, results)
 
 
-def _masked(exp: Experiment, params: Any, n: Any) -> Any:
-    return keep_largest(params, exp.layers, n, PATTERNS[exp.config.train.pattern])
+def _masked(exp: Experiment, params: Any, stats: Any, n: Any) -> Any:
+    return apply_masks(params, masks_once(training_from(exp, stats))(params, n))
+
+
+def _differ(params: Any, others: Any) -> bool:
+    others = leaves_by_path(others)
+    return any(
+        not np.array_equal(leaf, others[path]) for path, leaf in leaves_by_path(params).items()
+    )
 
 
 def _recalibrated(exp: Experiment, params: Any, stats: Any) -> Any:
@@ -192,21 +215,18 @@ def _softly(trainer: Trainer, state: TrainState, target: Any) -> tuple[Any, Any]
 
 
 def _train(
-    exp: Experiment,
-    parts: Parts,
-    start: tuple[Any, Any],
-    n: Any,
-    *,
-    dense: tuple[Any, Any],
-    steps: int,
+    exp: Experiment, start: tuple[Any, Any], n: Any, *, dense: tuple[Any, Any], steps: int
 ) -> Trained:
     """Trains, saves the sparse weights, and returns them with their statistics.
+
+    Those that a trainer changed without a step get statistics of their own.
 
     Raises:
         InputError: the trainer leaves more than n of M, or what is not finite.
     """
     phase = exp.phases["train"]
-    trainer, step = parts
+    params, stats = start
+    trainer, step = train_parts(exp, training_from(exp, stats))
     first, state = _resumed(exp, trainer, start, n)
     if int(state.step) < steps:
         with_teacher = teacher(exp, *dense)
@@ -224,17 +244,22 @@ def _train(
     sparse = trainer.finish(state.params, state.opt_state, first.target)
     require_finite(f"trainer {exp.config.train.method!r}", sparse)
     _require_sparse(exp, sparse, n)
+    stats = state.stats
+    is_updated = trainer.update is None and _differ(sparse, _masked(exp, params, stats, n))
+    if is_updated and jax.tree.leaves(stats):
+        stats = _recalibrated(exp, sparse, stats)
     folder = exp.workdir / SPARSE
     if checkpoint.latest(folder) != int(state.step):
         with workdir.writing(exp.workdir):
-            checkpoint.save(folder, int(state.step), {"params": sparse, "stats": state.stats})
+            checkpoint.save(folder, int(state.step), {"params": sparse, "stats": stats})
     soft = _softly(trainer, state, first.target) if trainer.soft and steps else None
-    return Trained((sparse, state.stats), soft)
+    return Trained((sparse, stats), soft)
 
 
 def _require_sparse(exp: Experiment, params: Any, n: Any) -> None:
     """Refuses weights of which a group has more than n: a trainer of one's own may leave some."""
-    largest = leaves_by_path(_masked(exp, params, n))
+    pattern = PATTERNS[exp.config.train.pattern]
+    largest = leaves_by_path(keep_largest(params, exp.layers, n, pattern))
     for path, leaf in leaves_by_path(params).items():
         if path in n and not np.array_equal(leaf, largest[path]):
             raise InputError(
@@ -265,4 +290,7 @@ def _write(exp: Experiment, scheme: Scheme, results: dict[str, dict[str, float]]
         said = (f"{COLUMNS[key][0]} {lost[key]:+{COLUMNS[key][1]}}" for key in columns)
         out.print(f"the last hardening of the masks: {', '.join(said)}")
     out.print(f"kept: {shares['weights']:.2%} of the weights, {shares['macs']:.2%} of the MACs")
-    monitor.say(f"{exp.workdir}: results.json" + (f", {SPARSE}" if "tuned" in results else ""))
+    monitor.say(
+        f"{exp.workdir}: results.json"
+        + (f", {SPARSE}" if {"tuned", "updated"} & results.keys() else "")
+    )

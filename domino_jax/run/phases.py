@@ -11,6 +11,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from domino_jax.core.errors import InputError
 from domino_jax.data import Batches, Data, stream
 from domino_jax.run import checkpoint, checks, monitor, repairs, workdir
 from domino_jax.run.provenance import PHASES
@@ -101,6 +102,24 @@ def train_batches(phase: Phase) -> Batches:
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
+
+
+def calibration_batches(phase: Phase) -> Iterator[Batch]:
+    """Returns the first `calibration_batches` batches of a phase, the same ones at every call.
+
+    Raises:
+        InputError: one pass over the data has fewer: they would repeat.
+    """
+    checks.require_filled(phase.config, phase.data, phase.name)
+    settings, size = phase.settings, phase.data.train_size
+    count, batch = settings.calibration_batches, settings.batch
+    if count * batch > size:
+        raise InputError(
+            f"{phase.name}.calibration_batches: expected at most {size // batch} (of "
+            f"{phase.name}.batch = {batch}, from {size} training examples), got {count}"
+        )
+    dataset = train_batches(phase)
+    return (split_batch(phase.placement.mesh, dataset[number]) for number in range(count))
 
 
 def resume(phase: Phase, state: Any) -> Any:

@@ -15,9 +15,9 @@ from domino_jax.run import checks, monitor
 from domino_jax.run.dense import dense_network
 from domino_jax.run.experiment import Experiment
 from domino_jax.run.phases import train_batches
+from domino_jax.run.steps import loss_of
 from domino_jax.run.workdir import read_parts, update_json, writing
-from domino_jax.train import loop, losses
-from domino_jax.train.criteria import find_criterion
+from domino_jax.train import loop
 from domino_jax.train.mesh import split_batch
 
 
@@ -74,8 +74,8 @@ def problem_of(
         budget=exp.budget,
         options=options_of(exp),
         weights=weights,
-        loss=_loss(exp, train=False),
-        training_loss=_loss(exp, train=True),
+        loss=loss_of(exp, train=False),
+        training_loss=loss_of(exp, train=True),
         batches=batches,
         should_stop=exp.should_stop,
         progress=progress,
@@ -120,15 +120,3 @@ def require_data(exp: Experiment, count: int) -> None:
 def options_of(exp: Experiment) -> Mapping[str, Any]:
     """Returns what an allocator may read of the settings of the search."""
     return dict(exp.config.search.items())
-
-
-def _loss(exp: Experiment, *, train: bool) -> Callable[[Any, Any, Batch], jax.Array]:
-    criterion = find_criterion(exp.config.loss)
-    of_outputs = losses.mean_loss(criterion, ignore_label=exp.data.ignore_label)
-
-    def loss(params: Any, stats: Any, batch: Batch) -> jax.Array:
-        key = jax.random.key(exp.config.seed)  # the same noise at every call
-        outputs, _ = exp.model.apply(params, stats, batch["inputs"], train=train, key=key)
-        return of_outputs(outputs, batch)
-
-    return loss

@@ -134,7 +134,9 @@ def _phases(exp: Experiment, *, searches: bool) -> Iterator[tuple[str, Parts, An
     if searches:
         pace = {path: jnp.ones(np.shape(kept), float) for path, kept in n.items()}
         yield "search", search_parts(exp), {"n": n, "pace": pace}
-    parts = train_parts(exp)
+    # It has no data to score weights by; masks by magnitude cost the same.
+    options = {**exp.training.options, "score": None}
+    parts = train_parts(exp, exp.training._replace(options=options))
     if parts.trainer.update is not None and planned_steps(exp.phases["train"]):
         yield "train", parts, n
 

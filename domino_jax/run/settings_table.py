@@ -283,7 +283,7 @@ _SEARCH = {
         *kinds.one_of_or_own(_scores),
         "What a mask keeps the largest of, for the methods by the loss: 'magnitude'; 'wanda', |w| "
         "times the norm of its input; 'fisher', w² F; or 'package.module:function'. The training "
-        "goes by magnitude.",
+        "goes by `train.score`.",
     ),
     "low_memory": Setting(
         False,
@@ -317,7 +317,24 @@ _SEARCH = {
 }
 _TRAIN = {
     "method": Setting(
-        "sr_ste", *kinds.one_of_or_own(_trainers), "How the sparse network is trained."
+        "sr_ste",
+        *kinds.one_of_or_own(_trainers),
+        "How the sparse network is trained: 'sr_ste', 'straight_through', or with 'fixed' masks; "
+        "'none' masks the dense network, and 'update' lets the weights that stay make up for "
+        "those that go, layer by layer (SparseGPT), both without training; or "
+        "'package.module:function'.",
+    ),
+    "score": Setting(
+        None,
+        *kinds.none_or(kinds.one_of_or_own(_scores)),
+        "What masks that are made once ('fixed', 'none', 'update') keep the largest of, as "
+        "`search.score`; None: the magnitude, and with 'update' what SparseGPT chooses itself.",
+        str,
+    ),
+    "calibration_batches": Setting(
+        8,
+        *kinds.whole(1),
+        "Batches of the training data that 'update' and the scores of `score` look at.",
     ),
     "pattern": Setting(
         "n:m",

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import optax
 
 from domino_jax.run.experiment import Experiment
@@ -13,7 +14,8 @@ from domino_jax.train.distill import distilled, teaching
 from domino_jax.train.losses import Batch, Loss
 from domino_jax.train.placement import kept
 from domino_jax.train.step import Step, trainer_step
-from domino_jax.train.trainer import Trainer, dense_trainer, search_trainer
+from domino_jax.train.trainer import Trainer, Training, dense_trainer, search_trainer
+from domino_jax.train.trainers import make_trainer
 from domino_jax.train.transforms import survivor_decay, survivors
 
 
@@ -44,7 +46,13 @@ def search_parts(exp: Experiment) -> Parts:
     return _parts(exp, search_trainer(tx, exp.layers), 0.0)
 
 
-def train_parts(exp: Experiment) -> Parts:
+def training_from(exp: Experiment, stats: Any) -> Training:
+    """Returns what the trainer is made for where it starts from these batch statistics."""
+    loss = loss_of(exp, train=False)
+    return exp.training._replace(loss=lambda params, batch: loss(params, stats, batch))
+
+
+def train_parts(exp: Experiment, training: Training) -> Parts:
     """Makes those of sparse training; its target starts from n by path."""
     settings, ignore = exp.config.train, exp.data.ignore_label
 
@@ -53,7 +61,21 @@ def train_parts(exp: Experiment) -> Parts:
             return loss
         return distilled(loss, settings.distill, settings.temperature, ignore)
 
-    return _parts(exp, exp.trainer, settings.label_smoothing, with_teacher)
+    trainer = make_trainer(settings.method, training)
+    return _parts(exp, trainer, settings.label_smoothing, with_teacher)
+
+
+def loss_of(exp: Experiment, *, train: bool) -> Callable[[Any, Any, Batch], jax.Array]:
+    """Makes (params, stats, batch) -> mean loss, at these batch statistics or the batch's own."""
+    criterion = find_criterion(exp.config.loss)
+    of_outputs = losses.mean_loss(criterion, ignore_label=exp.data.ignore_label)
+
+    def loss(params: Any, stats: Any, batch: Batch) -> jax.Array:
+        key = jax.random.key(exp.config.seed)  # the same noise at every call
+        outputs, _ = exp.model.apply(params, stats, batch["inputs"], train=train, key=key)
+        return of_outputs(outputs, batch)
+
+    return loss
 
 
 def teacher(exp: Experiment, params: Any, stats: Any) -> Callable[[Batch], Batch]:

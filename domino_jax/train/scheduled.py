@@ -12,6 +12,7 @@ from domino_jax.core.layers import LayerSpec
 from domino_jax.core.masked import MakeMasks, Masks, make_masks
 from domino_jax.train.masking import through_masks
 from domino_jax.train.ramps import Ramp, gradual_n, ramp_of
+from domino_jax.train.scored import require_magnitude
 from domino_jax.train.trainer import Start, Trainer, Training, keep_largest, through_trainer
 
 
@@ -120,10 +121,11 @@ def gradual_masks(
 
 
 def require_groups(training: Training) -> None:
-    """Refuses another pattern than N:M.
+    """Refuses another pattern than N:M, and masks by another score than magnitude.
 
     Raises:
         InputError: the setting.
     """
+    require_magnitude(training)
     if training.make_masks is not make_masks:
         raise InputError("train.pattern: expected 'n:m' for this train.method, got another")

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
+from domino_jax.core.errors import InputError
 from domino_jax.core.layers import LayerSpec
 from domino_jax.core.masked import MakeMasks, apply_masks, make_masks
 from domino_jax.train.masking import through_masks
@@ -47,6 +48,13 @@ class Trainer(NamedTuple):
     soft: bool = False
 
 
+def _nothing_here(*_: Any) -> Any:
+    raise InputError(
+        "this trainer looks at data before it trains: expected a Training with a loss and batches, "
+        "got one without"
+    )
+
+
 class Training(NamedTuple):
     """What a trainer is made for.
 
@@ -56,6 +64,11 @@ class Training(NamedTuple):
         rate: step -> learning rate.
         options: settings of the training by name, plain values; each trainer reads its own.
         make_masks: (params, layers, n) -> masks: the pattern of the zeros.
+        batches: () -> a few fixed batches of the training data; reading begins when they are gone
+            through, but too many are refused at once.
+        loss: (params, batch) -> mean loss of such a batch, at the batch statistics of the network
+            that the training starts from.
+        say: takes a line of what was found, for a person.
     """
 
     layers: tuple[LayerSpec, ...]
@@ -63,6 +76,9 @@ class Training(NamedTuple):
     rate: optax.Schedule
     options: Mapping[str, Any]
     make_masks: MakeMasks = make_masks
+    batches: Callable[[], Iterable[Any]] = _nothing_here
+    loss: Callable[[Any, Any], jax.Array] = _nothing_here
+    say: Callable[[str], None] = lambda line: None
 
 
 Update = Callable[[Any, Any, Any, Any, Any], tuple[Any, Any]]

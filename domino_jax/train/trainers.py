@@ -7,7 +7,6 @@ One of your own is 'package.module:function', a function that takes a `Training`
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import optax
 
 from domino_jax.core.errors import InputError
@@ -15,11 +14,11 @@ from domino_jax.core.factories import find_factory
 from domino_jax.core.masked import apply_masks
 from domino_jax.train.optim import DECOUPLED, dense_optimizer
 from domino_jax.train.scheduled import straight_trainer
+from domino_jax.train.scored import masks_once, require_magnitude
 from domino_jax.train.trainer import (
     Start,
     Trainer,
     Training,
-    keep_largest,
     update_by,
 )
 from domino_jax.train.transforms import fixed_masks, sr_ste, sr_ste_adamw, sr_ste_adamw_decoupled
@@ -33,6 +32,7 @@ TRAINERS: Mapping[str, str] = {
     "maxq": "domino_jax.train.maxq:maxq_trainer",
     "fixed": "domino_jax.train.trainers:fixed_trainer",
     "none": "domino_jax.train.trainers:no_trainer",
+    "update": "domino_jax.train.updating:update_trainer",
 }
 
 
@@ -56,6 +56,7 @@ def sr_ste_trainer(training: Training) -> Trainer:
 
     With 'adamw' that term goes through Adam, with `DECOUPLED` it stands beside it.
     """
+    require_magnitude(training)
     return straight_trainer(sr_ste_optimizer(training), training)
 
 
@@ -71,18 +72,19 @@ def sr_ste_optimizer(training: Training) -> optax.GradientTransformation:
 
 def straight_through_trainer(training: Training) -> Trainer:
     """SR-STE without its decay."""
+    require_magnitude(training)
     return straight_trainer(plain_optimizer(training), training)
 
 
 def fixed_trainer(training: Training) -> Trainer:
-    """Takes the masks once, from the weights at the start; its target is these masks.
+    """Takes the masks once, from the weights at the start or their scores; they are its target.
 
     The rest is zero from there on, and takes no part in gradients, decay and moments.
     """
-    tx = fixed_masks(plain_optimizer(training))
+    tx, masks_of = fixed_masks(plain_optimizer(training)), masks_once(training)
 
     def init(params: Any, n: Any) -> Start:
-        masks = jax.jit(lambda params: training.make_masks(params, training.layers, n))(params)
+        masks = masks_of(params, n)
         params = apply_masks(params, masks)
         return Start(params, masks, tx.init(params))
 
@@ -95,14 +97,13 @@ def fixed_trainer(training: Training) -> Trainer:
 
 
 def no_trainer(training: Training) -> Trainer:
-    """Trains nothing: the n largest of the weights at the start are the result."""
+    """Trains nothing: the n largest of the weights at the start, or of their scores, stay."""
+    masks_of = masks_once(training)
     return Trainer(
         init=lambda params, n: Start(params, n, {}),
         forward=lambda params, state, n: (params, {}),
         update=None,
-        finish=lambda params, state, n: keep_largest(
-            params, training.layers, n, training.make_masks
-        ),
+        finish=lambda params, state, n: apply_masks(params, masks_of(params, n)),
     )
 
 
