@@ -205,4 +205,4 @@ def test_masking_alone(how, tmp_path, capsys):
 
 def test_every_name_is_tested():
     soft = {"step", "decaying_mask", "decaying_structure", "maxq"}  # in test_soft_trainers.py
-    assert set(TRAINERS) == {"sr_ste", "straight_through", "fixed", "none"} | soft
+    assert set(TRAINERS) == {"sr_ste", "straight_through", "fixed", "none", "update"} | soft

@@ -178,7 +178,7 @@ def test_a_run_under_masks_by_a_score(tmp_path):
     assert set(found) == set(plain)  # the network is the masked one
     assert found["dense"] == plain["dense"]
     assert found["masked"] != plain["masked"]
-    fixed = ("train.method=fixed", "train.score=wanda", "train.epochs=1", "train.warmup_epochs=0")
+    fixed = ("train.method=fixed", "train.score=wanda", "train.epochs=4", "train.warmup_epochs=0")
     scripts.train(tmp_path, *QUICK, *fixed, anew=True)
     tuned = scripts.results(tmp_path)["train"]
     assert tuned["masked"] == found["masked"]
