@@ -136,6 +136,7 @@ CALLS = {
     ),
     "n_by_path": lambda folder: {path: int(n) for path, n in N.items()} == {"a": 2, "b": 1},
     "permute_channels": lambda folder: (
+        # The four largest rows share a group of four, of which two are kept: apart, all four are.
         dj.permute_channels(PARAMS, LAYERS, N, {"a": 0}).kept == (1296.0, 1552.0)
     ),
     "plain": lambda folder: dj.plain(apply, PARAMS).stats == {},
