@@ -4,7 +4,7 @@ The whole method in one or two minutes on two CPU cores:
 
     python search.py --config=configs/digits.py && python train.py --config=configs/digits.py
 
-Measured: dense 97.22 %, masked without training 90.83 %, fine-tuned 97.50 % with 12.33 % of the
+Measured: dense 97.78 %, masked without training 93.89 %, fine-tuned 98.33 % with 12.50 % of the
 weights. The network is too large for the task to tell schemes apart after fine-tuning.
 """
 
@@ -22,7 +22,13 @@ def get_config() -> ConfigDict:
     config.data.name = "digits"
     config.dense.update(epochs=20.0, warmup_epochs=1.0, batch=64, weight_decay=5e-4)
     config.search.update(
-        budget=0.125, vote_every=10, penalty=1.0, penalty_doubles_at=(), max_steps=5000
+        method="sensitivity",
+        candidates=tuple(range(1, 17)),
+        budget=0.125,
+        vote_every=10,
+        penalty=1.0,
+        penalty_doubles_at=(),
+        max_steps=5000,
     )
     config.train.update(epochs=20.0, warmup_epochs=1.0, lr=0.05, batch=64)
     return config

@@ -25,7 +25,14 @@ def get_config() -> ConfigDict:
     config.data.name = "fashion_mnist"
     config.dense.update(epochs=5.0, warmup_epochs=0.5, batch=128, lr=0.2, weight_decay=5e-4)
     config.search.update(
-        budget=0.131, vote_every=50, penalty=1.0, penalty_doubles_at=(), max_steps=10_000, batch=128
+        method="sensitivity",
+        candidates=tuple(range(1, 17)),
+        budget=0.131,
+        vote_every=50,
+        penalty=1.0,
+        penalty_doubles_at=(),
+        max_steps=10_000,
+        batch=128,
     )
     config.train.update(epochs=3.0, warmup_epochs=0.25, lr=0.1, batch=128, weight_decay=5e-4)
     return config
