@@ -204,4 +204,5 @@ def test_masking_alone(how, tmp_path, capsys):
 
 
 def test_every_name_is_tested():
-    assert set(TRAINERS) == {"sr_ste", "straight_through", "fixed", "none"}
+    """'update' is in test_updating.py."""
+    assert set(TRAINERS) == {"sr_ste", "straight_through", "fixed", "none", "update"}
