@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
     config.dense.update(epochs=20.0, warmup_epochs=1.0, batch=64, weight_decay=5e-4)
     config.search.update(
         method="sensitivity",
-        candidates=tuple(range(1, 17)),
+        candidates="every",
         budget=0.125,
         vote_every=10,
         penalty=1.0,

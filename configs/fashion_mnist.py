@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
     config.dense.update(epochs=5.0, warmup_epochs=0.5, batch=128, lr=0.2, weight_decay=5e-4)
     config.search.update(
         method="sensitivity",
-        candidates=tuple(range(1, 17)),
+        candidates="every",
         budget=0.131,
         vote_every=50,
         penalty=1.0,

@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
     config.dense.update(epochs=12.0, warmup_epochs=1.0, batch=64, lr=0.1, weight_decay=5e-4)
     config.search.update(
         method="sensitivity",
-        candidates=tuple(range(1, 17)),
+        candidates="every",
         budget=0.17,
         vote_every=20,
         penalty=1.0,

@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
     )
     config.search.update(
         method="sensitivity",
-        candidates=tuple(range(1, 17)),
+        candidates="every",
         grid=(1, 2, 3, 4, 6, 8, 12),
         budget=0.125,
         vote_every=10,

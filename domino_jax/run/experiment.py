@@ -24,6 +24,7 @@ from domino_jax.core.masked import PATTERNS
 from domino_jax.core.scheme import NM, Scheme
 from domino_jax.pytorch import state_dict
 from domino_jax.run import checks, monitor, repairs
+from domino_jax.run.kinds import EVERY
 from domino_jax.run.phases import Phase, calibration_batches, make_phase, planned_steps
 from domino_jax.run.provenance import PHASES
 from domino_jax.run.settings import check
@@ -223,7 +224,9 @@ def layers_of(model: _models.Model, example: Any, search: ConfigDict) -> tuple[L
 def group_under(kernels: Sequence[LayerSpec], search: ConfigDict) -> tuple[LayerSpec, ...]:
     """Makes groups of the kernels of a model under the settings of a search."""
     rules = (*search.rules, ("", "shrink")) if search.shrink_m else search.rules
-    return group_kernels(kernels, search.m, rules, candidates=search.candidates)
+    every = search.candidates == EVERY
+    candidates = tuple(range(1, search.m + 1)) if every else search.candidates
+    return group_kernels(kernels, search.m, rules, candidates=candidates)
 
 
 def forward_of(model: _models.Model) -> Callable[[Any, Any], Any]:

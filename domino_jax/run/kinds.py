@@ -19,6 +19,7 @@ LARGEST_NUMBER = 1e38  # float32 ends at 3.4e38
 LARGEST_SEED = 2**32 - 1  # of which JAX uses the lower 32 bits
 MOST_EPOCHS = 1e6
 MOST_WORKERS = 1024  # processes
+EVERY = "every"  # of candidates: all N up to M
 LARGEST_M = 64
 OWN = "package.module:name"
 
@@ -106,6 +107,14 @@ def one_of_or_own(names: Callable[[], Iterable[str]]) -> Kind:
 def rising() -> Kind:
     """Tuples of whole numbers, each larger than the one before."""
     return _is_rising, lambda: "a rising tuple of whole numbers of 1 or more"
+
+
+def candidates() -> Kind:
+    """None, the word 'every', or a rising tuple."""
+    return (
+        lambda v: v is None or v == EVERY or _is_rising(v),
+        lambda: f"None or {EVERY!r}, or a rising tuple of whole numbers of 1 or more",
+    )
 
 
 def pair_of_steps() -> Kind:

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference
 
 from domino_jax.core.errors import InputError
+from domino_jax.run.kinds import EVERY
 from domino_jax.run.settings_table import GROUPS, SETTINGS
 
 START = "domino_jax.settings.defaults()"
@@ -147,7 +148,7 @@ def _check_together(values: Mapping[str, Any]) -> None:
 
 def _require_final_candidate(values: Mapping[str, Any]) -> None:
     m, candidates = values["search.m"], values["search.candidates"]
-    if candidates is not None and candidates[-1] != m:
+    if candidates not in (None, EVERY) and candidates[-1] != m:
         raise InputError(
             f"search.candidates: expected a last candidate of search.m = {m}, got {candidates}"
         )

@@ -193,9 +193,10 @@ _SEARCH = {
     "m": Setting(16, *kinds.whole(2, kinds.LARGEST_M), "Weights in one group: the M of N:M."),
     "candidates": Setting(
         None,
-        *kinds.none_or(kinds.rising()),
-        "The N that a layer may have, the last of them M; None: powers of two up to M.",
-        tuple,
+        *kinds.candidates(),
+        "The N that a layer may have, the last of them M; 'every': all up to M; None: powers of "
+        "two up to M.",
+        object,
     ),
     "objective": Setting(
         "params",

@@ -74,7 +74,7 @@ VALUES = {
     ),
     "search.m": ([2, 64], [1, 65, 4.0, True, "4", None]),
     "search.candidates": (
-        [None, (1, 2, 16), [16], (15, 16)],
+        [None, "every", (1, 2, 16), [16], (15, 16)],
         [
             (),
             16,
