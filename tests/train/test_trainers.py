@@ -204,10 +204,5 @@ def test_masking_alone(how, tmp_path, capsys):
 
 
 def test_every_name_is_tested():
-<<<<<<< HEAD
     soft = {"step", "decaying_mask", "decaying_structure", "maxq"}  # in test_soft_trainers.py
     assert set(TRAINERS) == {"sr_ste", "straight_through", "fixed", "none", "update"} | soft
-=======
-    """'update' is in test_updating.py."""
-    assert set(TRAINERS) == {"sr_ste", "straight_through", "fixed", "none", "update"}
->>>>>>> h8

@@ -184,14 +184,8 @@ def test_a_run_under_masks_by_a_score(tmp_path):
     assert set(found) == set(plain)  # there is no network but the masked one
     assert found["dense"] == plain["dense"]
     assert found["masked"] != plain["masked"]
-<<<<<<< HEAD
-    fixed = ("train.method=fixed", "train.score=wanda", "train.epochs=4", "train.warmup_epochs=0")
-    scripts.train(tmp_path, *QUICK, *fixed, anew=True)
-    tuned = scripts.results(tmp_path)["train"]
-=======
     short = ("train.epochs=1", "train.warmup_epochs=0")
     tuned, kept = run("train.method=fixed", "train.score=wanda", *short)
->>>>>>> h8
     assert tuned["masked"] == found["masked"]
     assert tuned["tuned"] != found["masked"]
     np.testing.assert_array_equal(kept, by_score)
