@@ -280,9 +280,8 @@ def evaluator(exp: Experiment) -> Callable[[Any, Any], dict[str, float]]:
     Raises:
         InputError: of the function: an array or a number of the result is not finite.
     """
-    step = evaluation.eval_step(
-        exp.model.apply, exp.data.ignore_label, find_criterion(exp.config.loss)
-    )
+    criterion = find_criterion(exp.config.loss)
+    step = evaluation.eval_step(exp.model.apply, exp.data.ignore_label, criterion)
     part = {"process_index": jax.process_index(), "process_count": jax.process_count()}
 
     def evaluate(params: Any, stats: Any) -> dict[str, float]:
@@ -291,6 +290,7 @@ def evaluator(exp: Experiment) -> Callable[[Any, Any], dict[str, float]]:
         batches = (devices.split_batch(exp.placement.mesh, batch) for batch in _checked(exp, test))
         with repairs.noting(exp.workdir, exp.data):
             numbers = evaluation.evaluate(step, params, stats, batches)
+        numbers |= criterion.derived(numbers)
         require_finite("evaluation, numbers on the test set", numbers)
         return numbers
 

@@ -130,7 +130,8 @@ _ALL = {
     "loss": Setting(
         "softmax_cross_entropy",
         *kinds.one_of_or_own(_losses),
-        "What is trained for, in every phase: of labels that are classes; 'sigmoid_cross_entropy' "
+        "What is trained for, in every phase: of labels that are classes, as 'next_token' which "
+        "reports the perplexity too; 'sigmoid_cross_entropy' "
         "of 0 and 1 for each output; 'squared_error' of numbers; or 'package.module:function', "
         "(outputs, labels) -> the loss of each example.",
     ),
