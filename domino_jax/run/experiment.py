@@ -21,7 +21,7 @@ from domino_jax.core.kernels import signatures
 from domino_jax.core.layers import LayerSpec
 from domino_jax.core.masked import PATTERNS
 from domino_jax.core.scheme import NM, Scheme
-from domino_jax.pytorch import state_dict
+from domino_jax.pytorch import hugging_face, state_dict
 from domino_jax.run import checks, monitor, repairs
 from domino_jax.run.phases import Phase, make_phase, planned_steps
 from domino_jax.run.provenance import PHASES
@@ -81,6 +81,7 @@ def build(config: ConfigDict, workdir: Path, should_stop: Callable[[], bool]) ->
     prepare(workdir)
     checks.require_usable(workdir)
     _models.factory(config.model.name)  # before the data, which may take long to open
+    checks.require_folder(config)
     data = _data.create(config.data.name, data_dir=config.data.dir, **data_options(config))
     repairs.require_readable(workdir, data)
     data = repairs.settled(workdir, data)
@@ -124,6 +125,8 @@ def assemble(
     if state_dict.is_torch_file(config.init):
         # Refuses it before anything is done.
         torch_weights(config, model, layers, say=monitor.say)
+    elif hugging_face.is_folder(config.init):
+        checks.require_made_of_init(config)
     else:
         checks.require_init(config.init, weights_of(model))
     budget = _budget(config.search, layers, _cost(config.search.objective, layers))

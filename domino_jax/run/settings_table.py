@@ -117,7 +117,8 @@ _ALL = {
     "init": Setting(
         "",
         *kinds.text(),
-        "The dense network: a checkpoint, a .pth or a .safetensors file; '' trains it.",
+        "The dense network: a checkpoint, a .pth or a .safetensors file, or with model.name="
+        "'causal_lm' a folder of Hugging Face; '' trains it.",
     ),
     "init_head": Setting(
         True, *kinds.flag(), "False leaves the last layer of a PyTorch file out: other classes."

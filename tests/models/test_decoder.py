@@ -1,6 +1,7 @@
 """Decoders of every kind against transformers, on the same random weights."""
 
 import jax
+import jax.numpy as jnp
 import llm
 import numpy as np
 import pytest
@@ -8,7 +9,10 @@ import torch
 
 from domino_jax import models
 from domino_jax.core.errors import InputError
+from domino_jax.models import decoder
 from domino_jax.models.decoder_config import read_config
+from domino_jax.trace.layers import find_layers
+from domino_jax.trace.taps import tap
 
 TOKENS = np.random.default_rng(0).integers(0, 40, (2, 24)).astype(np.int32)
 EXAMPLE = jax.ShapeDtypeStruct((1, 24), np.int32)
@@ -87,3 +91,33 @@ def test_older_and_newer_configs_say_the_same():
     new = read_config(CONFIG | {"rope_parameters": {**scaling, "rope_theta": 500.0}})
     np.testing.assert_array_equal(old.rotary[0], new.rotary[0])
     assert old.rotary[0][1] == 500.0 ** (-2 / 4) / 2
+
+
+def test_each_slice_of_the_scanned_blocks_is_a_layer_with_statistics_of_its_own():
+    config = read_config(CONFIG | {"num_hidden_layers": 2})
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32),
+        decoder.shapes(config, np.float32),
+    )
+
+    def forward(params, tokens):
+        return decoder.logits(config, params, tokens, dtype=None)
+
+    tokens = jnp.asarray(TOKENS[:, :6])
+    layers = find_layers(forward, params, tokens[:1], 8)
+    grouped = [layer.name for layer in layers if layer.groups]
+    assert len(grouped) == 2 * 7 + 1
+    found = tap(
+        lambda params, x: jnp.mean(jnp.square(forward(params, x))), params, [tokens], layers
+    )
+    assert (set(grouped) - found.statistics.keys(), found.untapped) == (set(), {})
+    x = params["model"]["embed_tokens"]["embedding"][tokens]
+    turns = decoder.angles(config.rotary, 6)
+    for index in range(2):
+        block = jax.tree.map(lambda leaf, i=index: leaf[i], params["model"]["layers"])
+        seen = decoder._norm(config, block["input_layernorm"], x)
+        expected = jnp.mean(jnp.square(seen), axis=(0, 1))
+        squares = found.statistics[f"model/layers/self_attn/q_proj/kernel#{index}"].squares
+        np.testing.assert_allclose(squares[0], expected, rtol=1e-4)
+        x = decoder._block(config, block, jnp.bool_(False), x, turns)
