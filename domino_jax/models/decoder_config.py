@@ -102,7 +102,7 @@ def read_config(document: Any) -> DecoderConfig:
     """
     if not isinstance(document, Mapping):
         raise InputError(f"expected an object, got {type(document).__name__}")
-    kind = document.get("model_type")
+    kind = str(document.get("model_type"))
     if kind not in KINDS:
         raise InputError(f"model_type: expected one of {', '.join(KINDS)}, got {kind!r}")
     if document.get("quantization_config"):

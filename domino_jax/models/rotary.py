@@ -120,7 +120,8 @@ def angles(found: Frequencies, length: int) -> tuple[jax.Array, jax.Array]:
     """Computes cosines and sines of all positions: float32 [T, D / 2] each."""
     each, scale = found
     turned = np.arange(length)[:, None] * each[None]
-    return tuple(jnp.asarray(f(turned) * scale, jnp.float32) for f in (np.cos, np.sin))
+    cosines, sines = (jnp.asarray(f(turned) * scale, jnp.float32) for f in (np.cos, np.sin))
+    return cosines, sines
 
 
 def rotate(x: jax.Array, cosines: jax.Array, sines: jax.Array) -> jax.Array:

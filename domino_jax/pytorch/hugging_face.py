@@ -6,9 +6,10 @@ kernel`, slice 3, is `model.layers.3.mlp.up_proj.weight`, transposed: (outputs, 
 
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +31,8 @@ _LEAVES = {"kernel": "weight", "embedding": "weight", "scale": "weight", "bias":
 _STACK = "model/layers/"
 
 
-class Place(NamedTuple):
+@dataclass(frozen=True)
+class Place:
     """Where a tensor of a folder belongs.
 
     Attributes:

@@ -73,7 +73,7 @@ def _written(
         name = hugging_face.EMBEDDING
     if name not in places:  # computed, no weight
         return tensor
-    path, index, turned = places[name]
-    part = params[path] if index is None else params[path][index]
+    place = places[name]
+    part = params[place.path] if place.index is None else params[place.path][place.index]
     with np.errstate(over="ignore"):  # what overflows is refused where it is written
-        return (part.T if turned else part).astype(tensor.dtype)
+        return (part.T if place.turned else part).astype(tensor.dtype)

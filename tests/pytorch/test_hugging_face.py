@@ -54,9 +54,10 @@ def test_names_go_both_ways_and_every_bit_stays(kind, tmp_path):
     places = hugging_face.places(hugging_face.config_of(str(folder)))
     assert places.keys() == written.keys()
     assert {hugging_face.name_of(place.path, place.index) for place in places.values()} == {*places}
-    for name, (path, index, turned) in places.items():
-        part = np.asarray(params[path] if index is None else params[path][index])
-        np.testing.assert_array_equal(part.T if turned else part, written[name])
+    for name, place in places.items():
+        whole = params[place.path]
+        part = np.asarray(whole if place.index is None else whole[place.index])
+        np.testing.assert_array_equal(part.T if place.turned else part, written[name])
 
 
 def test_shards_are_the_same_network(whole, sharded):
