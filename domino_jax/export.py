@@ -1,7 +1,8 @@
 """A finished run for PyTorch: python -m domino_jax.export --workdir=runs/digits --out=digits_pt.
 
 Reads the sparse weights, the scheme and the settings of a work directory, and writes a folder that
-`domino_jax.deploy.runtime` runs; `domino_jax.pytorch.exported` describes it.
+`domino_jax.deploy.runtime` runs; `domino_jax.pytorch.exported` describes it. --format=hf writes a
+language model as the folder of Hugging Face that it came in.
 """
 
 import argparse
@@ -26,13 +27,13 @@ from domino_jax.core.layers import LayerSpec
 from domino_jax.core.paths import require_known
 from domino_jax.core.scheme import Scheme
 from domino_jax.deploy import sparse24
-from domino_jax.pytorch import writer
+from domino_jax.pytorch import hugging_face_writer, writer
 from domino_jax.pytorch.document import Network
 from domino_jax.run import checkpoint, experiment, settings
 from domino_jax.run.provenance import DATA, read_record
 from domino_jax.trace.kernels import find_kernels
 
-FORMATS = ("folder", "onnx")
+FORMATS = ("folder", "onnx", "hf")
 SAMPLES = 64
 
 
@@ -187,6 +188,10 @@ def _require_flags(flags: argparse.Namespace, rest: Sequence[str]) -> None:
     for name in ("workdir", "out"):
         if not getattr(flags, name):
             raise InputError(f"--{name}=FOLDER is missing")
+    if flags.format == "hf":
+        for name in ("dtype", "fold", "backend", "names"):
+            if getattr(flags, name):
+                raise InputError(f"--{name}: --format=hf keeps names and dtypes; leave it out")
 
 
 def _run(flags: argparse.Namespace) -> None:
@@ -195,10 +200,13 @@ def _run(flags: argparse.Namespace) -> None:
     writer.require_free(out)
     said: list[str] = []
     network = network_of(Path(flags.workdir), data_dir=flags.data_dir, say=said.append)
+    if flags.format == "hf":
+        print(*said, *hugging_face_writer.export(network, out), sep="\n")
+        return
     document = writer.export(
         network,
         out,
-        dtype=flags.dtype,
+        dtype=flags.dtype or "float16",
         fold_norms=flags.fold,
         onnx=flags.format == "onnx",
         backend=flags.backend,
@@ -244,12 +252,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--workdir", default="", help="of search.py and train.py")
     parser.add_argument("--out", default="", help="folder to make")
     parser.add_argument(
-        "--dtype", default="float16", choices=sparse24.DTYPES, help="of the weights"
+        "--dtype",
+        default=None,
+        choices=sparse24.DTYPES,
+        help="of the weights; float16 if not given",
     )
     parser.add_argument(
         "--fold", action="store_true", help="put batch norms into the convolutions before them"
     )
-    parser.add_argument("--format", default="folder", choices=FORMATS, help="onnx: model.onnx too")
+    parser.add_argument(
+        "--format",
+        default="folder",
+        choices=FORMATS,
+        help="onnx: model.onnx too; hf: a folder of Hugging Face, for a language model",
+    )
     parser.add_argument(
         "--backend",
         default=None,

@@ -61,16 +61,16 @@ def settings(*overrides, config=TINY):
     return loaded
 
 
-def search(folder, *overrides, anew=False, should_stop=lambda: False):
+def search(folder, *overrides, anew=False, should_stop=lambda: False, config=TINY):
     """Does in this process what search.py does."""
-    exp = _build(folder, overrides, should_stop)
+    exp = _build(folder, overrides, should_stop, config)
     with workdir.locked(folder):
         find.find_scheme(exp, anew=anew)
 
 
-def train(folder, *overrides, anew=False, should_stop=lambda: False):
+def train(folder, *overrides, anew=False, should_stop=lambda: False, config=TINY):
     """Does in this process what train.py does."""
-    exp = _build(folder, overrides, should_stop)
+    exp = _build(folder, overrides, should_stop, config)
     with workdir.locked(folder):
         if exp.config.evaluate:
             finetune.evaluate_only(exp)
@@ -78,8 +78,8 @@ def train(folder, *overrides, anew=False, should_stop=lambda: False):
             finetune.train_scheme(exp, anew=anew)
 
 
-def _build(folder, overrides, should_stop):
-    return experiment.build(settings(*overrides), folder, should_stop)
+def _build(folder, overrides, should_stop, config):
+    return experiment.build(settings(*overrides, config=config), folder, should_stop)
 
 
 def files(folder):

@@ -35,6 +35,7 @@ ROOMS = {
     "data": Room(
         {"core"},
         {"jax", "numpy", "grain", "tensorflow_datasets", "cv2", "PIL", "sklearn", "scipy", "absl"},
+        {"tokenizers"},
     ),
     # PyTorch alone, no JAX: the folder is copied next to a deployment.
     "deploy": Room(set(), {"torch", "safetensors"}),

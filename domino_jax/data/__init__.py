@@ -53,6 +53,7 @@ DATA_SETS = {
     "glyphs": DataSet("domino_jax.data.sets.glyphs"),
     "imagenet2012": DataSet("domino_jax.data.sets.imagenet"),
     "stdlib_bytes": DataSet("domino_jax.data.sets.stdlib_bytes"),
+    "text": DataSet("domino_jax.data.sets.text"),
 }
 
 

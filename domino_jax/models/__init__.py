@@ -32,6 +32,8 @@ NETWORKS = {
     "vit_s16": "domino_jax.models.vit:vit_s16",
     "vit_b16": "domino_jax.models.vit:vit_b16",
     "byte_lm": "domino_jax.models.byte_lm:byte_lm",
+    # Its weights are read from a folder: an entry above this room.
+    "causal_lm": "domino_jax.pytorch.hugging_face:causal_lm",
 }
 
 FLOAT32 = 4  # bytes

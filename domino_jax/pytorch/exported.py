@@ -44,7 +44,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise InputError(f"{path}: cannot be read: {line}") from None
 
 
-def write_arrays(path: Path, arrays: Arrays) -> None:
+def write_arrays(path: Path, arrays: Arrays, metadata: dict[str, str] | None = None) -> None:
     """Writes a safetensors file; its writer stores other orders than C wrongly.
 
     Raises:
@@ -53,7 +53,9 @@ def write_arrays(path: Path, arrays: Arrays) -> None:
     from safetensors.numpy import save  # noqa: PLC0415
 
     require_finite(path.name, arrays)
-    content = save({name: np.asarray(array).copy(order="C") for name, array in arrays.items()})
+    content = save(
+        {name: np.asarray(array).copy(order="C") for name, array in arrays.items()}, metadata
+    )
     path.write_bytes(content)  # `save_file` lets nobody but the owner read
 
 

@@ -66,7 +66,7 @@ def export(
     paths.require_known([backend], sparse24.BACKENDS, what="backend")
     if onnx and not network.known:
         raise InputError(f"format onnx: PyTorch has no network {network.name!r} to write")
-    with _whole_folder(out) as folder:
+    with whole_folder(out) as folder:
         _write(network, folder, dtype, fold_norms, backend, names=names)
         document = exported.check(folder)
         if onnx:
@@ -89,7 +89,7 @@ def require_free(out: Path) -> None:
 
 
 @contextmanager
-def _whole_folder(out: Path) -> Iterator[Path]:
+def whole_folder(out: Path) -> Iterator[Path]:
     """Makes a folder that takes the place of `out` only when all went well."""
     require_free(out)
     parent = next(folder for folder in out.absolute().parents if folder.is_dir())
@@ -116,9 +116,9 @@ def _write(
     *,
     names: Names | None,
 ) -> None:
-    params, stats = _host(network.model.params), _host(network.model.stats)
+    params, stats = on_host(network.model.params), on_host(network.model.stats)
     require_finite(network.name, params | stats)
-    masks = _masks(network, params)
+    masks = sparse_masks(network, params)
     evaluation = _evaluation(network)
     pairs: dict[str, str] = {}
     if fold_norms:
@@ -190,11 +190,12 @@ def _evaluation(network: Network) -> _Evaluation:
     return _Evaluation(traced.jaxpr, logits)
 
 
-def _host(tree: Any) -> dict[str, np.ndarray]:
+def on_host(tree: Any) -> dict[str, np.ndarray]:
+    """Lists the leaves of a pytree by path, as NumPy arrays."""
     return {path: np.asarray(leaf) for path, leaf in paths.leaves_by_path(tree).items()}
 
 
-def _masks(network: Network, params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def sparse_masks(network: Network, params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Returns the masks of the layers with N < M, uint8, in our layout.
 
     Raises:
@@ -207,14 +208,14 @@ def _masks(network: Network, params: Mapping[str, np.ndarray]) -> dict[str, np.n
         for layer in network.layers
         if level_of(network, layer).n < level_of(network, layer).m
     }
-    sparse_masks = {path: np.asarray(mask) for path, mask in masks.items() if path in sparse}
-    for path, mask in sparse_masks.items():
+    found = {path: np.asarray(mask) for path, mask in masks.items() if path in sparse}
+    for path, mask in found.items():
         if more := np.count_nonzero(params[path][~mask]):
             which = ", ".join(
                 str(network.scheme[layer.name]) for layer in network.layers if layer.path == path
             )
             raise InputError(f"{path}: {more} weights more than its {which} allows are not zero")
-    return {path: mask.astype(np.uint8) for path, mask in sparse_masks.items()}
+    return {path: mask.astype(np.uint8) for path, mask in found.items()}
 
 
 def _folded(

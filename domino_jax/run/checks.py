@@ -17,6 +17,7 @@ from domino_jax.core.finite import is_finite
 from domino_jax.core.paths import leaves_by_path
 from domino_jax.data import Batches, Data
 from domino_jax.models import Model
+from domino_jax.pytorch import hugging_face
 from domino_jax.pytorch.state_dict import SUFFIXES
 from domino_jax.run import checkpoint
 from domino_jax.run.kinds import LARGEST_COUNT
@@ -137,6 +138,37 @@ def require_init(init: str, template: Mapping[str, Any]) -> None:
         checkpoint.require_fits(path, template)
     except ValueError as error:
         raise InputError(f"init: {error}") from None
+
+
+def require_folder(config: ConfigDict) -> None:
+    """Refuses an `init` that the network is to be made of and is no folder of a language model.
+
+    Asked before the data, which may take long to open and want a tokenizer of the same folder.
+
+    Raises:
+        InputError: what is expected, and what to do with what came.
+    """
+    if config.model.get("folder") == config.init:
+        hugging_face.config_of(config.init)
+
+
+def require_made_of_init(config: ConfigDict) -> None:
+    """Refuses a folder of Hugging Face that the network was not made of.
+
+    Raises:
+        InputError: the settings that go with such a folder.
+    """
+    folder = config.model.get("folder") or ""
+    if not folder or Path(folder).resolve() != Path(config.init).resolve():
+        raise InputError(
+            f"init: {config.init} is a folder of Hugging Face: expected model.name='causal_lm' and "
+            f"model.folder the same folder, as in configs/causal_lm.py, got {config.model.name!r} "
+            f"and {folder!r}"
+        )
+    if config.train.start == "random":
+        raise InputError(
+            f"train.start: expected 'dense', since {config.init} gives the weights, got 'random'"
+        )
 
 
 def require_votes(settings: ConfigDict, votes: int) -> None:

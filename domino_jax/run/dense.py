@@ -4,6 +4,7 @@ from typing import Any
 
 from domino_jax.core.errors import InputError
 from domino_jax.core.finite import require_finite
+from domino_jax.pytorch import hugging_face
 from domino_jax.pytorch.state_dict import is_torch_file
 from domino_jax.run import checkpoint
 from domino_jax.run.experiment import Experiment, torch_weights, weights_of
@@ -66,6 +67,8 @@ def dense_weights(exp: Experiment) -> tuple[Any, Any]:
     require_trained(exp)
     if is_torch_file(exp.config.init):
         return place(exp.placement, torch_weights(exp.config, exp.model, exp.layers))
+    if hugging_face.is_folder(exp.config.init):
+        return place(exp.placement, (exp.model.params, exp.model.stats))
     folder = exp.config.init or exp.workdir / "dense"
     saved = checkpoint.restore_parts(folder, weights_of(exp.model))
     require_finite(folder, saved)

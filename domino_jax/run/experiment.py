@@ -22,7 +22,7 @@ from domino_jax.core.kernels import signatures
 from domino_jax.core.layers import LayerSpec
 from domino_jax.core.masked import PATTERNS
 from domino_jax.core.scheme import NM, Scheme
-from domino_jax.pytorch import state_dict
+from domino_jax.pytorch import hugging_face, state_dict
 from domino_jax.run import checks, monitor, repairs
 from domino_jax.run.kinds import EVERY
 from domino_jax.run.phases import Phase, calibration_batches, make_phase, planned_steps
@@ -86,6 +86,7 @@ def build(config: ConfigDict, workdir: Path, should_stop: Callable[[], bool]) ->
     prepare(workdir)
     checks.require_usable(workdir)
     _models.factory(config.model.name)  # before the data, which may take long to open
+    checks.require_folder(config)
     data = _data.create(config.data.name, data_dir=config.data.dir, **data_options(config))
     repairs.require_readable(workdir, data)
     data = repairs.settled(workdir, data)
@@ -129,6 +130,8 @@ def assemble(
     if state_dict.is_torch_file(config.init):
         # Refuses it before anything is done.
         torch_weights(config, model, layers, say=monitor.say)
+    elif hugging_face.is_folder(config.init):
+        checks.require_made_of_init(config)
     else:
         checks.require_init(config.init, weights_of(model))
     budget = _budget(config.search, layers, _cost(config.search.objective, layers))
@@ -293,9 +296,8 @@ def evaluator(exp: Experiment) -> Callable[[Any, Any], dict[str, float]]:
     Raises:
         InputError: of the function: an array or a number of the result is not finite.
     """
-    step = evaluation.eval_step(
-        exp.model.apply, exp.data.ignore_label, find_criterion(exp.config.loss)
-    )
+    criterion = find_criterion(exp.config.loss)
+    step = evaluation.eval_step(exp.model.apply, exp.data.ignore_label, criterion)
     part = {"process_index": jax.process_index(), "process_count": jax.process_count()}
 
     def evaluate(params: Any, stats: Any) -> dict[str, float]:
@@ -304,6 +306,7 @@ def evaluator(exp: Experiment) -> Callable[[Any, Any], dict[str, float]]:
         batches = (devices.split_batch(exp.placement.mesh, batch) for batch in _checked(exp, test))
         with repairs.noting(exp.workdir, exp.data):
             numbers = evaluation.evaluate(step, params, stats, batches)
+        numbers |= criterion.derived(numbers)
         require_finite("evaluation, numbers on the test set", numbers)
         return numbers
 

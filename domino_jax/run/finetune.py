@@ -45,6 +45,7 @@ COLUMNS = {  # of an evaluation: title and format
     "accuracy": ("accuracy", ".2%"),
     "top5": ("top-5", ".2%"),
     "loss": ("loss", ".4f"),
+    "perplexity": ("perplexity", ".2f"),
 }
 
 

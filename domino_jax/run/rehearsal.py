@@ -47,6 +47,7 @@ def rehearse(config: ConfigDict) -> None:
         InputError: a setting is wrong, or the parts do not fit together.
     """
     check(config)
+    checks.require_folder(config)
     spec = _data.spec(config.data.name, data_dir=config.data.dir, **data_options(config))
     exp = assemble(config, Path(), _zeros(spec), lambda: False)
     answer = _answer(exp)

@@ -123,7 +123,8 @@ _ALL = {
     "init": Setting(
         "",
         *kinds.text(),
-        "The dense network: a checkpoint, a .pth or a .safetensors file; '' trains it.",
+        "The dense network: a checkpoint, a .pth or a .safetensors file, or with model.name="
+        "'causal_lm' a folder of Hugging Face; '' trains it.",
     ),
     "init_head": Setting(
         True, *kinds.flag(), "False leaves the last layer of a PyTorch file out: other classes."
@@ -136,7 +137,8 @@ _ALL = {
     "loss": Setting(
         "softmax_cross_entropy",
         *kinds.one_of_or_own(_losses),
-        "What is trained for, in every phase: of labels that are classes; 'sigmoid_cross_entropy' "
+        "What is trained for, in every phase: of labels that are classes, as 'next_token' which "
+        "reports the perplexity too; 'sigmoid_cross_entropy' "
         "of 0 and 1 for each output; 'squared_error' of numbers; or 'package.module:function', "
         "(outputs, labels) -> the loss of each example.",
     ),

@@ -5,6 +5,7 @@ example [B], or of each of its positions or outputs [B, ...]; and an entry here 
 Letters: B examples, ... positions of an example (none for images, tokens for text), C outputs.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -30,6 +31,7 @@ class Criterion(NamedTuple):
         allows: (labels, classes of the data) -> which labels may be; NumPy.
         expected: (classes) -> the words for them.
         smooths: whether it takes a smoothing above 0.
+        derived: (means over a test set, 'loss' among them) -> further numbers of it.
     """
 
     each: Callable[[jax.Array, jax.Array, float], jax.Array]
@@ -37,6 +39,7 @@ class Criterion(NamedTuple):
     allows: Callable[[np.ndarray, int], np.ndarray]
     expected: Callable[[int], str]
     smooths: bool
+    derived: Callable[[Mapping[str, float]], dict[str, float]] = lambda means: {}
 
 
 def _softmax(outputs: jax.Array, labels: jax.Array, smoothing: float) -> jax.Array:
@@ -57,6 +60,15 @@ def _hits(outputs: jax.Array, labels: jax.Array) -> Labels:
     if outputs.shape[-1] > 10:
         hits["top5"] = _among_largest(outputs, labels, 5)
     return hits
+
+
+def _first(outputs: jax.Array, labels: jax.Array) -> Labels:
+    return {"accuracy": _among_largest(outputs, labels, 1)}
+
+
+def _perplexity(means: Mapping[str, float]) -> dict[str, float]:
+    """Returns the number of equally likely tokens among which one would be as unsure."""
+    return {"perplexity": math.exp(min(means["loss"], 700.0))}  # finite, as JSON asks
 
 
 def _among_largest(outputs: jax.Array, labels: jax.Array, count: int) -> jax.Array:
@@ -96,16 +108,18 @@ def _nothing(outputs: jax.Array, labels: jax.Array) -> Labels:
     return {}
 
 
-LOSSES: Mapping[str, Criterion] = {
-    "softmax_cross_entropy": Criterion(
-        _softmax,
-        _hits,
-        lambda labels, classes: (
-            (labels >= 0) & (labels < classes) & np.issubdtype(labels.dtype, np.integer)
-        ),
-        lambda classes: f"labels from 0 to {classes - 1}",
-        smooths=True,
+_CLASSES = Criterion(
+    _softmax,
+    _hits,
+    lambda labels, classes: (
+        (labels >= 0) & (labels < classes) & np.issubdtype(labels.dtype, np.integer)
     ),
+    lambda classes: f"labels from 0 to {classes - 1}",
+    smooths=True,
+)
+LOSSES: Mapping[str, Criterion] = {
+    "softmax_cross_entropy": _CLASSES,
+    "next_token": _CLASSES._replace(reported=_first, derived=_perplexity),
     "sigmoid_cross_entropy": Criterion(
         _sigmoid,
         _same_side,

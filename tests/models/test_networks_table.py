@@ -15,9 +15,9 @@ IMAGE = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
 TEXT = jax.ShapeDtypeStruct((1, 8), jnp.int32)
 
 
-@pytest.mark.parametrize("name", models.NETWORKS)
+@pytest.mark.parametrize("name", sorted(set(models.NETWORKS) - {"causal_lm"}))
 def test_every_entry_can_be_made(name, monkeypatch):
-    """Abstractly: the weights are shapes alone."""
+    """Abstractly: the weights are shapes alone; `causal_lm` needs a folder (test_decoder.py)."""
     for module in (convolutional, vit, byte_lm):
         monkeypatch.setattr(module, "fill", lambda shapes, *draws: shapes)
     example = TEXT if name == "byte_lm" else IMAGE

@@ -1,0 +1,46 @@
+"""A language model of Hugging Face, half of the weights in its blocks removed: N of 16 per matrix.
+
+    python search.py --config=configs/causal_lm.py --config.init=DIR --config.data.dir=TEXT
+    python train.py --config=configs/causal_lm.py --config.init=DIR --config.data.dir=TEXT
+    python -m domino_jax.export --workdir=runs/causal_lm --out=OUT --format=hf
+
+DIR is what save_pretrained writes, TEXT a .txt, .md or .jsonl file or a folder of such. Nothing is
+trained: the search asks the loss on 16 batches of 4 windows, and train.py sets the smallest weights
+to zero and tells the perplexity. Embedding and head stay dense; the budget is of the blocks alone.
+To fine-tune: --config.train.method=sr_ste. docs/language_models.md has more.
+
+Not run here: needs a network and a text of your own; tests/run/test_causal_lm.py runs it on small
+random networks.
+"""
+
+from ml_collections import ConfigDict
+
+from domino_jax.settings import defaults
+
+
+def get_config() -> ConfigDict:
+    """Returns the settings."""
+    config = defaults()
+    config.loss = "next_token"
+    config.model.name = "causal_lm"
+    config.data.name = "text"
+    with config.unlocked():
+        config.model.folder = config.get_ref("init")
+        config.model.dtype = "float32"
+        config.data.tokenizer = config.get_ref("init")
+        config.data.length = 512
+    config.dense.batch = 4  # of an evaluation: nothing dense is trained
+    config.search.update(
+        method="kronecker",
+        candidates=tuple(range(1, 17)),
+        budget=0.5,
+        budget_of="movable",
+        batch=4,
+        calibration_batches=16,
+        rules=((r"embed_tokens|lm_head", "dense"),),
+    )
+    config.train.update(
+        method="none", optimizer="adamw", lr=2e-5, weight_decay=0.0, epochs=1.0, batch=4
+    )
+    config.train.warmup_epochs = 0.05
+    return config

@@ -1,0 +1,123 @@
+"""Decoders of every kind against transformers, on the same random weights."""
+
+import jax
+import jax.numpy as jnp
+import llm
+import numpy as np
+import pytest
+import torch
+
+from domino_jax import models
+from domino_jax.core.errors import InputError
+from domino_jax.models import decoder
+from domino_jax.models.decoder_config import read_config
+from domino_jax.trace.layers import find_layers
+from domino_jax.trace.taps import tap
+
+TOKENS = np.random.default_rng(0).integers(0, 40, (2, 24)).astype(np.int32)
+EXAMPLE = jax.ShapeDtypeStruct((1, 24), np.int32)
+CONFIG = {"model_type": "llama", **{k: v for k, v in llm.SMALL.items() if v is not None}}
+
+
+def ours(folder, **options):
+    return models.create(
+        "causal_lm", example=EXAMPLE, classes=40, seed=0, folder=str(folder), **options
+    )
+
+
+def logits(model, tokens=TOKENS):
+    return np.asarray(
+        jax.jit(lambda p, x: model.apply(p, {}, x, train=False)[0])(model.params, tokens)
+    )
+
+
+@pytest.mark.parametrize("kind", llm.KINDS)
+def test_logits_are_those_of_transformers(kind, tmp_path):
+    network = llm.make(kind)
+    model = ours(llm.save(network, tmp_path))
+    with torch.no_grad():
+        expected = network(torch.tensor(TOKENS, dtype=torch.long)).logits.numpy()
+    assert np.abs(expected).max() > 0.5
+    np.testing.assert_allclose(logits(model), expected, atol=1e-4, rtol=0)
+
+
+def test_the_future_is_not_seen(tmp_path):
+    model = ours(llm.save(llm.make("gemma2"), tmp_path))
+    changed = TOKENS.copy()
+    changed[:, 12:] = (changed[:, 12:] + 1) % 40
+    before, after = logits(model), logits(model, changed)
+    np.testing.assert_array_equal(before[:, :12], after[:, :12])
+    assert (before[:, 12:] != after[:, 12:]).all()
+
+
+def test_bfloat16_is_near_and_its_logits_are_float32(tmp_path):
+    llm.save(llm.make("llama"), tmp_path)
+    exact, low = (logits(ours(tmp_path, dtype=dtype)) for dtype in (None, "bfloat16"))
+    assert low.dtype == np.float32
+    assert 0 < np.abs(exact - low).max() < 0.1 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"model_type": "mamba"},
+            "model_type: expected one of llama, mistral, qwen2, qwen3, gemma2, got 'mamba'",
+        ),
+        ({"hidden_size": None}, "hidden_size: expected a whole number of at least 1, got none"),
+        ({"num_key_value_heads": 3}, "num_key_value_heads: expected a divisor of 4 heads, got 3"),
+        ({"head_dim": 5}, "head_dim: expected an even number for rotary embeddings, got 5"),
+        ({"hidden_act": "tanh"}, "hidden_act: expected one of silu, gelu, gelu_pytorch_tanh, relu"),
+        ({"rope_scaling": {"type": "longrope"}}, "unknown rule of rotary embeddings"),
+        (
+            {"rope_scaling": {"type": "linear"}},
+            "factor of the rotary embeddings: expected a number",
+        ),
+        ({"rope_scaling": {"full_attention": {}}}, "expected one rule for all layers"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor: expected 1"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config: expected none"),
+    ],
+)
+def test_configs_that_are_refused(changes, said):
+    with pytest.raises(InputError) as error:
+        read_config(CONFIG | changes)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_older_and_newer_configs_say_the_same():
+    scaling = {"rope_type": "linear", "factor": 2.0}
+    old = read_config(CONFIG | {"rope_theta": 500.0, "rope_scaling": scaling})
+    new = read_config(CONFIG | {"rope_parameters": {**scaling, "rope_theta": 500.0}})
+    np.testing.assert_array_equal(old.rotary[0], new.rotary[0])
+    assert old.rotary[0][1] == 500.0 ** (-2 / 4) / 2
+
+
+def test_each_slice_of_the_scanned_blocks_is_a_layer_with_statistics_of_its_own():
+    config = read_config(CONFIG | {"num_hidden_layers": 2})
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32),
+        decoder.shapes(config, np.float32),
+    )
+
+    def forward(params, tokens):
+        return decoder.logits(config, params, tokens, dtype=None)
+
+    tokens = jnp.asarray(TOKENS[:, :6])
+    layers = find_layers(forward, params, tokens[:1], 8)
+    grouped = [layer.name for layer in layers if layer.groups]
+    assert len(grouped) == 2 * 7 + 1
+    found = tap(
+        lambda params, x: jnp.mean(jnp.square(forward(params, x))), params, [tokens], layers
+    )
+    assert (set(grouped) - found.statistics.keys(), found.untapped) == (set(), {})
+    x = params["model"]["embed_tokens"]["embedding"][tokens]
+    turns = decoder.angles(config.rotary, 6)
+    for index in range(2):
+        block = jax.tree.map(lambda leaf, i=index: leaf[i], params["model"]["layers"])
+        seen = decoder._norm(config, block["input_layernorm"], x)
+        expected = jnp.mean(jnp.square(seen), axis=(0, 1))
+        squares = found.statistics[f"model/layers/self_attn/q_proj/kernel#{index}"].squares
+        np.testing.assert_allclose(squares[0], expected, rtol=1e-4)
+        x = decoder._block(config, block, jnp.bool_(False), x, turns)
