@@ -3,9 +3,12 @@
 A table adds up what layers cost one by one, and other methods do not ask the loss at all. What
 layers cost together is measured, on batches that no table was made from, for uniform and for the
 scheme of a method with no floor and with floors on n of 1/2 and 3/4 of uniform's n, of one less
-than it and of all of it. The best one is taken.
+than it and of all of it. The best one is taken, if what it gains over uniform is more than the
+noise of the batches.
 """
 
+import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -61,22 +64,39 @@ class Trial(NamedTuple):
 
 def try_each(
     candidates: Sequence[Candidate],
-    true_loss: Callable[[Scheme], float],
+    true_losses: Callable[[Scheme], Sequence[float]],
     predicted: Callable[[Scheme], float] | None = None,
 ) -> list[Trial]:
-    """Measures schemes, each once; the best first.
+    """Measures schemes, each once; those that gain over uniform first, the best of them in front.
+
+    A rival of uniform is taken where its gain is above the standard error of the paired gains, of
+    which one batch has none.
 
     Args:
         candidates: at least one; of equal losses the first wins.
-        true_loss: scheme -> mean loss.
+        true_losses: scheme -> mean loss of each batch, of the same ones for every scheme.
         predicted: scheme -> the loss that a table expects.
     """
     trials: list[Trial] = []
+    measured: dict[str, Sequence[float]] = {}
     for name, scheme, gap in candidates:
         if all(scheme != trial.scheme for trial in trials):
             expected = predicted(scheme) if predicted else None
-            trials.append(Trial(name, scheme, expected, true_loss(scheme), gap))
-    return sorted(trials, key=lambda trial: trial.true)
+            measured[name] = true_losses(scheme)
+            trials.append(Trial(name, scheme, expected, statistics.fmean(measured[name]), gap))
+    uniform = measured.get(UNIFORM)
+    noisy = {
+        name
+        for name, losses in measured.items()
+        if uniform is not None and name != UNIFORM and not _is_gain(losses, uniform)
+    }
+    return sorted(trials, key=lambda trial: (trial.name in noisy, trial.true))
+
+
+def _is_gain(losses: Sequence[float], uniform: Sequence[float]) -> bool:
+    gains = [there - here for here, there in zip(losses, uniform, strict=True)]
+    error = statistics.stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else 0.0
+    return statistics.fmean(gains) > error
 
 
 def of_table(

@@ -73,7 +73,7 @@ def taken_scheme(problem: Problem, table: LossTable, method: str, scores: Scores
     dense = loss(dense_scheme(problem.layers), apart)
     trials = try_each(
         candidates,
-        lambda scheme: loss(scheme, apart),
+        lambda scheme: [loss(scheme, [batch]) for batch in apart],
         lambda scheme: dense + predicted(table, scheme),
     )
     return _refined(problem, trials, table, method, loss)
@@ -91,7 +91,7 @@ def guarded_scheme(problem: Problem, scheme: Scheme, method: str) -> Scheme:
         candidates = of_scheme(problem.layers, scheme, method, losses, problem.budgets)
     scores = own_scores(problem, own_batches(problem))
     loss, apart = _true_loss(problem, scores), _batches_apart(problem)
-    trials = try_each(candidates, lambda scheme: loss(scheme, apart))
+    trials = try_each(candidates, lambda scheme: [loss(scheme, [batch]) for batch in apart])
     return _refined(problem, trials, losses, method, loss)
 
 
@@ -126,7 +126,7 @@ def _refined(
                 rise = predicted(table, found.scheme) - predicted(table, best.scheme)
                 expected = best.predicted + rise
             other = Trial(f"{best.name}, refined", found.scheme, expected, after)
-            trials = sorted([*trials, other], key=lambda trial: trial.true)
+            trials = [other, *trials] if after < best.true else [best, other, *trials[1:]]
     for line in described(trials, method):
         problem.say(line)
     problem.note(

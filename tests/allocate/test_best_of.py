@@ -1,6 +1,7 @@
 """Uniform and the table's schemes by their true loss: the best is taken."""
 
 import made
+import pytest
 
 from domino_jax.allocate.best_of import described, of_scheme, of_table, try_each
 from domino_jax.allocate.loss_table import predicted
@@ -24,7 +25,9 @@ TABLE = {"a": falling(1.0), "b": falling(1e-6), "c": falling(0.5), "d": falling(
 
 def try_all(layers, table, budget, true_loss):
     return try_each(
-        of_table(layers, table, [budget]), true_loss, lambda scheme: 2.0 + predicted(table, scheme)
+        of_table(layers, table, [budget]),
+        lambda scheme: [true_loss(scheme)],
+        lambda scheme: 2.0 + predicted(table, scheme),
     )
 
 
@@ -60,6 +63,19 @@ def test_the_least_true_loss_comes_first():
     assert next(iter(try_with(lambda scheme: -scheme["a"].n))) == "no floor"
     first = next(iter(try_with(lambda scheme: abs(scheme["b"].n - 2))))
     assert first == "n >= 1/2 of uniform's"
+
+
+@pytest.mark.parametrize(("worst", "taken"), [(0.0, "no floor"), (3.0, "uniform")])
+def test_a_gain_within_the_noise_of_the_batches_is_none(worst, taken):
+    """Of gains 1, 1, 1, 1 - worst: beyond their standard error, or not: 0.25 ± 0.75."""
+
+    def losses(scheme):
+        rises = [1.0, 1.0, 1.0, 1.0 - worst] if scheme["b"].n == 1 else [0.0] * 4
+        shift = 5.0 * (scheme["b"].n in (2, 3))
+        return [2.0 + shift - rise for rise in rises]
+
+    first, *_ = try_each(of_table(LAYERS, TABLE, [BUDGET]), losses)
+    assert first.name == taken
 
 
 def test_nothing_is_measured_twice():
@@ -109,7 +125,7 @@ def test_any_scheme_is_raised_to_floors_where_the_least_is_lost():
 
 def test_without_a_table_nothing_is_expected():
     candidates = of_scheme(LAYERS, {name: NM(4, 8) for name in "abcd"}, "erk", TABLE, [BUDGET])
-    trials = try_each(candidates, lambda scheme: 1.0)
+    trials = try_each(candidates, lambda scheme: [1.0])
     assert [(trial.name, trial.predicted) for trial in trials] == [("erk", None)]  # all are uniform
     assert described(trials, "erk")[1].split() == ["1.0000", "-", "erk"]
 

@@ -8,9 +8,9 @@ import math
 import crepe
 import pytest
 
-# On 128 tones the guard takes schemes of 'kdiag' whose gain 512 tones do not confirm (RESULTS.md);
+# On 128 tones the guard takes a scheme of 'kdiag' whose gain 512 tones do not confirm (RESULTS.md);
 # 'kronecker' has the same curvature of the outputs, and was not measured.
-BELOW = pytest.mark.xfail(reason="the gain on few tones is within their noise", strict=False)
+BELOW = pytest.mark.xfail(reason="a gain on few tones that many do not confirm", strict=False)
 METHODS = (
     *("sensitivity", "fisher", "erk", "instant"),
     *(pytest.param(method, marks=BELOW) for method in ("kdiag", "kronecker")),

@@ -28,8 +28,9 @@ def totals(folder):
 
 def test_trials_and_times_are_written(dense):
     written = trials(dense)
-    assert [trial["true"] for trial in written] == sorted(trial["true"] for trial in written)
-    assert "uniform" in {trial["name"] for trial in written}
+    # The one that is taken comes first; a rival within the noise of the batches may be below it.
+    (uniform,) = (trial["true"] for trial in written if trial["name"] == "uniform")
+    assert written[0]["true"] <= uniform
     assert all(trial["predicted"] > 0 for trial in written)
     times = json.loads((dense / "timing.json").read_text())["search"]
     assert set(times) == {"fisher_seconds", "refine_seconds"}

@@ -111,6 +111,8 @@ VALUES = {
     "search.max_steps": COUNT,
     "search.patience": COUNT,
     "search.calibration_batches": COUNT,
+    "train.calibration_batches": COUNT,
+    "train.score": ([None, "magnitude", "wanda", "mine:score"], ["wand", ""]),
     "search.calibration_statistics": (["running", "batch"], ["frozen", "", None]),
     "search.score": (["magnitude", "wanda", "fisher", "mine:score"], ["wand", ""]),
     "search.low_memory": ([True, False], [1, "yes"]),
