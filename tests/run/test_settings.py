@@ -130,8 +130,6 @@ VALUES = {
         [None, "dense", ("a", "dense"), (("a",),), (("a", "dense", 1),), ((1, "dense"),)],
     ),
     "train.method": (["sr_ste", "straight_through", "fixed", "none", "my:own"], ["ste", None]),
-    "train.score": ([None, "magnitude", "wanda", "mine:score"], ["wand", "", 1]),
-    "train.calibration_batches": COUNT,
     "train.ramp": (["", "linear", "cubic"], ["square", None]),
     "train.ramp_from": ([0, 0.5], [1, -0.1, math.nan, "0", None]),
     "train.ramp_until": ([0.5, 1], [0, 1.1, math.nan, "1", None]),
