@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.clock import in_turns, machine, print_table, ratio, spread
-from domino_jax.core.masks import Axes, top_n
+from domino_jax.core.canonical import Axes
+from domino_jax.core.masks import top_n
 
 HWIO = Axes((), (0, 1), (2,), (3,))
 IO = Axes((), (), (0,), (1,))

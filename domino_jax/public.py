@@ -14,6 +14,7 @@ from domino_jax.allocate.sensitivity import sensitivity_table
 from domino_jax.allocate.table import ALLOCATORS, allocator
 from domino_jax.allocate.uniform import uniform, uniform_scheme
 from domino_jax.allocate.update import update_matrix, update_weights
+from domino_jax.core.canonical import Axes
 from domino_jax.core.costs import (
     Budget,
     budget_of,
@@ -26,7 +27,7 @@ from domino_jax.core.errors import InputError
 from domino_jax.core.kernels import n_by_path
 from domino_jax.core.layers import Groups, LayerSpec
 from domino_jax.core.masked import apply_masks, hard_mask, make_masks
-from domino_jax.core.masks import Axes, top_n
+from domino_jax.core.masks import top_n
 from domino_jax.core.permute import permute_channels
 from domino_jax.core.rules import flattened
 from domino_jax.core.scheme import NM, Scheme

@@ -233,3 +233,12 @@ def test_the_library_alone_loads_no_heavy_package():
     heavy |= {"matplotlib", "rich", "tensorboardX", "torch", "tensorflow"}
     assert "jax" in loaded
     assert loaded & heavy == set()
+
+
+def test_a_file_holds_one_idea():
+    lengths = {
+        path.name: len(path.read_text().splitlines())
+        for path in (ROOT / "domino_jax").rglob("*.py")
+    }
+    assert {name: length for name, length in lengths.items() if length > 400} == {}
+    assert sorted(lengths.values())[len(lengths) // 2] < 200

@@ -26,10 +26,10 @@ from domino_jax.allocate.fisher import quadratic_table
 from domino_jax.allocate.loss_table import LossTable
 from domino_jax.allocate.problem import Problem
 from domino_jax.allocate.scores import Scores
+from domino_jax.core.canonical import from_matrices
 from domino_jax.core.errors import InputError
 from domino_jax.core.kernels import Kernel, kernel_weights, kernels
 from domino_jax.core.layers import LayerSpec, grouped
-from domino_jax.core.masks import from_matrices
 from domino_jax.core.scheme import Scheme
 from domino_jax.trace.taps import NOT_SEEN, Statistics, tap
 

@@ -27,11 +27,12 @@ from domino_jax.allocate.kdiag import require_tapped, shown
 from domino_jax.allocate.loss_table import LossTable, without_noise
 from domino_jax.allocate.problem import Problem
 from domino_jax.allocate.scores import Scores
+from domino_jax.core.canonical import Axes, matrices, one_slice
 from domino_jax.core.errors import InputError
 from domino_jax.core.kernels import kernel_weights
 from domino_jax.core.layers import LayerSpec, grouped
 from domino_jax.core.masked import where_kept
-from domino_jax.core.masks import Axes, matrices, one_slice, top_n
+from domino_jax.core.masks import top_n
 from domino_jax.core.scheme import Scheme
 from domino_jax.trace.taps import Statistics, tap, tap_each
 

@@ -16,18 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from domino_jax.core.canonical import Axes, from_matrices, matrices, one_slice, with_slice
 from domino_jax.core.errors import InputError
 from domino_jax.core.kernels import kernel_weights, n_by_path
 from domino_jax.core.layers import LayerSpec, grouped
 from domino_jax.core.masked import Masks, make_masks, where_kept
-from domino_jax.core.masks import (
-    Axes,
-    from_matrices,
-    matrices,
-    one_slice,
-    top_scores,
-    with_slice,
-)
+from domino_jax.core.masks import top_scores
 from domino_jax.core.paths import replace_leaves
 from domino_jax.core.scheme import Scheme
 from domino_jax.trace.taps import Statistics, layer_tap

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from domino_jax.core.canonical import Axes
 from domino_jax.core.errors import InputError
 from domino_jax.core.layers import LayerSpec, axis_sizes, counted, grouped
-from domino_jax.core.masks import Axes
 from domino_jax.core.paths import leaves_by_path, require_known
 from domino_jax.core.published import Signature
 from domino_jax.core.scheme import NM, Scheme, require_fits

@@ -7,8 +7,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from domino_jax.core.canonical import Axes
 from domino_jax.core.errors import InputError
-from domino_jax.core.masks import Axes
 
 
 @dataclass(frozen=True)

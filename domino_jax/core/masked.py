@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from domino_jax.core import masks as _masks
+from domino_jax.core.canonical import Axes
 from domino_jax.core.costs import count_weights
 from domino_jax.core.errors import InputError
 from domino_jax.core.kernels import Kernel, kernel_weights, kernels
 from domino_jax.core.layers import LayerSpec
-from domino_jax.core.masks import Axes
 from domino_jax.core.paths import leaves_by_path, replace_leaves, require_known
 
 Params = TypeVar("Params")

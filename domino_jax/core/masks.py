@@ -1,8 +1,6 @@
-"""Top-n-of-M masks: the only place that reshapes a weight.
+"""Top-n-of-M masks, and what else is said of the groups of a kernel.
 
-A kernel is seen in its canonical view (stack, window, input, output); a group is M consecutive
-weights along the input axis, for one stack slice, window position and output. Where the inputs
-are no multiple of M the last group is padded with zeros, which lose every comparison.
+Groups are those of the canonical view (`core.canonical`); padding is 0 and loses every comparison.
 
 Shape letters: S stack slices, W window positions, I inputs, O outputs, G groups along the inputs,
 M group size. N is the number of weights kept.
@@ -11,40 +9,18 @@ NaN rule: a NaN counts as an infinite magnitude. It is kept before any finite we
 broken weight reaches the loss and is seen there, and every group still keeps exactly n.
 """
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from domino_jax.core.canonical import Axes, in_groups, per_slice, ungroup
+
 # Set by benchmarks/masks.py on CPU. Longer groups no longer fit the registers, and XLA no longer
 # unrolls longer sums.
 _SHORT = 8
 _AT_ONCE = 16
-
-
-@dataclass(frozen=True)
-class Axes:
-    """Which axes of a kernel play which part; together they are all its axes, each once.
-
-    Attributes:
-        stack: one independent layer for each index (scanned, vmapped or indexed kernels).
-        window: positions of a convolution kernel; groups never cross them.
-        inputs: contracted axes, flattened in this order; groups run along them.
-        outputs: one product for each index; groups never cross them.
-    """
-
-    stack: tuple[int, ...]
-    window: tuple[int, ...]
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
-
-    @property
-    def order(self) -> tuple[int, ...]:
-        """The axes in the order of the canonical view."""
-        return self.stack + self.window + self.inputs + self.outputs
 
 
 def top_n(w: jax.Array, n: jax.typing.ArrayLike, m: int, axes: Axes) -> jax.Array:
@@ -62,7 +38,7 @@ def top_n(w: jax.Array, n: jax.typing.ArrayLike, m: int, axes: Axes) -> jax.Arra
     Returns:
         bool, the shape of w.
     """
-    return _best(_groups(_bits(_magnitude(w)), m, axes), n, w.shape, m, axes)
+    return _best(in_groups(_bits(_magnitude(w)), m, axes), n, w.shape, m, axes)
 
 
 def top_k(w: jax.Array, kept: jax.typing.ArrayLike, axes: Axes) -> jax.Array:
@@ -77,13 +53,13 @@ def top_k(w: jax.Array, kept: jax.typing.ArrayLike, axes: Axes) -> jax.Array:
     Returns:
         bool, the shape of w.
     """
-    keys = _groups(_bits(_magnitude(w)), 1, axes)  # [S, W, I, 1, O]
-    kept = _per_slice(kept, w.shape, axes)
+    keys = in_groups(_bits(_magnitude(w)), 1, axes)  # [S, W, I, 1, O]
+    kept = per_slice(kept, w.shape, axes)
     least = _largest(lambda key: _count(keys >= key) >= kept, kept.shape, keys.dtype)
     tied, spare = keys == least, kept - _count(keys > least)
     index = jnp.arange(keys[0].size, dtype=jnp.int32).reshape(1, *keys.shape[1:])
     end = _largest(lambda end: _count(tied & (index < end)) <= spare, kept.shape, index.dtype)
-    return _ungroup((keys > least) | (tied & (index < end)), w.shape, axes)
+    return ungroup((keys > least) | (tied & (index < end)), w.shape, axes)
 
 
 def _count(marks: jax.Array) -> jax.Array:
@@ -124,7 +100,7 @@ def top_scores(scores: jax.Array, n: jax.typing.ArrayLike, m: int, axes: Axes) -
     lowest, largest = np.iinfo(bits.dtype).min, np.iinfo(bits.dtype).max
     keys = jnp.where(bits < 0, bits ^ largest, bits)
     # Padding ranks below -inf; one above the lowest integer, of which `_rank` takes one away.
-    return _best(_groups(keys, m, axes, lowest + 1), n, scores.shape, m, axes)
+    return _best(in_groups(keys, m, axes, lowest + 1), n, scores.shape, m, axes)
 
 
 def top_n_where(
@@ -139,28 +115,21 @@ def top_n_where(
         m: as for `top_n`.
         axes: as for `top_n`.
     """
-    kept = jnp.where(pruned[:, :, :, None, :], _per_slice(n, w.shape, axes), jnp.int32(m))
-    return _keep(_groups(_bits(_magnitude(w)), m, axes), kept, w.shape, m, axes)
+    kept = jnp.where(pruned[:, :, :, None, :], per_slice(n, w.shape, axes), jnp.int32(m))
+    return _keep(in_groups(_bits(_magnitude(w)), m, axes), kept, w.shape, m, axes)
 
 
 def group_sums(w: jax.Array, m: int, axes: Axes) -> jax.Array:
     """Returns the sum of the magnitudes of each group: [S, W, G, O], at least float32."""
-    grouped = _groups(_magnitude(w), m, axes)
+    grouped = in_groups(_magnitude(w), m, axes)
     return jnp.sum(grouped.astype(_wide(w.dtype)), axis=3)
-
-
-def by_input(w: jax.Array, axes: Axes) -> jax.Array:
-    """Brings a kernel without stack axes to [I, W * O]: one row for each input."""
-    _, windows, inputs, outputs = _view(w.shape, axes)
-    view = w.transpose(axes.order).reshape(windows, inputs, outputs)
-    return view.swapaxes(0, 1).reshape(inputs, -1)
 
 
 def _best(
     keys: jax.Array, n: jax.typing.ArrayLike, shape: tuple[int, ...], m: int, axes: Axes
 ) -> jax.Array:
     """Marks the n largest keys of each group: [S, W, G, M, O] to the kernel's own shape."""
-    return _keep(keys, _per_slice(n, shape, axes), shape, m, axes)
+    return _keep(keys, per_slice(n, shape, axes), shape, m, axes)
 
 
 def _keep(
@@ -169,7 +138,7 @@ def _keep(
     """Marks the largest keys of each group, of n that broadcast to [S, W, G, M, O]."""
     rank = _rank(keys)
     keep = rank < kept.astype(rank.dtype)
-    return _ungroup(_through_bits(keep) if m <= _SHORT else keep, shape, axes)
+    return ungroup(_through_bits(keep) if m <= _SHORT else keep, shape, axes)
 
 
 def thresholds(w: jax.Array, m: int, axes: Axes) -> jax.Array:
@@ -178,7 +147,7 @@ def thresholds(w: jax.Array, m: int, axes: Axes) -> jax.Array:
     Returns:
         [S, W, G, O], the dtype of w but at least float32.
     """
-    grouped = _groups(_magnitude(w), m, axes)
+    grouped = in_groups(_magnitude(w), m, axes)
     # Of an odd M the middle one is not among the smaller half; padding is, as the smallest of all.
     smallest = _rank(_bits(grouped)) >= m - m // 2
     wide = grouped.astype(_wide(w.dtype))
@@ -194,8 +163,8 @@ def thresholds_among(w: jax.Array, n: jax.typing.ArrayLike, m: int, axes: Axes) 
     Returns:
         as `thresholds`; 0 where n is 1.
     """
-    grouped = _groups(_magnitude(w), m, axes)
-    kept = _per_slice(n, w.shape, axes)
+    grouped = in_groups(_magnitude(w), m, axes)
+    kept = per_slice(n, w.shape, axes)
     rank = _rank(_bits(grouped)).astype(jnp.int32)
     smallest = (rank >= kept - kept // 2) & (rank < kept)
     wide = grouped.astype(_wide(w.dtype))
@@ -205,7 +174,7 @@ def thresholds_among(w: jax.Array, n: jax.typing.ArrayLike, m: int, axes: Axes) 
 
 def most_nonzeros(w: jax.Array, m: int, axes: Axes) -> jax.Array:
     """Counts the nonzeros of the group that has the most of them: int32, [S] or []."""
-    nonzeros = jnp.sum(_groups(_magnitude(w), m, axes) != 0, axis=3, dtype=jnp.int32)
+    nonzeros = jnp.sum(in_groups(_magnitude(w), m, axes) != 0, axis=3, dtype=jnp.int32)
     most = jnp.max(nonzeros, axis=(1, 2, 3))
     return most if axes.stack else most.reshape(())
 
@@ -225,10 +194,10 @@ def count_short(
     Returns:
         int32, [S]; [] if the kernel has no stack axes.
     """
-    grouped = _groups(_magnitude(w), m, axes).astype(threshold.dtype)
+    grouped = in_groups(_magnitude(w), m, axes).astype(threshold.dtype)
     # Padding is 0 and never above a threshold, which is 0 or more: a short last group is short.
     above = jnp.sum(grouped > threshold[:, :, :, None, :], axis=3, dtype=jnp.int32)
-    short = above < _per_slice(n, w.shape, axes)[:, :, :, 0]
+    short = above < per_slice(n, w.shape, axes)[:, :, :, 0]
     counts = jnp.sum(short, axis=(1, 2, 3), dtype=jnp.int32)
     return counts if axes.stack else counts.reshape(())
 
@@ -247,8 +216,8 @@ def sums_by_rank(w: jax.Array, value: jax.Array, m: int, axes: Axes) -> jax.Arra
     Returns:
         [S, M], at least float32; rank 0, the largest magnitude, first.
     """
-    grouped = _groups(value.astype(_wide(value.dtype)), m, axes)
-    rank = _rank(_groups(_bits(_magnitude(w)), m, axes))
+    grouped = in_groups(value.astype(_wide(value.dtype)), m, axes)
+    rank = _rank(in_groups(_bits(_magnitude(w)), m, axes))
 
     def of_rank(index: jax.Array) -> jax.Array:
         chosen = rank == index.astype(rank.dtype)
@@ -262,38 +231,8 @@ def magnitudes(w: jax.Array, m: int, axes: Axes) -> jax.Array:
 
     The groups are in the order of `thresholds`, its axes W, G and O flattened.
     """
-    grouped = _groups(_magnitude(w), m, axes).transpose(0, 3, 1, 2, 4)
+    grouped = in_groups(_magnitude(w), m, axes).transpose(0, 3, 1, 2, 4)
     return grouped.reshape(*grouped.shape[:2], -1)
-
-
-def matrices(w: jax.Array, axes: Axes) -> jax.Array:
-    """Lays a kernel out as one matrix a slice, inputs (window first) by outputs: [S, W·I, O]."""
-    slices, window, inputs, outputs = _view(w.shape, axes)
-    return w.transpose(axes.order).reshape(slices, window * inputs, outputs)
-
-
-def from_matrices(x: jax.Array, shape: tuple[int, ...], axes: Axes) -> jax.Array:
-    """Brings what `matrices` laid out, [S, W·I, O], back to a kernel's own shape."""
-    # The inverse of a permutation is what sorts it.
-    ordered = x.reshape([shape[a] for a in axes.order])
-    return ordered.transpose(np.argsort(axes.order).tolist())
-
-
-def one_slice(w: jax.Array, index: jax.Array | int, axes: Axes) -> jax.Array:
-    """Takes one slice (row-major over the stack) of a kernel; its stack axes stay, 1 long."""
-    for axis in reversed(axes.stack):
-        size = w.shape[axis]
-        w, index = jax.lax.dynamic_slice_in_dim(w, index % size, 1, axis), index // size
-    return w
-
-
-def with_slice(w: jax.Array, part: jax.Array, index: int, axes: Axes) -> jax.Array:
-    """Puts what `one_slice` took back into its place."""
-    places = np.unravel_index(index, [w.shape[axis] for axis in axes.stack])
-    starts = [0] * w.ndim
-    for axis, place in zip(axes.stack, places, strict=True):
-        starts[axis] = int(place)
-    return jax.lax.dynamic_update_slice(w, part.astype(w.dtype), starts)
 
 
 def slice_norms(w: jax.Array, axes: Axes) -> jax.Array:
@@ -304,18 +243,6 @@ def slice_norms(w: jax.Array, axes: Axes) -> jax.Array:
     return jnp.sqrt(squares.transpose(np.argsort(np.argsort(axes.stack)).tolist())).reshape(
         (-1,) if axes.stack else ()
     )
-
-
-def spread(x: jax.Array, shape: tuple[int, ...], axes: Axes) -> jax.Array:
-    """Lays one value for each stack slice ([S], or [] for all) along a kernel's stack axes.
-
-    Returns:
-        an array of the kernel's rank, 1 on every other axis.
-    """
-    sizes = [shape[a] if a in axes.stack else 1 for a in axes.order]
-    slices, *_ = _view(shape, axes)
-    ordered = jnp.broadcast_to(x.reshape(-1), (slices,)).reshape(sizes)
-    return ordered.transpose(np.argsort(axes.order).tolist())
 
 
 def _magnitude(w: jax.Array) -> jax.Array:
@@ -333,41 +260,6 @@ def _bits(x: jax.Array) -> jax.Array:
 
 def _wide(dtype: jax.typing.DTypeLike) -> np.dtype:
     return np.dtype(dtype) if np.dtype(dtype).itemsize >= 4 else np.dtype(np.float32)
-
-
-def _view(shape: tuple[int, ...], axes: Axes) -> tuple[int, int, int, int]:
-    parts = (axes.stack, axes.window, axes.inputs, axes.outputs)
-    s, w, i, o = (math.prod(shape[a] for a in part) for part in parts)
-    return s, w, i, o
-
-
-def _groups(x: jax.Array, m: int, axes: Axes, filler: int = 0) -> jax.Array:
-    """Brings a kernel to [S, W, G, M, O], the filler where the last group is short.
-
-    axes (1,) inputs, (0,) outputs, m = 4        view [S=1, W=1, I=6, O=2]
-    w [2, 6] = a b c d e f                       O=0: |a b c d| e f . .|
-               g h i j k l                       O=1: |g h i j| k l . .|
-    """
-    s, w, i, o = _view(x.shape, axes)
-    # Outputs come last, though groups run along the inputs: XLA then compares whole rows of
-    # outputs at once, and for Flax kernels the transpose is none.
-    view = x.transpose(axes.order).reshape(s, w, i, o)
-    if i % m:
-        view = jnp.pad(view, ((0, 0), (0, 0), (0, -i % m), (0, 0)), constant_values=filler)
-    return view.reshape(s, w, -(-i // m), m, o)
-
-
-def _ungroup(x: jax.Array, shape: tuple[int, ...], axes: Axes) -> jax.Array:
-    """Brings [S, W, G, M, O] back to the kernel's own shape; drops the padding."""
-    s, w, i, o = _view(shape, axes)
-    return from_matrices(x.reshape(s, w, -1, o)[:, :, :i], shape, axes)
-
-
-def _per_slice(n: jax.typing.ArrayLike, shape: tuple[int, ...], axes: Axes) -> jax.Array:
-    """Brings n to [S, 1, 1, 1, 1]."""
-    slices, *_ = _view(shape, axes)
-    n = jnp.asarray(n, jnp.int32)
-    return jnp.broadcast_to(n.reshape(-1), (slices,)).reshape(-1, 1, 1, 1, 1)
 
 
 def _rank(keys: jax.Array) -> jax.Array:

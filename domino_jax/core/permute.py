@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from domino_jax.core import masks as _masks
+from domino_jax.core.canonical import by_input
 from domino_jax.core.errors import InputError
 from domino_jax.core.kernels import Kernel, kernel_weights, kernels
 from domino_jax.core.layers import LayerSpec
@@ -77,7 +77,11 @@ def permute_channels(
     }
     _require_consumers(consumers, channels)
     parts = [
-        (np.asarray(_masks.by_input(jnp.abs(weights[path]), kernel.axes)), int(n[path]), kernel.m)
+        (
+            np.asarray(by_input(jnp.abs(weights[path]), kernel.axes)),
+            int(n[path]),
+            kernel.m,
+        )
         for path, kernel in consumers.items()
     ]
     order = np.arange(size)

@@ -10,9 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 from domino_jax.core import paths
+from domino_jax.core.canonical import Axes
 from domino_jax.core.errors import InputError
 from domino_jax.core.layers import Groups, LayerSpec, inputs_of
-from domino_jax.core.masks import Axes
 
 LARGEST_M = 64
 NAMED_RULES = ("dense", "flatten", "shrink")

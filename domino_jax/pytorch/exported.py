@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from domino_jax.core import scheme
+from domino_jax.core.canonical import Axes
 from domino_jax.core.errors import InputError
 from domino_jax.core.files import read_json
 from domino_jax.core.finite import require_finite
-from domino_jax.core.masks import Axes
 from domino_jax.core.scheme import NM, Scheme
 from domino_jax.pytorch import semi_structured
 

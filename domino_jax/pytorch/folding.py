@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from domino_jax.core.canonical import Axes
 from domino_jax.core.errors import InputError
-from domino_jax.core.masks import Axes
 from domino_jax.trace.norms import norm_of
 
 

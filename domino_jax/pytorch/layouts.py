@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from domino_jax.core import paths
+from domino_jax.core.canonical import Axes
 from domino_jax.core.errors import InputError
 from domino_jax.core.layers import LayerSpec, counted
-from domino_jax.core.masks import Axes
 
 COUNTER = "num_batches_tracked"
 Names = Callable[[str], str]

@@ -8,7 +8,7 @@ Letters: O outputs, K columns (window positions times inputs).
 
 import numpy as np
 
-from domino_jax.core.masks import Axes
+from domino_jax.core.canonical import Axes
 from domino_jax.core.scheme import NM
 from domino_jax.deploy import sparse24
 

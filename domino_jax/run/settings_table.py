@@ -3,115 +3,13 @@
 The defaults, the checks, `--help` and docs/settings.md are made of this table.
 """
 
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
-
 from domino_jax.run import kinds
+from domino_jax.run.setting import Setting, losses, methods, paces, scores
+from domino_jax.run.settings_training import DENSE, TRAIN
 
-STARTS = ("dense", "random")
 STATISTICS = ("batch", "running")
 PARTS = ("all", "movable")
 GUARDS = ("none", "uniform")
-
-
-class Setting(NamedTuple):
-    """One setting.
-
-    Attributes:
-        default: the paper's value; a tuple where lists are taken too.
-        allows: says whether a value is allowed; a TypeError or OverflowError means no, too.
-        expected: the words for it.
-        meaning: one or two sentences.
-        values: their type, where it is not that of the default; object: of any type.
-    """
-
-    default: Any
-    allows: Callable[[Any], bool]
-    expected: Callable[[], str]
-    meaning: str
-    values: type | None = None
-
-
-def _methods() -> Iterable[str]:
-    from domino_jax.allocate.table import ALLOCATORS  # noqa: PLC0415 (JAX, not for --help)
-
-    return ALLOCATORS
-
-
-def _losses() -> Iterable[str]:
-    from domino_jax.train.criteria import LOSSES  # noqa: PLC0415 (as above)
-
-    return LOSSES
-
-
-def _paces() -> Iterable[str]:
-    from domino_jax.allocate.paces import PACES  # noqa: PLC0415 (as above)
-
-    return PACES
-
-
-def _scores() -> Iterable[str]:
-    from domino_jax.allocate.scores import SCORES  # noqa: PLC0415 (as above)
-
-    return SCORES
-
-
-def _trainers() -> Iterable[str]:
-    from domino_jax.train.trainers import TRAINERS  # noqa: PLC0415 (as above)
-
-    return TRAINERS
-
-
-def _patterns() -> Iterable[str]:
-    from domino_jax.core.masked import PATTERNS  # noqa: PLC0415 (as above)
-
-    return PATTERNS
-
-
-def _dense_optimizers() -> Iterable[str]:
-    from domino_jax.train.optim import DENSE_OPTIMIZERS  # noqa: PLC0415 (as above)
-
-    return DENSE_OPTIMIZERS
-
-
-def _optimizers() -> Iterable[str]:
-    from domino_jax.train.optim import OPTIMIZERS  # noqa: PLC0415 (as above)
-
-    return OPTIMIZERS
-
-
-def _schedules() -> Iterable[str]:
-    from domino_jax.train.optim import SCHEDULES  # noqa: PLC0415 (as above)
-
-    return SCHEDULES
-
-
-def _curves() -> Iterable[str]:
-    from domino_jax.train.ramps import POWERS  # noqa: PLC0415 (as above)
-
-    return ("", *POWERS)
-
-
-def _training(lr: float, weight_decay: float, epochs: Setting) -> dict[str, Setting]:
-    """Returns what the two trainings have in common; they differ in three defaults."""
-    return {
-        "schedule": Setting(
-            "cosine", *kinds.one_of(_schedules), "How the learning rate falls after the warm-up."
-        ),
-        "warmup_epochs": Setting(
-            5.0,
-            *kinds.number(0, kinds.MOST_EPOCHS),
-            "Epochs in which the learning rate rises from 0; at most `epochs`.",
-        ),
-        "lr": Setting(lr, *kinds.above(0), "Learning rate after the warm-up."),
-        "momentum": Setting(0.9, *kinds.below(1), "Of SGD; the other optimizers do not use it."),
-        "weight_decay": Setting(weight_decay, *kinds.number(0), "Added to the gradient by SGD."),
-        "label_smoothing": Setting(
-            0.0, *kinds.below(1), "Share of each label that is spread over all classes."
-        ),
-        "epochs": epochs,
-        "batch": Setting(256, *kinds.whole(1), "Examples of one step, on all devices together."),
-    }
 
 
 _ALL = {
@@ -136,7 +34,7 @@ _ALL = {
     ),
     "loss": Setting(
         "softmax_cross_entropy",
-        *kinds.one_of_or_own(_losses),
+        *kinds.one_of_or_own(losses),
         "What is trained for, in every phase: of labels that are classes, as 'next_token' which "
         "reports the perplexity too; 'sigmoid_cross_entropy' "
         "of 0 and 1 for each output; 'squared_error' of numbers; or 'package.module:function', "
@@ -173,20 +71,10 @@ _DATA = {
         0, *kinds.whole(0, kinds.MOST_WORKERS), "Processes that read the data; 0 takes threads."
     ),
 }
-_DENSE = {
-    "optimizer": Setting("sgd", *kinds.one_of(_dense_optimizers), "Of the dense training."),
-    **_training(
-        lr=0.1,
-        weight_decay=1e-4,
-        epochs=Setting(
-            90.0, *kinds.above(0, kinds.MOST_EPOCHS), "Passes over the training set; may be 0.5."
-        ),
-    ),
-}
 _SEARCH = {
     "method": Setting(
         "domino",
-        *kinds.one_of_or_own(_methods),
+        *kinds.one_of_or_own(methods),
         "How the N of each layer is found: 'sensitivity', 'fisher', 'kdiag' and 'kronecker' ask "
         "the loss, 'table' reads it from `table`; 'domino' searches, 'instant' does so without "
         "data; 'uniform' takes the largest N that fits everywhere, 'erk' the densities of "
@@ -244,7 +132,7 @@ _SEARCH = {
     ),
     "pace": Setting(
         "domino",
-        *kinds.one_of_or_own(_paces),
+        *kinds.one_of_or_own(paces),
         "Rule for the layers' shares of the penalty, or 'package.module:maker'.",
     ),
     "erk_weight": Setting(
@@ -283,7 +171,7 @@ _SEARCH = {
     ),
     "score": Setting(
         "magnitude",
-        *kinds.one_of_or_own(_scores),
+        *kinds.one_of_or_own(scores),
         "What a mask keeps the largest of, for the methods by the loss: 'magnitude'; 'wanda', |w| "
         "times the norm of its input; 'fisher', w² F; or 'package.module:function'. The training "
         "goes by `train.score`.",
@@ -318,80 +206,6 @@ _SEARCH = {
         "'dense', 'flatten', 'shrink', an M or a tuple of candidates.",
     ),
 }
-_TRAIN = {
-    "method": Setting(
-        "sr_ste",
-        *kinds.one_of_or_own(_trainers),
-        "How the sparse network is trained: 'sr_ste', 'straight_through', or with 'fixed' masks; "
-        "'none' masks the dense network, and 'update' lets the weights that stay make up for "
-        "those that go, layer by layer (SparseGPT), both without training; or "
-        "'package.module:function'.",
-    ),
-    "score": Setting(
-        None,
-        *kinds.none_or(kinds.one_of_or_own(_scores)),
-        "What masks that are made once ('fixed', 'none', 'update') keep the largest of, as "
-        "`search.score`; None: the magnitude, and with 'update' what SparseGPT chooses itself.",
-        str,
-    ),
-    "calibration_batches": Setting(
-        8,
-        *kinds.whole(1),
-        "Batches of the training data that 'update' and the scores of `score` look at.",
-    ),
-    "pattern": Setting(
-        "n:m",
-        *kinds.one_of(_patterns),
-        "'unstructured' keeps as many weights of each layer as N:M does, the largest wherever they "
-        "lie: a bound to compare with, not for export.",
-    ),
-    "optimizer": Setting(
-        "sgd",
-        *kinds.one_of(_optimizers),
-        "Of the sparse training: 'adamw' has the SR-STE term before Adam, 'adamw_decoupled' "
-        "beside it.",
-    ),
-    "sr_ste": Setting(5e-4, *kinds.number(0), "Lambda: the decay of masked weights by SR-STE."),
-    **_training(
-        lr=0.01,
-        weight_decay=5e-5,
-        epochs=Setting(
-            120.0,
-            *kinds.number(0, kinds.MOST_EPOCHS),
-            "Passes over the training set; may be 0.5; with 0 the masked network is all.",
-        ),
-    ),
-    "start": Setting(
-        "dense", *kinds.one_of(lambda: STARTS), "The weights that the sparse training starts from."
-    ),
-    "ramp": Setting(
-        "",
-        *kinds.one_of(_curves),
-        "How sparsity rises to the scheme's, for every method but 'fixed' and 'none'; '': evenly "
-        "where the method is soft ('decaying_mask', 'decaying_structure', 'maxq'), else at once.",
-    ),
-    "ramp_from": Setting(0.0, *kinds.below(1), "Share of the training after which it rises."),
-    "ramp_until": Setting(
-        0.75, *kinds.above(0, 1), "Share of the training at which it has risen; above `ramp_from`."
-    ),
-    "mask_every": Setting(
-        1, *kinds.whole(1), "Steps from one making of the masks to the next, as for `ramp`."
-    ),
-    "switch": Setting(
-        (0.1, 0.5),
-        *kinds.pair_of_shares(),
-        "Shares of the training between which 'step' freezes Adam's second moments, as soon as "
-        "they hardly change.",
-    ),
-    "distill": Setting(
-        0.0,
-        *kinds.number(0, 1),
-        "Weight in the loss of the dense network's outputs as a target, the labels have the rest.",
-    ),
-    "temperature": Setting(
-        2.0, *kinds.above(0), "Both outputs are divided by it where they are compared (`distill`)."
-    ),
-}
 _MESH = {
     "data": Setting(
         -1,
@@ -410,9 +224,9 @@ GROUPS = {
     "model": _MODEL,
     "data": _DATA,
     "mesh": _MESH,
-    "dense": _DENSE,
+    "dense": DENSE,
     "search": _SEARCH,
-    "train": _TRAIN,
+    "train": TRAIN,
 }
 # Every setting by its key, such as 'search.budget'.
 SETTINGS = _ALL | {

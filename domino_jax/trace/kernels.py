@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from domino_jax.core.canonical import Axes
 from domino_jax.core.layers import LayerSpec
-from domino_jax.core.masks import Axes
 from domino_jax.core.rules import DEPTHWISE
 from domino_jax.trace.example import Apply, arrays_by_path
 from domino_jax.trace.products import Unweighted, Use, merge_roles

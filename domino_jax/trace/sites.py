@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from domino_jax.core.canonical import Axes
 from domino_jax.core.layers import LayerSpec
-from domino_jax.core.masks import Axes
 from domino_jax.trace.forms import FORMS, JOINED, Form, cuts
 from domino_jax.trace.products import Use
 from domino_jax.trace.values import Outcome, views_of

@@ -25,11 +25,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from domino_jax.core import canonical
 from domino_jax.core import masks as _masks
+from domino_jax.core.canonical import Axes
 from domino_jax.core.kernels import kernel_weights, kernels
 from domino_jax.core.layers import LayerSpec
 from domino_jax.core.masked import Levels, Masks, where_kept
-from domino_jax.core.masks import Axes
 from domino_jax.core.order import two_smallest_from
 from domino_jax.core.paths import leaves_by_path, replace_leaves
 from domino_jax.train.masking import through_values
@@ -94,7 +95,7 @@ def axis_factors(
 @partial(jax.jit, static_argnums=(3, 4), inline=True)
 def _factor(w: jax.Array, n: Any, rise: jax.Array, m: int, axes: Axes) -> jax.Array:
     magnitude = jnp.abs(w)
-    kept = _masks.spread(jnp.asarray(n, jnp.int32), w.shape, axes)
+    kept = canonical.spread(jnp.asarray(n, jnp.int32), w.shape, axes)
 
     def important(among: tuple[int, ...]) -> jax.Array:
         size = math.prod(w.shape[axis] for axis in among)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from domino_jax.core import masks as _masks
+from domino_jax.core import canonical
 from domino_jax.core.errors import InputError
 from domino_jax.core.kernels import kernels
 from domino_jax.core.layers import LayerSpec
@@ -74,7 +74,7 @@ def survivor_decay(
 
         def decay(path: str, w: jax.Array, mask: jax.Array) -> jax.Array:
             factor = strength.astype(w.dtype) * pace[path].astype(w.dtype)
-            return where_kept(mask, _masks.spread(factor, w.shape, axes[path]) * w)
+            return where_kept(mask, canonical.spread(factor, w.shape, axes[path]) * w)
 
         return _add(updates, params, masks, decay), SurvivorDecayState(state.count + 1)
 

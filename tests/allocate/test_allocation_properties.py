@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from domino_jax.allocate.erk import erk_scheme
 from domino_jax.allocate.exact import exact_scheme
 from domino_jax.allocate.uniform import uniform_scheme
+from domino_jax.core.canonical import Axes
 from domino_jax.core.costs import budget_of, count_macs, count_weights, lowest_cost, total_cost
 from domino_jax.core.layers import grouped
-from domino_jax.core.masks import Axes
 from domino_jax.core.scheme import NM
 
 IO = Axes((), (), (0,), (1,))

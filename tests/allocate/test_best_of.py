@@ -5,8 +5,8 @@ import pytest
 
 from domino_jax.allocate.best_of import described, of_scheme, of_table, try_each
 from domino_jax.allocate.loss_table import predicted
+from domino_jax.core.canonical import Axes
 from domino_jax.core.costs import budget_of, count_macs, table_cost, total_cost
-from domino_jax.core.masks import Axes
 from domino_jax.core.scheme import NM
 
 IO = Axes((), (), (0,), (1,))

@@ -10,9 +10,9 @@ import pytest
 
 from domino_jax.allocate.erk import erk_scheme, finished_by_scale
 from domino_jax.core import costs as budget
+from domino_jax.core.canonical import Axes
 from domino_jax.core.erk import erk
 from domino_jax.core.kernels import n_by_path
-from domino_jax.core.masks import Axes
 from domino_jax.core.scheme import NM
 
 IO, HWIO = Axes((), (), (0,), (1,)), Axes((), (0, 1), (2,), (3,))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from domino_jax.allocate.exact import exact_scheme, within_bounds
+from domino_jax.core.canonical import Axes
 from domino_jax.core.costs import (
     Budget,
     budget_of,
@@ -17,7 +18,6 @@ from domino_jax.core.costs import (
     total_cost,
 )
 from domino_jax.core.errors import InputError
-from domino_jax.core.masks import Axes
 from domino_jax.core.scheme import NM
 
 IO = Axes((), (), (0,), (1,))

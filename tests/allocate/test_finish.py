@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from domino_jax.allocate.finish import finished, magnitude_table
+from domino_jax.core.canonical import Axes
 from domino_jax.core.costs import budget_of, total_cost
 from domino_jax.core.masked import make_masks
-from domino_jax.core.masks import Axes
 from domino_jax.core.scheme import NM
 
 IO = Axes((), (), (0,), (1,))

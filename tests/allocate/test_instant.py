@@ -14,10 +14,10 @@ from domino_jax.allocate.domino import domino
 from domino_jax.allocate.paces import pace_rule
 from domino_jax.allocate.problem import Problem, Weights
 from domino_jax.allocate.search import by_layer
+from domino_jax.core.canonical import Axes
 from domino_jax.core.costs import budget_of, count_macs, count_weights, total_cost
 from domino_jax.core.errors import InputError
 from domino_jax.core.masked import make_masks
-from domino_jax.core.masks import Axes
 from domino_jax.core.scheme import NM
 from domino_jax.train.optim import doubling
 from domino_jax.train.transforms import survivor_decay, survivors

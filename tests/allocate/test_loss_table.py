@@ -7,8 +7,8 @@ import made
 import pytest
 
 from domino_jax.allocate import loss_table
+from domino_jax.core.canonical import Axes
 from domino_jax.core.errors import InputError
-from domino_jax.core.masks import Axes
 from domino_jax.core.scheme import NM
 
 IO = Axes((), (), (0,), (1,))

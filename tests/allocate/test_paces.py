@@ -5,8 +5,8 @@ import pytest
 
 from domino_jax.allocate.paces import PACES, constant_pace, domino_pace, pace_rule
 from domino_jax.core import costs
+from domino_jax.core.canonical import Axes
 from domino_jax.core.errors import InputError
-from domino_jax.core.masks import Axes
 from domino_jax.run import settings
 
 DENSE = Axes((), (), (0,), (1,))  # IO

@@ -4,8 +4,8 @@ import made
 
 from domino_jax.allocate.exact import exact_scheme
 from domino_jax.allocate.refine import exchanges, refined
+from domino_jax.core.canonical import Axes
 from domino_jax.core.costs import budget_of, count_macs, total_cost
-from domino_jax.core.masks import Axes
 from domino_jax.core.scheme import NM
 
 IO = Axes((), (), (0,), (1,))

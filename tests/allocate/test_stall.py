@@ -7,7 +7,7 @@ import pytest
 
 from domino_jax.allocate.search import SearchState
 from domino_jax.allocate.stall import layer_norms, why_stuck
-from domino_jax.core.masks import Axes
+from domino_jax.core.canonical import Axes
 
 DENSE = Axes((), (), (0,), (1,))
 LAYERS = (

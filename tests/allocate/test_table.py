@@ -10,8 +10,8 @@ from domino_jax.allocate import table
 from domino_jax.allocate.problem import Problem
 from domino_jax.allocate.search import Search
 from domino_jax.core import costs
+from domino_jax.core.canonical import Axes
 from domino_jax.core.errors import InputError
-from domino_jax.core.masks import Axes
 from domino_jax.core.scheme import NM, load
 from domino_jax.run import rehearsal, settings
 

@@ -7,8 +7,8 @@ import pytest
 from domino_jax.allocate.dense import dense_scheme
 from domino_jax.allocate.uniform import uniform_nm, uniform_scheme
 from domino_jax.core import costs
+from domino_jax.core.canonical import Axes
 from domino_jax.core.kernels import n_by_path
-from domino_jax.core.masks import Axes
 from domino_jax.core.scheme import NM
 
 IO = Axes((), (), (0,), (1,))

@@ -7,10 +7,11 @@ import pytest
 
 from domino_jax.allocate import update
 from domino_jax.allocate.update import update_layer, update_matrix, update_weights
+from domino_jax.core.canonical import Axes, one_slice
 from domino_jax.core.errors import InputError
 from domino_jax.core.kernels import n_by_path
 from domino_jax.core.masked import hard_mask, make_masks
-from domino_jax.core.masks import Axes, one_slice, top_n
+from domino_jax.core.masks import top_n
 from domino_jax.core.scheme import NM
 from domino_jax.trace.layers import find_layers
 from domino_jax.trace.taps import Statistics, tap

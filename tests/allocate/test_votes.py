@@ -12,7 +12,7 @@ from made import layer
 
 from domino_jax.allocate.domino import domino
 from domino_jax.allocate.votes import short_counter
-from domino_jax.core.masks import Axes
+from domino_jax.core.canonical import Axes
 from domino_jax.train.mesh import make_mesh
 
 IO = Axes((), (), (0,), (1,))
@@ -55,7 +55,7 @@ import jax, jax.numpy as jnp
 from made import layer
 from domino_jax.allocate import votes
 from domino_jax.core.masked import make_masks
-from domino_jax.core.masks import Axes
+from domino_jax.core.canonical import Axes
 from domino_jax.train.mesh import make_mesh
 from domino_jax.train.placement import kept, place, placement_of
 

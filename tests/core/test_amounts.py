@@ -6,9 +6,9 @@ import made
 import pytest
 
 from domino_jax.core.amounts import Amount, parse_amount
+from domino_jax.core.canonical import Axes
 from domino_jax.core.costs import budget_of, count_macs, count_weights, table_cost
 from domino_jax.core.errors import InputError
-from domino_jax.core.masks import Axes
 
 IO = Axes((), (), (0,), (1,))
 LAYERS = (

@@ -12,10 +12,11 @@ import pytest
 from domino_jax.allocate import uniform
 from domino_jax.allocate.domino import domino
 from domino_jax.core import costs
+from domino_jax.core.canonical import Axes
 from domino_jax.core.kernels import Kernel, kernels, n_by_path, signatures, stacked
 from domino_jax.core.layers import counted, group_count, grouped, inputs_of
 from domino_jax.core.masked import make_masks
-from domino_jax.core.masks import Axes, top_n
+from domino_jax.core.masks import top_n
 from domino_jax.core.scheme import NM
 from domino_jax.trace.layers import find_layers
 

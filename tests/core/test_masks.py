@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from domino_jax.core import masks
-from domino_jax.core.masks import Axes
+from domino_jax.core import canonical, masks
+from domino_jax.core.canonical import Axes
 
 CONV = Axes((), (0, 1), (2,), (3,))  # HWIO
 DENSE = Axes((), (), (0,), (1,))  # IO
@@ -167,10 +167,12 @@ def test_norms_and_spread_follow_the_stack_axes():
     norms = masks.slice_norms(w, axes)
     expected = np.linalg.norm(np.asarray(w).transpose(2, 0, 1).reshape(6, 4), axis=1)
     np.testing.assert_allclose(norms, expected, rtol=1e-6)
-    spread = masks.spread(norms, w.shape, axes)
+    spread = canonical.spread(norms, w.shape, axes)
     assert spread.shape == (2, 1, 3)
     assert spread[1, 0, 2] == norms[2 * 2 + 1]
-    assert masks.spread(jnp.float32(2), w.shape, axes).tolist() == np.full((2, 1, 3), 2).tolist()
+    assert (
+        canonical.spread(jnp.float32(2), w.shape, axes).tolist() == np.full((2, 1, 3), 2).tolist()
+    )
     assert masks.slice_norms(w, Axes((), (), (0, 1), (2,))).shape == ()
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from jax.sharding import Mesh, PartitionSpec
 
 from domino_jax.core import masks
-from domino_jax.core.masks import Axes
+from domino_jax.core.canonical import Axes
 
 # Few shapes, each compiled once: (shape, axes, M); the third has short last groups.
 KERNELS = (

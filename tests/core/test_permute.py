@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from jax import lax
 
+from domino_jax.core.canonical import Axes
 from domino_jax.core.errors import InputError
-from domino_jax.core.masks import Axes, top_n
+from domino_jax.core.masks import top_n
 from domino_jax.core.permute import permute_channels
 
 IO, HWIO = Axes((), (), (0,), (1,)), Axes((), (0, 1), (2,), (3,))

@@ -24,8 +24,8 @@ from PIL import Image
 
 from domino_jax.allocate import loss_table
 from domino_jax.core import costs, published, scheme
+from domino_jax.core.canonical import Axes
 from domino_jax.core.errors import InputError
-from domino_jax.core.masks import Axes
 from domino_jax.core.scheme import NM
 from domino_jax.data import check, images
 from domino_jax.deploy import folder as deployed

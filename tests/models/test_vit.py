@@ -12,10 +12,10 @@ import safetensors.numpy
 from flax import nnx
 
 from domino_jax import models
+from domino_jax.core.canonical import Axes
 from domino_jax.core.kernels import n_by_path
 from domino_jax.core.layers import grouped
 from domino_jax.core.masked import hard_mask
-from domino_jax.core.masks import Axes
 from domino_jax.core.paths import leaves_by_path
 from domino_jax.core.scheme import NM
 from domino_jax.models import vit

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from domino_jax.core.masks import Axes
+from domino_jax.core.canonical import Axes
 from domino_jax.pytorch.folding import fold
 
 HWIO = Axes((), (0, 1), (2,), (3,))

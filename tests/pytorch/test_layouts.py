@@ -14,8 +14,8 @@ import pytest
 from flax import nnx
 
 from domino_jax import models
+from domino_jax.core.canonical import Axes
 from domino_jax.core.layers import LayerSpec
-from domino_jax.core.masks import Axes
 from domino_jax.models import resnet
 from domino_jax.pytorch.layouts import (
     counters,

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from domino_jax.core.masks import Axes
+from domino_jax.core.canonical import Axes
 from domino_jax.core.scheme import NM
 from domino_jax.pytorch.semi_structured import kernel_matrix, why_not
 

@@ -15,8 +15,9 @@ import transformers
 from safetensors.numpy import load_file
 
 from domino_jax import export, models
+from domino_jax.core.canonical import Axes
 from domino_jax.core.errors import InputError
-from domino_jax.core.masks import Axes, most_nonzeros
+from domino_jax.core.masks import most_nonzeros
 from domino_jax.core.scheme import load
 
 CONFIGS = Path(__file__).parents[2] / "configs"

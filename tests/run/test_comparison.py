@@ -13,8 +13,8 @@ import pytest
 import scripts
 
 from domino_jax import export
+from domino_jax.core.canonical import Axes
 from domino_jax.core.costs import as_fraction, count_weights, total_cost
-from domino_jax.core.masks import Axes
 from domino_jax.core.scheme import load as load_scheme
 from domino_jax.run import comparison, comparison_pictures, comparison_report, monitor
 from domino_jax.run.comparison_report import Cell, Outcome

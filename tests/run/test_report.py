@@ -10,7 +10,7 @@ from rich.console import Console
 
 from domino_jax.allocate import uniform
 from domino_jax.core import costs
-from domino_jax.core.masks import Axes
+from domino_jax.core.canonical import Axes
 from domino_jax.core.scheme import NM
 from domino_jax.run import monitor, report
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from jax import lax
 
-from domino_jax.core.masks import Axes
+from domino_jax.core.canonical import Axes
 from domino_jax.trace.kernels import find_kernels
 from domino_jax.trace.layers import find_layers
 

@@ -5,7 +5,7 @@ import importlib
 import jax
 import jax.numpy as jnp
 
-from domino_jax.core.masks import Axes
+from domino_jax.core.canonical import Axes
 from domino_jax.trace.layers import find_layers
 
 F = jnp.float32

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec
 from made import layer
 
 from domino_jax.allocate.domino import domino
-from domino_jax.core.masks import Axes
+from domino_jax.core.canonical import Axes
 from domino_jax.train import losses
 from domino_jax.train.mesh import make_mesh, split_batch
 from domino_jax.train.placement import Placement, kept, place, placement_of, shardings

@@ -6,8 +6,8 @@ import made
 import numpy as np
 import pytest
 
+from domino_jax.core.canonical import Axes
 from domino_jax.core.errors import InputError
-from domino_jax.core.masks import Axes
 from domino_jax.core.order import two_smallest_from
 from domino_jax.train.decay import decay_masked
 from domino_jax.train.maxq import axis_factors, rising_masks

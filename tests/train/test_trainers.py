@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import scripts
 
+from domino_jax.core.canonical import Axes
 from domino_jax.core.errors import InputError
 from domino_jax.core.masked import PATTERNS
-from domino_jax.core.masks import Axes
 from domino_jax.train.step import first_state, trainer_step
 from domino_jax.train.trainer import Training
 from domino_jax.train.trainers import TRAINERS, make_trainer
