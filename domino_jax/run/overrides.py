@@ -143,7 +143,8 @@ def _read(key: str, text: str, current: Any) -> Any:
             raise _refused(key, text, kind)
         return value
     value = _cast(value, kind)
-    if type(value) is not kind:
+    word = isinstance(value, str) and setting is not None and setting.allows(value)  # 'every'
+    if type(value) is not kind and not word:
         raise _refused(key, text, kind)
     return value
 

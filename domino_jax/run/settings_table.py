@@ -86,7 +86,7 @@ _SEARCH = {
         *kinds.candidates(),
         "The N that a layer may have, the last of them M; 'every': all up to M; None: powers of "
         "two up to M.",
-        object,
+        tuple,
     ),
     "objective": Setting(
         "params",
