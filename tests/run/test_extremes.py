@@ -91,7 +91,8 @@ def test_runs_at_the_ends_of_every_setting(row, tmp_path, capsys):
 
     def run(*overrides):
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
-        few = [] if "search.max_steps" in dict(row) else ["search.max_steps=40"]
+        given = {"search.max_steps": 40, "search.calibration_batches": 2}
+        few = [f"{key}={value}" for key, value in given.items() if key not in dict(row)]
         asked = itertools.count()
         soon = lambda: next(asked) > 200  # noqa: E731 (a million epochs need not end)
         try:
