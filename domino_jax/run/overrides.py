@@ -143,8 +143,9 @@ def _read(key: str, text: str, current: Any) -> Any:
             raise _refused(key, text, kind)
         return value
     value = _cast(value, kind)
-    word = isinstance(value, str) and setting is not None and setting.allows(value)  # 'every'
-    if type(value) is not kind and not word:
+    if setting is not None and setting.words and isinstance(value, str) and setting.allows(value):
+        return value
+    if type(value) is not kind:
         raise _refused(key, text, kind)
     return value
 

@@ -13,6 +13,7 @@ class Setting(NamedTuple):
         expected: the words for it.
         meaning: one or two sentences.
         values: their type, where it is not that of the default; object: of any type.
+        words: whether a word may stand beside values of that type.
     """
 
     default: Any
@@ -20,6 +21,7 @@ class Setting(NamedTuple):
     expected: Callable[[], str]
     meaning: str
     values: type | None = None
+    words: bool = False
 
 
 def methods() -> Iterable[str]:

@@ -67,7 +67,8 @@ def defaults() -> ConfigDict:
         group, _, name = key.rpartition(".")
         default = setting.default
         if setting.values:
-            default = FieldReference(default, field_type=setting.values)
+            field_type = object if setting.words else setting.values
+            default = FieldReference(default, field_type=field_type)
         (config[group] if group else config)[name] = default
     return config.lock()
 

@@ -87,6 +87,7 @@ _SEARCH = {
         "The N that a layer may have, the last of them M; 'every': all up to M; None: powers of "
         "two up to M.",
         tuple,
+        words=True,
     ),
     "objective": Setting(
         "params",
