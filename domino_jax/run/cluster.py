@@ -37,6 +37,8 @@ def connect(address: str, count: int, index: int) -> None:
     """Does what `join` does, of these values of the flags; errors as of `join`."""
     import jax  # noqa: PLC0415 (not for --help)
 
+    # JAX's own watch for SIGTERM would take the signal from ours, which `agreed` asks.
+    jax.config.update("jax_enable_preemption_service", False)
     if not address and not count and index < 0:
         if _is_cluster(os.environ):
             jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from domino_jax.core.errors import InputError
+from domino_jax.run.setting import Setting
 from domino_jax.run.settings import FACTORY_OPTIONS, expected, missing, unknown
 from domino_jax.run.settings_table import GROUPS, SETTINGS
 
@@ -143,11 +144,19 @@ def _read(key: str, text: str, current: Any) -> Any:
             raise _refused(key, text, kind)
         return value
     value = _cast(value, kind)
-    if setting is not None and setting.words and isinstance(value, str) and setting.allows(value):
-        return value
-    if type(value) is not kind:
+    if type(value) is not kind and not _is_word(setting, value):
         raise _refused(key, text, kind)
     return value
+
+
+def _is_word(setting: Setting | None, value: Any) -> bool:
+    """Tells a word that a setting allows beside values of its type."""
+    return (
+        setting is not None
+        and setting.words
+        and isinstance(value, str)
+        and bool(setting.allows(value))
+    )
 
 
 def _cast(value: Any, kind: type) -> Any:
