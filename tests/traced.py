@@ -1,4 +1,11 @@
-"""What a jaxpr computes, for tests that look at it."""
+"""Shapes to trace with, and what a jaxpr computes, for tests that look at it."""
+
+import jax
+import jax.numpy as jnp
+
+
+def floats(*shape):
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
 def equations(jaxpr):

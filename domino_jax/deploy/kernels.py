@@ -20,6 +20,8 @@ def device_of(name: str | torch.device) -> torch.device:
     try:
         device = torch.device(name)
         (torch.ones(1, device=device) + 1).cpu()
+    # PyTorch's ways to refuse: an unknown or absent device, a build without CUDA, the device meta,
+    # a name that is no text.
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         cause = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise ValueError(

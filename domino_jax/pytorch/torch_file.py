@@ -163,6 +163,8 @@ def _require_whole(path: Path) -> None:
         raise InputError(
             f"{path}: damaged: {_line(error)}{again if 'CRC' in str(error) else ''}"
         ) from None
+    # What zipfile raises besides: an unknown compression, an early end, a position outside of the
+    # file, a password.
     except (NotImplementedError, EOFError, OSError, RuntimeError) as error:
         raise InputError(f"{path}: damaged: {_line(error)}") from None
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax import lax
+from traced import floats
 
 from domino_jax.core.canonical import Axes
 from domino_jax.trace.kernels import find_kernels
@@ -17,15 +18,7 @@ IO = Axes((), (), (0,), (1,))
 X = jax.ShapeDtypeStruct((2, 6, 16), F)
 
 
-@pytest.fixture(autouse=True)
-def _promotion():
-    """Users' networks promote types and ranks as they like."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
-
-
-def floats(*shape):
-    return jax.ShapeDtypeStruct(shape, F)
+pytestmark = pytest.mark.usefixtures("users_promotion")
 
 
 def square(*names):
