@@ -72,6 +72,7 @@ def test_settings_are_taken_out_of_a_command_line(words, rest, given):
         ("search.candidates=1,4", (1, 4)),
         ("search.candidates=4", (4,)),
         ("search.candidates=None", None),
+        ("search.candidates=every", "every"),
         ("search.erk_weight=1", 1.0),
         ("search.erk_weight=None", None),
         ("search.penalty_doubles_at=()", ()),

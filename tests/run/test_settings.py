@@ -6,11 +6,15 @@ import math
 import re
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
+import scripts
+import tiny
 from ml_collections import ConfigDict
 
 from domino_jax.core.errors import InputError
-from domino_jax.run import settings, settings_page
+from domino_jax.run import experiment, settings, settings_page
 from domino_jax.run.settings_table import GROUPS, SETTINGS
 
 ROOT = Path(__file__).parents[2]
@@ -180,6 +184,19 @@ def test_configs_pass(path):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     settings.check(module.get_config())
+
+
+@pytest.mark.parametrize("m", [4, 8])
+def test_every_n_is_all_up_to_m(m):
+    """In a config file, and whatever M is."""
+    config = scripts.settings()
+    config.search.candidates = "every"
+    config.search.m = m
+    settings.check(config)
+    example = jax.ShapeDtypeStruct((1, 4, 4, 8), jnp.float32)
+    model = tiny.network(example=example, classes=3, seed=0)
+    layers = experiment.layers_of(model, example, config.search)
+    assert {layer.candidates for layer in layers} == {tuple(range(1, m + 1))}
 
 
 def test_the_tables_cover_every_setting():
