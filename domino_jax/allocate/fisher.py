@@ -17,13 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from domino_jax.allocate.calibration import (
-    keep_table,
-    own_batches,
-    own_scores,
-    refuse_early,
-    taken_scheme,
-)
+from domino_jax.allocate.curvature import Measured, Show, curvature_scheme
 from domino_jax.allocate.loss_table import LossTable
 from domino_jax.allocate.problem import Problem
 from domino_jax.allocate.scores import Scores
@@ -110,22 +104,20 @@ def allocate(problem: Problem) -> Scheme:
 
     Its gradients are at the running batch statistics: those of a micro-batch are of few examples.
     """
-    refuse_early(problem)
-    params, stats = problem.weights()
-    batches = own_batches(problem)
-    scores, micro = own_scores(problem, batches), micro_of(batches)
-    with problem.progress("fisher", len(batches), 0) as show:
-        table = fisher_table(
+
+    def table_of(measured: Measured, show: Show) -> LossTable:
+        micro = micro_of(measured.batches)
+        return fisher_table(
             problem.layers,
-            params,
-            lambda params, batch: problem.loss(params, stats, batch),
-            batches,
+            measured.params,
+            measured.loss,
+            measured.batches,
             micro=micro,
-            scores=scores,
+            scores=measured.scores,
             report=lambda done: show(done, f"micro-batches of {micro}"),
         )
-    keep_table(problem, table, method="fisher", statistics="running")
-    return taken_scheme(problem, table, "fisher", scores)
+
+    return curvature_scheme(problem, "fisher", table_of)
 
 
 def quadratic_table(

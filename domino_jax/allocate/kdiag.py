@@ -9,19 +9,13 @@ the squares are summed over the positions of an example, whose gradients count a
 Letters: S slices of a kernel, G feature groups of a convolution, K inputs, O outputs.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from domino_jax.allocate.calibration import (
-    keep_table,
-    own_batches,
-    own_scores,
-    refuse_early,
-    taken_scheme,
-)
+from domino_jax.allocate.curvature import Measured, Show, curvature_scheme, shown
 from domino_jax.allocate.fisher import quadratic_table
 from domino_jax.allocate.loss_table import LossTable
 from domino_jax.allocate.problem import Problem
@@ -95,20 +89,12 @@ def by_weight(
 
 def allocate(problem: Problem) -> Scheme:
     """Is the entry 'kdiag' of `ALLOCATORS`; at the running batch statistics, as 'fisher'."""
-    refuse_early(problem)
-    params, stats = problem.weights()
-    batches = own_batches(problem)
-    scores = own_scores(problem, batches)
-    with problem.progress("kdiag", len(batches), 0) as show:
-        table = kdiag_table(
-            problem.layers,
-            params,
-            lambda params, batch: problem.loss(params, stats, batch),
-            shown(batches, show),
-            scores=scores,
-        )
-    keep_table(problem, table, method="kdiag", statistics="running")
-    return taken_scheme(problem, table, "kdiag", scores)
+
+    def table_of(measured: Measured, show: Show) -> LossTable:
+        params, loss, batches, scores = measured
+        return kdiag_table(problem.layers, params, loss, shown(batches, show), scores=scores)
+
+    return curvature_scheme(problem, "kdiag", table_of)
 
 
 def require_tapped(name: str, reason: str) -> None:
@@ -122,13 +108,6 @@ def require_tapped(name: str, reason: str) -> None:
             f"{name}: expected a layer whose inputs the trace can see, got one of which it cannot "
             f"({reason}): keep it dense by a rule, or take the method 'fisher' or 'sensitivity'"
         )
-
-
-def shown(batches: Iterable[Any], show: Callable[[int, str], None]) -> Iterator[Any]:
-    """Yields batches, and shows how many of them are done."""
-    for done, batch in enumerate(batches, start=1):
-        yield batch
-        show(done, "")
 
 
 def _curvature(own: Statistics) -> jax.Array:

@@ -16,14 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from domino_jax.allocate.calibration import (
-    keep_table,
-    own_batches,
-    own_scores,
-    refuse_early,
-    taken_scheme,
-)
-from domino_jax.allocate.kdiag import require_tapped, shown
+from domino_jax.allocate.curvature import Measured, Show, curvature_scheme, shown
+from domino_jax.allocate.kdiag import require_tapped
 from domino_jax.allocate.loss_table import LossTable, without_noise
 from domino_jax.allocate.problem import Problem
 from domino_jax.allocate.scores import Scores
@@ -96,32 +90,25 @@ def kronecker_table_by_layer(
 
 def allocate(problem: Problem) -> Scheme:
     """Is the entry 'kronecker' of `ALLOCATORS`; at the running batch statistics, as 'fisher'."""
-    refuse_early(problem)
-    params, stats = problem.weights()
-    batches = own_batches(problem)
-    scores = own_scores(problem, batches)
 
-    def loss(params: Any, batch: Any) -> jax.Array:
-        return problem.loss(params, stats, batch)
+    def at_once(measured: Measured, show: Show) -> LossTable:
+        params, loss, batches, scores = measured
+        return kronecker_table(problem.layers, params, loss, shown(batches, show), scores=scores)
 
-    by_layer = problem.options["low_memory"]
-    pieces = len(grouped(problem.layers)) if by_layer else len(batches)
-    with problem.progress("kronecker", pieces, 0) as show:
-        if by_layer:
-            table = kronecker_table_by_layer(
-                problem.layers,
-                params,
-                loss,
-                batches,
-                scores=scores,
-                report=lambda done: show(done, ""),
-            )
-        else:
-            table = kronecker_table(
-                problem.layers, params, loss, shown(batches, show), scores=scores
-            )
-    keep_table(problem, table, method="kronecker", statistics="running")
-    return taken_scheme(problem, table, "kronecker", scores)
+    def by_layer(measured: Measured, show: Show) -> LossTable:
+        params, loss, batches, scores = measured
+        return kronecker_table_by_layer(
+            problem.layers,
+            params,
+            loss,
+            batches,
+            scores=scores,
+            report=lambda done: show(done, ""),
+        )
+
+    if not problem.options["low_memory"]:
+        return curvature_scheme(problem, "kronecker", at_once)
+    return curvature_scheme(problem, "kronecker", by_layer, pieces=len(grouped(problem.layers)))
 
 
 def _table(

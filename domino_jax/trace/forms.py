@@ -17,6 +17,20 @@ from domino_jax.trace.views import Piece, View, size_of
 JOINED = "joined with other weights in a form that is not followed"
 
 
+class Reads(NamedTuple):
+    """How the arrays of a product become rows that meet a weight.
+
+    Attributes:
+        parts: the other operand -> the same in parts, [P, ...], treated one after another.
+        rows: a part -> [V, G, R, k].
+        grads: gradient of the result -> [V, R, o].
+    """
+
+    parts: Callable[[jax.Array], jax.Array]
+    rows: Callable[[jax.Array], jax.Array]
+    grads: Callable[[jax.Array], jax.Array]
+
+
 class Form(NamedTuple):
     """How a product reads one view of a weight.
 
@@ -25,18 +39,14 @@ class Form(NamedTuple):
         inputs: pieces that it sums over, [k].
         outputs: pieces with a result each, [o].
         groups: feature groups of a convolution, 1 of any other product.
-        parts: the other operand -> the same in parts, [P, ...].
-        rows: a part -> [V, G, R, k].
-        grads: gradient of the result -> [V, R, o].
+        reads: the rows that meet it.
     """
 
     slices: Sequence[Piece]
     inputs: Sequence[Piece]
     outputs: Sequence[Piece]
     groups: int
-    parts: Callable[[jax.Array], jax.Array]
-    rows: Callable[[jax.Array], jax.Array]
-    grads: Callable[[jax.Array], jax.Array]
+    reads: Reads
 
 
 class Cut(NamedTuple):
@@ -111,7 +121,8 @@ def _dot(eqn: Any, view: View, side: int, cut: Cut | None) -> Form:
         order = [*slices, *rows, *out_rows, *out_weight]
         return _taken(g, cut, g_cut).transpose(order).reshape(v, -1, o)
 
-    return Form(of_slices, of_inputs, of_outputs, 1, lambda x: x[None], rows_of, grads_of)
+    reads = Reads(lambda x: x[None], rows_of, grads_of)
+    return Form(of_slices, of_inputs, of_outputs, 1, reads)
 
 
 def _convolution(eqn: Any, view: View, side: int, cut: Cut | None) -> Form | str:
@@ -145,7 +156,7 @@ def _convolution(eqn: Any, view: View, side: int, cut: Cut | None) -> Form | str
         return g.reshape(-1, v, o).transpose(1, 0, 2)
 
     marks = [piece for d in window for piece in view.dims[d]] + [*view.dims[inputs]]
-    return Form(slices, marks, of_outputs, groups, parts, rows_of, grads_of)
+    return Form(slices, marks, of_outputs, groups, Reads(parts, rows_of, grads_of))
 
 
 def _patches(image: jax.Array, window: Sequence[int], p: Mapping[str, Any]) -> jax.Array:

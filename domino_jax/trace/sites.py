@@ -8,17 +8,16 @@ R rows (examples x positions), k inputs that it sums over (window x inputs), o o
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from domino_jax.core.canonical import Axes
 from domino_jax.core.layers import LayerSpec
-from domino_jax.trace.forms import FORMS, JOINED, Form, cuts
+from domino_jax.trace.forms import FORMS, JOINED, Form, Reads, cuts
 from domino_jax.trace.products import Use
 from domino_jax.trace.values import Outcome, views_of
 from domino_jax.trace.views import Piece, View
@@ -45,9 +44,7 @@ class Site:
         stack: stack axis -> place of each slice along it, [V] (of one slice if loops choose it).
         inputs: place of each input among the window and input axes of the parameter, [k].
         outputs: place of each output among its output axes, [o].
-        parts: the other operand -> the same in parts [P, ...] that are treated one after another.
-        rows: a part -> [V, G, R, k].
-        grads: gradient of the result -> [V, R, o].
+        reads: the rows that meet it.
     """
 
     path: str
@@ -56,9 +53,7 @@ class Site:
     stack: Mapping[int, np.ndarray]
     inputs: np.ndarray
     outputs: np.ndarray
-    parts: Callable[[jax.Array], jax.Array]
-    rows: Callable[[jax.Array], jax.Array]
-    grads: Callable[[jax.Array], jax.Array]
+    reads: Reads
 
 
 class Refused(NamedTuple):
@@ -136,9 +131,7 @@ def _site(eqn: Any, values: Sequence[Value], use: Use, layer: LayerSpec, axes: A
         stack={axis: _places(view, form.slices, (axis,)) for axis in axes.stack},
         inputs=_places(view, form.inputs, along),
         outputs=_places(view, form.outputs, axes.outputs),
-        parts=form.parts,
-        rows=form.rows,
-        grads=form.grads,
+        reads=form.reads,
     )
 
 

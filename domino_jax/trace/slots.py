@@ -167,15 +167,15 @@ def sums_of(site: Site, x: jax.Array, g: jax.Array, like: Sums) -> Sums:
     dtype = like.squares.dtype
 
     def add(part: jax.Array) -> tuple[Any, jax.Array]:
-        rows = site.rows(part).astype(dtype)
+        rows = site.reads.rows(part).astype(dtype)
         squares = jnp.square(rows).sum(2)
         if like.products is None:
             return None, squares
         sides = ((2,), (2,)), ((0, 1), (0, 1))
         return jax.lax.dot_general(rows, rows, sides, precision="highest"), squares
 
-    parts = site.parts(x)
-    count = math.prod(jax.eval_shape(site.rows, parts[0]).shape[2:3]) * parts.shape[0]
+    parts = site.reads.parts(x)
+    count = math.prod(jax.eval_shape(site.reads.rows, parts[0]).shape[2:3]) * parts.shape[0]
     if parts.shape[0] == 1:
         products, squares = add(parts[0])
     else:
@@ -184,7 +184,7 @@ def sums_of(site: Site, x: jax.Array, g: jax.Array, like: Sums) -> Sums:
             lambda total, part: (jax.tree.map(jnp.add, total, add(part)), None), zeros, parts
         )
         products, squares = total
-    grads = jnp.square(site.grads(g).astype(dtype))
+    grads = jnp.square(site.reads.grads(g).astype(dtype))
     return Sums(
         products,
         squares,

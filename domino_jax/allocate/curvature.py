@@ -1,0 +1,72 @@
+"""What 'fisher', 'kdiag' and 'kronecker' share: a table by curvature, at the running statistics."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from domino_jax.allocate.calibration import (
+    keep_table,
+    own_batches,
+    own_scores,
+    refuse_early,
+    taken_scheme,
+)
+from domino_jax.allocate.loss_table import LossTable
+from domino_jax.allocate.problem import Batch, Problem
+from domino_jax.allocate.scores import Scores
+from domino_jax.core.scheme import Scheme
+
+Show = Callable[[int, str], None]  # of the pieces done, and a text
+
+
+class Measured(NamedTuple):
+    """What such a table is made from.
+
+    Attributes:
+        params: of the dense network.
+        loss: (params, batch) -> mean loss at the running batch statistics.
+        batches: of calibration.
+        scores: what the masks go by.
+    """
+
+    params: Any
+    loss: Callable[[Any, Batch], jax.Array]
+    batches: Sequence[Batch]
+    scores: Scores
+
+
+def curvature_scheme(
+    problem: Problem,
+    method: str,
+    table_of: Callable[[Measured, Show], LossTable],
+    *,
+    pieces: int | None = None,
+) -> Scheme:
+    """Returns the scheme that is taken by a table, and keeps the table.
+
+    Args:
+        problem: as of an allocator.
+        method: its name.
+        table_of: what the table is made from, and show -> the table.
+        pieces: of the work, for the progress bar; None: a batch each.
+    """
+    refuse_early(problem)
+    params, stats = problem.weights()
+
+    def loss(params: Any, batch: Batch) -> jax.Array:
+        return problem.loss(params, stats, batch)
+
+    batches = own_batches(problem)
+    measured = Measured(params, loss, batches, own_scores(problem, batches))
+    with problem.progress(method, pieces or len(batches), 0) as show:
+        table = table_of(measured, show)
+    keep_table(problem, table, method=method, statistics="running")
+    return taken_scheme(problem, table, method, measured.scores)
+
+
+def shown(batches: Sequence[Batch], show: Show) -> Iterator[Batch]:
+    """Yields batches, and shows how many of them are done."""
+    for done, batch in enumerate(batches, start=1):
+        yield batch
+        show(done, "")
