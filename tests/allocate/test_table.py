@@ -37,6 +37,7 @@ def test_what_needs_no_weights_gives_a_scheme_or_a_search(name):
 @pytest.mark.parametrize("name", ["sensitivity", "fisher", "kdiag", "kronecker"])
 def test_what_looks_at_the_loss_asks_for_it(name):
     options = {"grid": None, "calibration_batches": 2, "calibration_statistics": "batch"}
+    options["low_memory"] = False
     with pytest.raises(InputError, match="needs weights, a loss or batches"):
         table.allocate(name, problem(**options))
 

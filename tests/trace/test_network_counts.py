@@ -119,4 +119,5 @@ def test_the_papers_resnet56(abstract):
 
 
 def test_every_network_is_counted():
-    assert {case[0] for case in CASES} == set(models.names())
+    """But causal_lm, whose size is that of the folder it is read from."""
+    assert {case[0] for case in CASES} == set(models.names()) - {"causal_lm"}
