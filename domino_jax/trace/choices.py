@@ -4,19 +4,23 @@ Letters: T tokens, E experts, D inputs, O outputs.
 
     te,edo->tdo    one_hot [T, E], w [E, D, O]     a matrix for each token, as w[index]
 
-A one-hot is what a comparison of two things, that differ along a dim, leaves: choices are followed
-from there. Whatever else sums over e mixes the experts, and has them as its inputs.
+A one-hot is what a comparison of two things, that differ along a dim, leaves, and each row of a
+diagonal matrix that is looked up: choices are followed from there. Whatever else sums over e mixes
+the experts, and has them as its inputs.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from domino_jax.trace import elementwise, views
 from domino_jax.trace.known import MOVES, Known
 from domino_jax.trace.views import View
 
 Picked = tuple[View, ...] | None
+LARGEST_EYE = 4096  # experts; larger constants are not read
 KEEPS = elementwise.IDENTITY | elementwise.ZERO_AT_ZERO | {"div"}
 
 
@@ -35,7 +39,7 @@ def pick(eqn: Any, values: Sequence[Any]) -> Picked:
         return None
     side = sides.index(False)
     weights, choice = values[side], _choice(values[1 - side])
-    if not isinstance(weights, tuple):
+    if not isinstance(weights, tuple) or values[1 - side].constant:
         return None
     found = _in_mul if name == "mul" else _in_product
     return found(eqn, weights, choice, side)
@@ -112,9 +116,31 @@ def choice_of(eqn: Any, values: Sequence[Any]) -> tuple[bool, ...]:
 
 def _moved(eqn: Any, choice: tuple[bool, ...]) -> tuple[bool, ...]:
     name = eqn.primitive.name
+    if name in ("gather", "dynamic_slice"):
+        return _looked_up(eqn, choice)
     if name == "reduce_sum":
         return tuple(dim for d, dim in enumerate(choice) if d not in eqn.params["axes"])
     if name in MOVES:
         moved = MOVES[name](choice, eqn.params, eqn.invars[0].aval.shape)
         return tuple(bool(dim) for dim in moved)
     return choice if name in KEEPS else ()
+
+
+def _looked_up(eqn: Any, choice: tuple[bool, ...]) -> tuple[bool, ...]:
+    """What is left of a row of a choice is one."""
+    if eqn.primitive.name == "dynamic_slice":
+        return choice
+    numbers = eqn.params["dimension_numbers"]
+    gone = {*numbers.collapsed_slice_dims, *numbers.operand_batching_dims}
+    kept = [yes for d, yes in enumerate(choice) if d not in gone]
+    places = dict(zip(numbers.offset_dims, kept, strict=True))
+    return tuple(places.get(d, False) for d in range(len(eqn.outvars[0].aval.shape)))
+
+
+def is_diagonal(array: Any) -> bool:
+    """Says whether a constant of `apply` is a diagonal matrix, as `eye(E)` is: rows of one-hots."""
+    shape = np.shape(array)
+    if len(shape) != 2 or shape[0] != shape[1] or not 1 < shape[0] <= LARGEST_EYE:
+        return False
+    numbers = np.asarray(array)
+    return bool(np.count_nonzero(numbers) == np.count_nonzero(np.diagonal(numbers)) == shape[0])

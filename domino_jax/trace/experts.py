@@ -15,16 +15,11 @@ from typing import Any
 from domino_jax.trace import choices, elementwise, views
 from domino_jax.trace.known import MOVES, NONE, Experts, Known
 from domino_jax.trace.products import Use
-from domino_jax.trace.values import INPUT, views_of
+from domino_jax.trace.values import INPUT, plain, views_of
 from domino_jax.trace.views import View
 
 ELEMENTWISE = elementwise.IDENTITY | elementwise.ZERO_AT_ZERO | elementwise.OTHERS
 REDUCTIONS = frozenset({"reduce_sum", "reduce_max", "reduce_min"})
-
-
-def plain(value: Any) -> Any:
-    """Forgets what is known of an array of activations."""
-    return INPUT if isinstance(value, Known) else value
 
 
 def parts(eqn: Any, values: Sequence[Any]) -> list[Use]:
@@ -73,13 +68,19 @@ def _apart(experts: Experts) -> list[Use]:
 
 
 def know(eqn: Any, values: Sequence[Any], results: list[Any]) -> list[Any]:
-    """Says what is known of the results that are computed from the inputs."""
-    if len(results) != 1 or results[0] is not INPUT:
+    """Says what is known of a result that is computed from the inputs, or from constants alone."""
+    if len(results) != 1 or results[0] not in (INPUT, frozenset()):
         return results
     experts, choice = _experts(eqn, values), choices.choice_of(eqn, values)
     if not any(experts) and not any(choice):
         return results
-    return [Known(choice if any(choice) else (), experts if any(experts) else ())]
+    return [
+        Known(
+            choice if any(choice) else (),
+            experts if any(experts) else (),
+            constant=results[0] is not INPUT,
+        )
+    ]
 
 
 def _experts(eqn: Any, values: Sequence[Any]) -> tuple[Experts, ...]:

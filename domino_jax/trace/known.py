@@ -18,17 +18,19 @@ NONE: Experts = frozenset()
 
 @dataclass(frozen=True)
 class Known:
-    """An array computed from the inputs of which more is known than that.
+    """An array computed from the inputs, or from constants alone, of which more is known than that.
 
     Attributes:
         chooses: for each dim, whether it is zero but where two things that differ along this dim
             are equal (a one-hot, times anything); () where no dim is.
         experts: for each dim, the parameters (as views) and the axis of each along which their
             experts lie that this dim runs over; () where no dim does.
+        constant: no input has a part in it: eye(E), whose rows are one-hots.
     """
 
     chooses: tuple[bool, ...]
-    experts: tuple[Experts, ...]
+    experts: tuple[Experts, ...] = ()
+    constant: bool = False
 
 
 def _broadcast(dims: Dims, p: Any, shape: tuple[int, ...]) -> Dims:

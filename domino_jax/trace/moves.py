@@ -4,6 +4,7 @@ Each function takes an equation and the values of its operands and returns the v
 results, None where the weights cannot be followed, or [] where they were only looked up.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -13,6 +14,7 @@ from domino_jax.trace import views
 from domino_jax.trace.views import View
 
 Moved = list[tuple[View, ...]] | None
+REORDERED = "its rows are picked by an index, in an order that the trace does not know"
 
 ONE: Mapping[str, Callable[[View, Mapping[str, Any]], View | None]] = {
     "transpose": lambda view, p: views.transpose(view, p["permutation"]),
@@ -111,15 +113,45 @@ def gather(eqn: Any, values: Sequence[Any]) -> Moved:
     numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
     if not isinstance(operand, tuple):
         return None
-    if numbers.operand_batching_dims:
-        return []
     starts = [index if d in numbers.start_index_map else 0 for d in range(len(sizes))]
-    picked = _pick(operand, starts, sizes)
+    picked = [] if numbers.operand_batching_dims else _pick(operand, starts, sizes)
+    if picked == [] and isinstance(index, frozenset):
+        return _by_constants(eqn, operand)
     if not picked:
         return picked
     shape = eqn.outvars[0].aval.shape
     rows = [views.squeeze(view, numbers.collapsed_slice_dims) for view in picked[0]]
     return [tuple(views.broadcast(row, shape, numbers.offset_dims) for row in rows)]
+
+
+def _by_constants(eqn: Any, operand: Sequence[View]) -> Moved:
+    """Picks rows of one matrix by an index that does not depend on the inputs.
+
+    w [8, 6], order [8]        ->  w[order] [8, 6]     the same weights, in an order of their own
+    w [8, 6], which [3]        ->  w[which] [3, 6]     some of them
+    table [9, 4], at [5, 5]    ->  [5, 5, 4]           more than there are: a lookup
+    """
+    numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
+    shape, index = eqn.outvars[0].aval.shape, eqn.invars[1].aval.shape
+    picked = sorted({*numbers.collapsed_slice_dims, *numbers.operand_batching_dims})
+    others = [d for d in range(len(sizes)) if d not in picked]
+    rows = [d for d in range(len(shape)) if d not in numbers.offset_dims]  # where the index lands
+    counts = [math.prod(index[:-1])] if len(picked) == 1 else [shape[d] for d in rows]
+    if len(operand) > 1 or len(counts) != len(picked):
+        return []
+    (view,) = operand
+    taken = [*counts, *(sizes[d] for d in others)]
+    front = views.transpose(view, [*picked, *others])
+    is_whole = all(sizes[d] == view.shape[d] for d in others)
+    if not is_whole or any(n > size for n, size in zip(taken, front.shape, strict=True)):
+        return []
+    some = views.cut(front, [None] * len(taken), taken)
+    order = [*rows, *numbers.offset_dims]
+    some = some and views.reshape(some, [shape[d] for d in order])
+    if some is None or len(views.axes_of(some)) < 2:
+        return []
+    some = views.transpose(some, sorted(range(len(order)), key=order.__getitem__))
+    return [(replace(some, picked=True, reason=view.reason or REORDERED),)]
 
 
 def _pick(operand: Any, starts: Sequence[Any], sizes: Sequence[int]) -> Moved:

@@ -1,10 +1,11 @@
 """What a value may be while parameters are followed, and what is said of it where it ends.
 
-A value is one of four:
+A value is one of five:
 - a tuple of `View`: an array that still holds weights (several views where they were concatenated);
 - a number: a constant scalar, or an array filled with it;
-- `INPUT`: computed from the inputs; `Known` where more of it is known than that;
-- a frozenset of paths: computed from these parameters and constants, but no weight any more.
+- `INPUT`: computed from the inputs;
+- a frozenset of paths: computed from these parameters and constants, but no weight any more;
+- `Known`: one of these two, of which more is known.
 
 One word for one thing: a `reason` keeps a parameter dense, a `note` says of a harmless use what
 the parameter is for.
@@ -28,10 +29,17 @@ def views_of(values: Iterable[Value]) -> list[View]:
     return [view for value in values if isinstance(value, tuple) for view in value]
 
 
+def plain(value: Value) -> Value:
+    """Forgets what is known of an array beside where it comes from."""
+    if not isinstance(value, Known):
+        return value
+    return frozenset() if value.constant else INPUT
+
+
 def rest(values: Iterable[Value]) -> Value:
     """What is computed from these values, when no weights can be seen in it any more."""
-    values = list(values)
-    if any(value is INPUT or isinstance(value, Known) for value in values):
+    values = [plain(value) for value in values]
+    if INPUT in values:
         return INPUT
     if any(view.varies for view in views_of(values)):
         return INPUT
@@ -48,7 +56,7 @@ def reasons(values: Iterable[Value], reason: str) -> list[Use]:
     """Keeps the parameters dense; rows looked up in a table are activations from there on."""
     return [
         Use(view, note="looked up")
-        if view.varies and views.is_repeated(view)
+        if _is_of_table(view)
         else Use(view, reason=view.reason or reason)
         for view in views_of(values)
     ]
@@ -57,9 +65,13 @@ def reasons(values: Iterable[Value], reason: str) -> list[Use]:
 def notes(values: Iterable[Value], note: str) -> list[Use]:
     """Notes what a harmless use does."""
     return [
-        Use(view, note="looked up" if view.varies and views.is_repeated(view) else note)
-        for view in views_of(values)
+        Use(view, note="looked up" if _is_of_table(view) else note) for view in views_of(values)
     ]
+
+
+def _is_of_table(view: View) -> bool:
+    """Says whether a view is rows looked up in a table, where no product with them is seen."""
+    return view.picked or (view.varies and views.is_repeated(view))
 
 
 def listed(paths: Iterable[str]) -> str:

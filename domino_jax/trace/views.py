@@ -53,6 +53,8 @@ class View:
         varies: what it is depends on the inputs: which part of the parameter (experts picked per
             token, rows looked up), or how much of it (weights scaled by an activation).
         reason: why the parameter cannot be sparse, '' if it can.
+        picked: its rows were picked by an index that no input gives. In a product with activations
+            they are a kernel in another order; anywhere else they are rows of a table.
         chosen: the dims that it was multiplied along by a one-hot: all but one index are zero.
         measured: parameters of which a norm or the like has scaled it: v of g·v/|v|.
         factors: the weights of one form whose product it is, while no one knows which of them is
@@ -67,6 +69,7 @@ class View:
     share: Fraction = Fraction(1)
     varies: bool = False
     reason: str = ""
+    picked: bool = False
     chosen: frozenset[Dim] = frozenset()
     # What these two say of a view makes no other weights of it.
     measured: frozenset[str] = field(default=frozenset(), compare=False)

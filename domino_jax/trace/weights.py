@@ -17,8 +17,9 @@ from domino_jax.trace import choices, elementwise, experts, moves, products, vie
 from domino_jax.trace.branches import either
 from domino_jax.trace.combine import combine, in_doubt
 from domino_jax.trace.example import Apply, arrays_by_path, is_array, one_example
+from domino_jax.trace.known import Known
 from domino_jax.trace.products import PRODUCTS, Unweighted, Use
-from domino_jax.trace.values import INPUT, Outcome, end, notes, reasons, rest
+from domino_jax.trace.values import INPUT, Outcome, end, notes, plain, reasons, rest
 from domino_jax.trace.walk import Facts, Interpreter, Value, walk
 
 CLOSED_OVER = "closed over: "  # in front of the name of a constant, which is no path
@@ -83,6 +84,8 @@ def _constant(value: Any) -> Value:
     floating = jnp.issubdtype(jnp.result_type(value), jnp.floating)
     if np.ndim(value) < 2 or not floating:
         return frozenset()
+    if choices.is_diagonal(value):
+        return Known((True, True), constant=True)
     sizes = "x".join(map(str, np.shape(value)))
     return frozenset({f"{CLOSED_OVER}{jnp.result_type(value)}[{sizes}]"})
 
@@ -91,7 +94,7 @@ def _step(eqn: Any, values: list[Value]) -> Outcome:
     picked = choices.pick(eqn, values)
     if picked is not None:
         return [picked], []
-    results, facts = _follow(eqn, [experts.plain(value) for value in values])
+    results, facts = _follow(eqn, [plain(value) for value in values])
     return experts.know(eqn, values, results), [*facts, *experts.parts(eqn, values)]
 
 
@@ -164,6 +167,8 @@ def _product(eqn: Any, values: list[Value]) -> Outcome:
     others = [values[i] for i in sides if i != side]
     # Spectral normalization multiplies w with a vector of its own, only to measure it.
     weak = rest(value for i, value in enumerate(values) if i != side) is not INPUT
+    if weak and any(view.picked for view in values[side]):
+        return end(eqn, values, reasons(values, ""))  # learned queries of a table, no kernel
     uses = [replace(use, weak=weak) for use in PRODUCTS[eqn.primitive.name](eqn, values, side)]
     # A parameter that is no whole kernel any more counts only where it is used as a matrix.
     uses = [
@@ -202,13 +207,13 @@ def _join(values: Sequence[Value], by: Value, place: str) -> tuple[Value, Facts]
 def _row(value: Value) -> Value:
     """A scan runs over the leading dim: that is a stack of layers."""
     if not isinstance(value, tuple):
-        return experts.plain(value)
+        return plain(value)
     return tuple(views.run_over(view) for view in value)
 
 
 def _rows(value: Value, place: str) -> tuple[Value, Facts]:
     """Weights that a scan gathers from its passes are followed no further."""
-    return (rest([value]) if isinstance(value, tuple) else experts.plain(value)), reasons(
+    return (rest([value]) if isinstance(value, tuple) else plain(value)), reasons(
         [value], f"goes out of {place}"
     )
 

@@ -6,6 +6,7 @@ E = 3, D = 16, O = 4.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax import lax
 from traced import floats
@@ -18,6 +19,7 @@ F = jnp.float32
 STACKED = Axes((0,), (), (1,), (2,))
 ONE_LAYER = Axes((), (), (1,), (0, 2))
 X = jax.ShapeDtypeStruct((2, 6, 16), F)
+IDENTITY = np.eye(3, dtype=np.float32)
 
 
 pytestmark = pytest.mark.usefixtures("users_promotion")
@@ -75,6 +77,24 @@ def one_hot_weighed(p, x):
     return jnp.einsum("btd,btdo->bto", x, w)
 
 
+def one_hot_of_a_diagonal(p, x):
+    w = jnp.tensordot(jnp.eye(3)[router(p, x)], p["w"], 1)
+    return jnp.einsum("btd,btdo->bto", x, w)
+
+
+def one_hot_of_a_closed_over_diagonal(p, x):
+    rows = jnp.take(IDENTITY, router(p, x), axis=0)
+    return jnp.einsum("btd,btdo->bto", x, jnp.einsum("bte,edo->btdo", rows, p["w"]))
+
+
+def one_hot_of_a_diagonal_one_by_one(p, x):
+    def one(token):
+        row = jax.lax.dynamic_index_in_dim(jnp.identity(3), router(p, token), keepdims=False)
+        return token @ jnp.tensordot(row, p["w"], 1)
+
+    return jax.vmap(jax.vmap(one))(x)
+
+
 def one_hot_times_weights(p, x):
     w = (one_hot(p, x)[..., None, None] * p["w"]).sum(2)
     return jnp.einsum("btd,btdo->bto", x, w)
@@ -89,6 +109,9 @@ EACH_ITS_OWN = [
     one_hot_by_comparison,
     one_hot_one_by_one,
     one_hot_weighed,
+    one_hot_of_a_diagonal,
+    one_hot_of_a_closed_over_diagonal,
+    one_hot_of_a_diagonal_one_by_one,
     one_hot_times_weights,
 ]
 
@@ -237,6 +260,14 @@ def test_a_mixture_of_kernels_by_numbers_is_a_product_that_makes_kernels():
     params = {"w": floats(3, 16, 4), "r": floats(16, 3)}
     assert counted(find_kernels(mixed, params, X)) == {"r": 48, "w": 3 * 64}
     assert activation_macs(mixed, params, X) == 6 * 64
+
+
+def test_a_constant_that_pools_kernels_picks_none():
+    def pooled(w, x):
+        pool = (jnp.arange(2)[:, None] == jnp.arange(4) // 2) / 2
+        return jnp.einsum("btd,pdo->btpo", x, jnp.tensordot(pool, w, 1))
+
+    assert counted(find_kernels(pooled, floats(4, 16, 4), X)) == {"": 2 * 4 * 64}
 
 
 def test_a_router_is_one_layer():
