@@ -35,6 +35,7 @@ from domino_jax.core.scheme import load as load_scheme
 from domino_jax.core.scheme import save as save_scheme
 from domino_jax.models import Model, plain
 from domino_jax.trace.activations import activation_macs
+from domino_jax.trace.channels import find_channels
 from domino_jax.trace.kernels import find_kernels
 from domino_jax.trace.layers import find_layers
 from domino_jax.trace.taps import tap, tap_each
@@ -85,6 +86,7 @@ __all__ = [
     "domino_pace",
     "erk_scheme",
     "exact_scheme",
+    "find_channels",
     "find_kernels",
     "find_layers",
     "fisher_table",

@@ -116,6 +116,7 @@ CALLS = {
         [kernel.macs for kernel in dj.find_kernels(apply, PARAMS, X)]
         == [layer.macs for layer in LAYERS]
     ),
+    "find_channels": lambda folder: dj.find_channels(apply, PARAMS, X) == ({"a": (1,), "b": (0,)},),
     "find_layers": lambda folder: [layer.name for layer in LAYERS] == ["a", "b"],
     "fisher_table": lambda folder: falls(dj.fisher_table(LAYERS, PARAMS, loss, [X])),
     "fixed_masks": lambda folder: kept(updated(dj.fixed_masks(optax.sgd(1.0)))) == kept(MASKS),

@@ -9,6 +9,7 @@ from domino_jax.pytorch.state_dict import is_torch_file
 from domino_jax.run import checkpoint
 from domino_jax.run.experiment import Experiment, torch_weights, weights_of
 from domino_jax.run.phases import planned_steps, resume, running
+from domino_jax.run.reorder import kept_of_every, reorder
 from domino_jax.run.steps import dense_parts
 from domino_jax.train import loop
 from domino_jax.train.placement import place
@@ -21,6 +22,7 @@ def dense_network(exp: Experiment) -> tuple[Any, Any]:
     Raises:
         InputError: as `dense_weights`.
     """
+    kept_of_every(exp)  # refuses a wrong N:M before the training
     phase = exp.phases["dense"]
     steps = planned_steps(phase)
     if exp.config.init or (checkpoint.latest(phase.folder) or 0) >= steps:
@@ -36,7 +38,7 @@ def dense_network(exp: Experiment) -> tuple[Any, Any]:
         describe=lambda step, _: ("", {"learning_rate": float(phase.rate(step - 1))}),
     ) as (batches, hooks):
         state = loop.run_train(step, state, None, batches, phase.key, steps=steps, hooks=hooks)
-    return state.params, state.stats
+    return reorder(exp, state.params, state.stats)
 
 
 def require_trained(exp: Experiment) -> None:
@@ -59,17 +61,21 @@ def require_trained(exp: Experiment) -> None:
 def dense_weights(exp: Experiment) -> tuple[Any, Any]:
     """Reads the dense network's params and stats, of `init` or of the work directory.
 
-    They come onto the devices.
+    They come onto the devices, their channels in the order that `permute` asks for.
 
     Raises:
         InputError: the checkpoint does not fit the network, or the training is not finished.
     """
     require_trained(exp)
+    return place(exp.placement, reorder(exp, *_read(exp)))
+
+
+def _read(exp: Experiment) -> tuple[Any, Any]:
     if is_torch_file(exp.config.init):
-        return place(exp.placement, torch_weights(exp.config, exp.model, exp.layers))
+        return torch_weights(exp.config, exp.model, exp.layers)
     if hugging_face.is_folder(exp.config.init):
-        return place(exp.placement, (exp.model.params, exp.model.stats))
+        return exp.model.params, exp.model.stats
     folder = exp.config.init or exp.workdir / "dense"
     saved = checkpoint.restore_parts(folder, weights_of(exp.model))
     require_finite(folder, saved)
-    return place(exp.placement, (saved["params"], saved["stats"]))
+    return saved["params"], saved["stats"]

@@ -27,6 +27,12 @@ _ALL = {
     "init_head": Setting(
         True, *kinds.flag(), "False leaves the last layer of a PyTorch file out: other classes."
     ),
+    "permute": Setting(
+        "",
+        *kinds.nm(),
+        "Channels of the dense network are put into another order, in which this N:M in every "
+        "layer keeps more of the magnitudes; the outputs stay. '' leaves them as they are.",
+    ),
     "scheme": Setting(
         "",
         *kinds.text(),

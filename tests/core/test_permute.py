@@ -1,5 +1,7 @@
 """Channels in another order: the network computes the same, and N:M keeps more."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import made
@@ -7,8 +9,10 @@ import numpy as np
 import pytest
 from jax import lax
 
+from domino_jax.core import permute
 from domino_jax.core.canonical import Axes
 from domino_jax.core.errors import InputError
+from domino_jax.core.kernels import Kernel
 from domino_jax.core.masks import top_n
 from domino_jax.core.permute import permute_channels
 
@@ -78,7 +82,7 @@ def test_where_nothing_is_gained_nothing_moves():
     ("channels", "said"),
     [
         ({"conv3": 0}, "unknown parameter 'conv3'; nearest: conv"),
-        ({"conv2": 2, "conv1": 2}, r"axes of one size, got \{'conv2': 8, 'conv1': 2\}"),
+        ({"conv2": 2, "conv1": 2}, "axes of one size, got conv2 axis 2: 8, conv1 axis 2: 2"),
         ({"conv2": 7}, r"conv2: expected an axis of its shape \(3, 3, 8, 3\), got 7"),
         ({"conv1": 3, "bias": 0}, "expected a kernel with groups along its axis among them"),
     ],
@@ -92,3 +96,38 @@ def test_groups_over_several_axes_are_refused():
     layers = (made.layer("skip", (8, 3), Axes((), (), (0, 1), ()), 4, (1, 4)),)
     with pytest.raises(InputError, match=r"skip: expected groups along axis 0 alone"):
         permute_channels(PARAMS, layers, {"skip": np.int32(1)}, {"skip": 0})
+
+
+def test_every_swap_is_weighed_right():
+    """Against the masks themselves: short groups, ties, every n, a stack with n of its own."""
+    axes = Axes((1,), (), (0,), (2,))
+    scores = jnp.asarray(RNG.integers(0, 4, (10, 2, 3)), jnp.float32)
+    for n in ([1, 3], [2, 4]):
+        part = permute._part(scores, np.array(n), Kernel(axes, 4, (None, None)))
+        one, other = np.array([0, 5, 2, 7]), np.array([8, 3])
+        gains = permute._exchanged(part, one, other) + permute._exchanged(part, other, one).T
+        for a, b in itertools.product(range(4), range(2)):
+            swapped = one.copy(), other.copy()
+            swapped[0][a], swapped[1][b] = other[b], one[a]
+            now, then = (
+                sum(float(rows[top_n(rows, np.array(n), 4, axes)].sum()) for rows in pair)
+                for pair in ([scores[one], scores[other]], [scores[each] for each in swapped])
+            )
+            assert gains[a, b] == pytest.approx(then - now)
+
+
+def test_scores_say_what_is_kept():
+    params = {"w": jnp.array([9.0, 8.0, 1.0, 2.0])[:, None]}
+    layers = (made.layer("w", (4, 1), IO, 4, (1, 2)),)
+    even = permute_channels(
+        params, layers, {"w": np.int32(1)}, {"w": 0}, scores={"w": 1 / params["w"]}
+    )
+    assert even.kept == pytest.approx((1 / 8 + 1, 1.5))
+
+
+def test_a_kernel_that_makes_and_reads_the_same_channels():
+    params = {"w": jnp.asarray(RNG.normal(size=(8, 8)), jnp.float32)}
+    layers = (made.layer("w", (8, 8), IO, 4, (1, 2)),)
+    found = permute_channels(params, layers, {"w": np.int32(1)}, {"w": (0, 1)})
+    np.testing.assert_array_equal(found.params["w"], params["w"][found.order][:, found.order])
+    assert found.kept[1] > found.kept[0]
