@@ -247,7 +247,7 @@ def _train(
     _require_sparse(exp, sparse, n)
     stats = state.stats
     is_updated = trainer.update is None and _differ(sparse, _masked(exp, params, stats, n))
-    if is_updated and jax.tree.leaves(stats):
+    if (is_updated or (steps and exp.config.train.recalibrate)) and jax.tree.leaves(stats):
         stats = _recalibrated(exp, sparse, stats)
     folder = exp.workdir / SPARSE
     if checkpoint.latest(folder) != int(state.step):
@@ -283,6 +283,8 @@ def _write(exp: Experiment, scheme: Scheme, results: dict[str, dict[str, float]]
         table.add_column(COLUMNS[name][0], justify="right", no_wrap=True)
     for name, numbers in results.items():
         line = LINES[name] if "recalibrated" in results else LINES[name].partition(",")[0]
+        if name == "tuned" and "recalibrated" in results and exp.config.train.recalibrate:
+            line += ", recalibrated batch statistics"
         table.add_row(line, *(format(numbers[key], COLUMNS[key][1]) for key in columns))
     out = monitor.console()
     out.print(table)

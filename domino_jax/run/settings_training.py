@@ -93,6 +93,11 @@ TRAIN = {
     "start": Setting(
         "dense", *kinds.one_of(lambda: STARTS), "The weights that the sparse training starts from."
     ),
+    "recalibrate": Setting(
+        False,
+        *kinds.flag(),
+        "Batch statistics are taken anew at the end, from training batches and the final weights.",
+    ),
     "ramp": Setting(
         "",
         *kinds.one_of(curves),

@@ -3,6 +3,7 @@
 import sys
 import types
 
+import jax
 import numpy as np
 import pytest
 import scripts
@@ -12,6 +13,7 @@ from domino_jax import models
 from domino_jax.core.errors import InputError
 from domino_jax.core.scheme import load
 from domino_jax.run import checkpoint, rehearsal
+from domino_jax.run.experiment import build, weights_of
 
 
 def saved(folder, change):
@@ -91,3 +93,23 @@ def test_recalibrated_is_a_row_where_there_are_statistics(network, tmp_path, cap
     assert ("recalibrated" in scripts.results(tmp_path)["train"]) == has_statistics
     assert len(rows) == 1 + has_statistics
     assert ("batch statistics" in "".join(rows)) == has_statistics
+
+
+UNIFORM = ("search.method=uniform", "search.nm=1:4", "dense.epochs=1", "train.epochs=1")
+
+
+def test_the_trained_network_gets_new_statistics_where_asked(tmp_path, capsys):
+    """The weights stay; one training step later the statistics would still be mostly old."""
+    found = []
+    for recalibrate in ("False", "True"):
+        folder = tmp_path / recalibrate
+        settings = (*UNIFORM, f"train.recalibrate={recalibrate}")
+        scripts.search(folder, *settings)
+        scripts.train(folder, *settings)
+        exp = build(scripts.settings(*settings), folder, lambda: False)
+        found.append(checkpoint.restore_parts(folder / "train" / "sparse", weights_of(exp.model)))
+    jax.tree.map(np.testing.assert_array_equal, *(each["params"] for each in found))
+    before, after = (each["stats"]["mean"] for each in found)
+    assert np.abs(before - after).max() > 0
+    printed = capsys.readouterr().out
+    assert printed.count("fine-tuned, recalibrated batch statistics") == 1
