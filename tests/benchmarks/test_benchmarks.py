@@ -25,7 +25,7 @@ NM_OF = {
     "attention6_mlp3": ["6:16", "3:16"],
     "attention8_mlp2": ["8:16", "2:16"],
 }
-OTHERS = {"start", "attention_share", "faults", "long_run"}
+OTHERS = {"start", "agreement", "attention_share", "faults", "long_run"}
 # Module -> arguments of a run of seconds, and what it prints.
 RUNS = {
     "masks": (["--rounds=1", "--shrink=1000"], "mask / copy"),
