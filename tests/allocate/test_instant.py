@@ -12,6 +12,7 @@ import pytest
 from domino_jax.allocate import instant
 from domino_jax.allocate.domino import domino
 from domino_jax.allocate.paces import pace_rule
+from domino_jax.allocate.penalty_only import Decays, after
 from domino_jax.allocate.problem import Problem, Weights
 from domino_jax.allocate.search import by_layer
 from domino_jax.core.canonical import Axes
@@ -206,3 +207,17 @@ def test_a_budget_out_of_reach_is_refused_before_the_weights_are_asked_for():
     asked = problem(0.1)._replace(weights=lambda: pytest.fail("trained"))
     with pytest.raises(InputError, match="is out of reach"):
         instant.allocate(asked)
+
+
+def test_a_layer_that_grows_for_the_first_time_is_made_anew():
+    """Those below their threshold were not kept in order; once weights grow they matter again."""
+    start = -np.sort(-np.random.default_rng(0).normal(size=(8, 40)), axis=0)
+    sunk, grown = Decays(4, 0.5, 6), Decays(3, -0.4, 5)
+    groups = instant._groups(start, 4, 20)
+    for decays in (sunk, grown):
+        groups = instant._delayed(groups, [decays])
+        groups = instant._caught_up(groups, 3, 20, lambda: start)
+    right = after(after(start, sunk, below=True), grown, below=True)
+    np.testing.assert_allclose(np.sort(groups.logs, axis=0), np.sort(right, axis=0))
+    wrong = after(after(start, sunk, below=False), grown, below=True)
+    assert np.abs(np.sort(wrong, axis=0) - np.sort(right, axis=0)).max() > 0.1
