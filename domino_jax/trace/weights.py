@@ -65,7 +65,9 @@ def find_products(
         for use in of_vectors
         if isinstance(use, Use) and use.roles and not use.view.reason and not use.weak
     ]
-    return uses, [fact for fact in facts if isinstance(fact, Unweighted)]
+    unweighted = [fact for fact in facts if isinstance(fact, Unweighted)]
+    vectors = {path for path, leaf in arrays.items() if len(leaf.shape) < 2}  # of the second walk
+    return uses, [f for f in unweighted if not f.computed or not f.computed <= vectors]
 
 
 def find_uses(apply: Apply, params: Any, inputs: Any, batched: Any = True) -> list[Use]:
@@ -117,25 +119,57 @@ def _dtype(var: Any) -> Any:
 
 
 def _unweighted(eqn: Any, values: Sequence[Value]) -> Facts:
-    """Counts a product of two activations, or names the constant that meets one in a product."""
+    """Counts a product of two activations, or names the constant that meets one in a product.
+
+    What is computed from parameters, and holds no weights any more, counts as an activation: keys
+    of learned tokens, say, or A·B of two parameters.
+    """
     if values[0] is INPUT and values[1] is INPUT:
         return [Unweighted(Fraction(products.count(eqn)))]
     if INPUT not in values[:2]:
         return []
     constant = values[1] if values[0] is INPUT else values[0]
-    if not isinstance(constant, frozenset) or len(constant) != 1:
+    if not isinstance(constant, frozenset):
+        return []
+    computed = frozenset(name for name in constant if not name.startswith(CLOSED_OVER))
+    if computed:
+        return [Unweighted(Fraction(products.count(eqn)), computed=computed)]
+    if len(constant) != 1:
         return []
     (name,) = constant
     shape = eqn.invars[1 if values[0] is INPUT else 0].aval.shape
-    return [Unweighted(Fraction(0), name, shape)] if name.startswith(CLOSED_OVER) else []
+    return [Unweighted(Fraction(0), name, shape)]
 
 
 def _lose(eqn: Any, values: list[Value]) -> Outcome:
-    return end(eqn, values, reasons(values, f"goes into {eqn.primitive.name}"))
+    """Nothing is known of such an operation; a result of the kernel's form costs what it costs.
+
+    w.at[0].set(0)   cumsum(w)   qr(w)[0]        w stays dense, and its products count
+    """
+    reason = f"goes into {eqn.primitive.name}"
+    shapes = [var.aval.shape for var in eqn.outvars if hasattr(var.aval, "shape")]
+    kernels = [v for v in values if _may_be_kernel(v) and v[0].shape in shapes]
+    # Solvers take a matrix and its factors: two forms of one parameter.
+    if len({kernel[0].path for kernel in kernels}) != 1 or INPUT in values:
+        return end(eqn, values, reasons(values, reason))
+    form = kernels[0][0].shape
+    dense = tuple(replace(view, reason=view.reason or reason) for view in kernels[0])
+    others = reasons([value for value in values if value not in kernels], reason)
+    left = rest(values)
+    return [dense if getattr(v.aval, "shape", ()) == form else left for v in eqn.outvars], others
+
+
+def _may_be_kernel(value: Value) -> bool:
+    return isinstance(value, tuple) and len(value) == 1 and views.matrix_rank(value[0]) > 1
 
 
 def _measure(eqn: Any, values: list[Value]) -> Outcome:
     return end(eqn, values, notes(values, f"in {eqn.primitive.name}"))
+
+
+def _svd(eqn: Any, values: list[Value]) -> Outcome:
+    """Singular values alone measure: w / norm(w, 2)."""
+    return _lose(eqn, values) if eqn.params["compute_uv"] else _measure(eqn, values)
 
 
 def _pass(eqn: Any, values: list[Value]) -> Outcome:
@@ -235,6 +269,7 @@ _HANDLERS: Mapping[str, Callable[[Any, list[Value]], Outcome]] = {
     **dict.fromkeys(PRODUCTS, _product),
     **dict.fromkeys(moves.TABLE, _move),
     **dict.fromkeys(elementwise.MEASURES, _measure),
+    "svd": _svd,
     **dict.fromkeys(elementwise.IDENTITY, _pass),
     **dict.fromkeys(elementwise.ZERO_AT_ZERO | elementwise.OTHERS, combine),
 }

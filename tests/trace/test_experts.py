@@ -210,6 +210,33 @@ def test_every_token_with_each_expert(apply):
     assert {k.roles for k in kernels if k.path == "w"} == {STACKED}
 
 
+@pytest.mark.parametrize("apply", EACH_WITH_ALL)
+def test_experts_stored_behind_their_inputs(apply):
+    """[D, E, O]: the same mathematics again."""
+    moved = lambda p, x: apply({**p, "w": p["w"].swapaxes(0, 1)}, x)  # noqa: E731
+    kernels = find_kernels(moved, {"w": floats(16, 3, 4), "r": floats(16, 3)}, X)
+    assert [k.macs for k in kernels if k.path == "w"] == [6 * 64] * 3
+    assert {k.roles for k in kernels if k.path == "w"} == {Axes((1,), (), (0,), (2,))}
+
+
+@pytest.mark.parametrize(
+    "apply",
+    [
+        lambda p, x: (
+            jnp.einsum("btd,deo->bteo", x, p["w"]) * jax.nn.softmax(x @ p["r"])[..., None]
+        ).sum(2),
+        lambda p, x: jnp.einsum(
+            "bteo,bte->bto", jnp.einsum("btd,deo->bteo", x, p["w"]), jax.nn.softmax(x @ p["r"])
+        ),
+        lambda p, x: jax.vmap(lambda w: x @ w, in_axes=1)(p["w"]).sum(0) * (x @ p["r"]).sum(),
+        lambda p, x: sum((x @ p["w"][:, e]) * (x @ p["r"])[..., e : e + 1] for e in range(3)),
+    ],
+)
+def test_einsums_of_experts_stored_behind_their_inputs(apply):
+    kernels = find_kernels(apply, {"w": floats(16, 3, 4), "r": floats(16, 3)}, X)
+    assert [k.macs for k in kernels if k.path == "w"] == [6 * 64] * 3
+
+
 def gated(p, x):
     """Two products in each expert, and the weighed sum over all."""
     hidden = jax.nn.silu(jnp.einsum("btd,edf->btef", x, p["w"]))
@@ -235,6 +262,7 @@ def test_experts_of_several_products(apply):
 def attention(p, x):
     """Heads stored in front, as Gemma's; a gate of two parts, one of which is taken."""
     q, k = (jnp.einsum("btd,hdk->bthk", x, p[name]) for name in "qk")
+    q = q + jnp.einsum("btd,dhk->bthk", x, p["as Flax"])
     q = q / jnp.sqrt((q * q).mean(-1, keepdims=True))
     weights = jax.nn.softmax(jnp.einsum("bthk,bshk->bhts", q, k))
     y = jnp.einsum("bhts,bshk->bthk", weights, jnp.einsum("btd,hdk->bthk", x, p["v"]))
@@ -246,6 +274,7 @@ def attention(p, x):
 def test_heads_and_gates_are_no_experts():
     head = floats(4, 16, 4)
     params = {"q": head, "k": head, "v": head, "o": floats(4, 4, 16), "g": floats(2, 16, 8)}
+    params["as Flax"] = floats(16, 4, 4)
     kernels = {kernel.name: kernel for kernel in find_kernels(attention, params, X)}
     assert kernels.keys() == params.keys()
     assert all(kernels[name].roles == ONE_LAYER for name in "qkvg")
