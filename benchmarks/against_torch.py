@@ -18,6 +18,7 @@ import torch
 from benchmarks.clock import in_turns, machine, print_table, ratio, spread
 from domino_jax import models
 from domino_jax.deploy import networks
+from domino_jax.run import memory
 from domino_jax.train import losses
 from domino_jax.train.step import dense_step, init_state
 
@@ -82,6 +83,7 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", default=CASES.split())
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
+    memory.keep_freed()  # as the scripts do
     print(machine() + "\n")
     rows = []
     for case in args.cases:

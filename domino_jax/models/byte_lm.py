@@ -15,6 +15,7 @@ from flax import nnx
 from domino_jax.core.errors import InputError
 from domino_jax.models import Model, from_nnx
 from domino_jax.models.attention import attend
+from domino_jax.models.gelu import gelu
 from domino_jax.models.initial import fill, normal, zeros
 from domino_jax.models.layer_norm import LayerNorm
 from domino_jax.models.linear import linear
@@ -49,7 +50,7 @@ class Mlp(nnx.Module):
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """Maps [B, T, C] to [B, T, C]."""
-        return self.down(jax.nn.gelu(self.up(inputs), approximate=False))
+        return self.down(gelu(self.up(inputs)))
 
 
 class Block(nnx.Module):

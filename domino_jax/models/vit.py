@@ -19,6 +19,7 @@ from flax import nnx
 from domino_jax.core.errors import InputError
 from domino_jax.models import Model, from_nnx
 from domino_jax.models.attention import attend
+from domino_jax.models.gelu import gelu
 from domino_jax.models.initial import fill, normal, xavier_uniform, zeros
 from domino_jax.models.layer_norm import LayerNorm
 from domino_jax.models.linear import linear
@@ -77,7 +78,7 @@ class EncoderLayer(nnx.Module):
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """Maps [B, T, C] to [B, T, C]."""
         x = inputs + self.self_attention(self.ln_1(inputs))
-        hidden = jax.nn.gelu(self.mlp["0"](self.ln_2(x)), approximate=False)
+        hidden = gelu(self.mlp["0"](self.ln_2(x)))
         return x + self.mlp["3"](hidden)
 
 

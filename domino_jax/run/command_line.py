@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 
 from domino_jax.core.errors import TRACEBACK, InputError, fault, printable
-from domino_jax.run import cluster, signals
+from domino_jax.run import cluster, memory, signals
 
 WRONG_INPUT = 1
 STOPPED = 75  # EX_TEMPFAIL: start the same command again
@@ -153,6 +153,7 @@ def _work(work: Work, config: Any, folder: Path, stops: list[int]) -> None:
         mesh.require_devices()
         rehearsal.rehearse(config)
         return
+    memory.keep_freed()
     cluster.join()
     _keep_compiled()
     # Asked in this order, the devices stay untouched until the directory is ours.

@@ -1,0 +1,34 @@
+"""Freed memory is there again: a second block of the same size touches no new pages."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+# 256 MB, written and freed twice; what the second one costs in pages of 4 kB.
+PAGES = """
+import ctypes, resource, sys
+from domino_jax.run import memory
+if sys.argv[1] == "kept":
+    assert memory.keep_freed()
+library = ctypes.CDLL(None)
+library.malloc.restype = ctypes.c_void_p
+library.free.argtypes = [ctypes.c_void_p]
+for _ in range(2):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    block = library.malloc(2**28)
+    ctypes.memset(block, 1, 2**28)
+    library.free(block)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has the options")
+def test_the_second_block_needs_no_new_pages():
+    pages = {}
+    for word in ("kept", "given back"):
+        command = [sys.executable, "-c", PAGES, word]
+        pages[word] = int(subprocess.run(command, capture_output=True, check=True).stdout)
+    assert pages["kept"] < 100
+    assert pages["given back"] > 100
