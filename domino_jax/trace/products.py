@@ -56,13 +56,11 @@ class Unweighted:
         constant: the array that `apply` closes over and that is one of its sides, as a person would
             name it; '' where both sides are activations.
         shape: of that array.
-        computed: parameters that one side is computed from, so that it holds no weights any more.
     """
 
     macs: Fraction
     constant: str = ""
     shape: tuple[int, ...] = ()
-    computed: frozenset[str] = frozenset()
 
 
 def merge_roles(first: str, second: str, size: int) -> str | None:

@@ -65,9 +65,7 @@ def find_products(
         for use in of_vectors
         if isinstance(use, Use) and use.roles and not use.view.reason and not use.weak
     ]
-    unweighted = [fact for fact in facts if isinstance(fact, Unweighted)]
-    vectors = {path for path, leaf in arrays.items() if len(leaf.shape) < 2}  # of the second walk
-    return uses, [f for f in unweighted if not f.computed or not f.computed <= vectors]
+    return uses, [fact for fact in facts if isinstance(fact, Unweighted)]
 
 
 def find_uses(apply: Apply, params: Any, inputs: Any, batched: Any = True) -> list[Use]:
@@ -119,26 +117,17 @@ def _dtype(var: Any) -> Any:
 
 
 def _unweighted(eqn: Any, values: Sequence[Value]) -> Facts:
-    """Counts a product of two activations, or names the constant that meets one in a product.
-
-    What is computed from parameters, and holds no weights any more, counts as an activation: keys
-    of learned tokens, say, or A·B of two parameters.
-    """
+    """Counts a product of two activations, or names the constant that meets one in a product."""
     if values[0] is INPUT and values[1] is INPUT:
         return [Unweighted(Fraction(products.count(eqn)))]
     if INPUT not in values[:2]:
         return []
     constant = values[1] if values[0] is INPUT else values[0]
-    if not isinstance(constant, frozenset):
-        return []
-    computed = frozenset(name for name in constant if not name.startswith(CLOSED_OVER))
-    if computed:
-        return [Unweighted(Fraction(products.count(eqn)), computed=computed)]
-    if len(constant) != 1:
+    if not isinstance(constant, frozenset) or len(constant) != 1:
         return []
     (name,) = constant
     shape = eqn.invars[1 if values[0] is INPUT else 0].aval.shape
-    return [Unweighted(Fraction(0), name, shape)]
+    return [Unweighted(Fraction(0), name, shape)] if name.startswith(CLOSED_OVER) else []
 
 
 def _lose(eqn: Any, values: list[Value]) -> Outcome:

@@ -158,8 +158,8 @@ def test_every_parameter_is_listed_once():
         return x @ p["tied"].T, p["returned"]
 
     layers = find_layers(apply, params, S((3, 7), jnp.int32), 8)
-    assert [layer.name for layer in layers[:6]] == [
-        *("used", "both", "inverse", "back", "long", "tied")
+    assert [layer.name for layer in layers[:7]] == [
+        *("used", "both", "inverse", "sorted", "back", "long", "tied")
     ]
     assert reasons(layers) == {
         "used": None,
@@ -179,14 +179,14 @@ def test_every_parameter_is_listed_once():
         "unused": "not used",
     }
     found = by_name(layers)
-    assert [found[n].macs for n in ("used", "both", "inverse", "back", "long")] == [
-        *(448, 896, 448, 448, 448)
+    assert [found[n].macs for n in ("used", "both", "inverse", "sorted", "back", "long")] == [
+        *(448, 896, 448, 448, 896, 448)
     ]
     assert found["tied"] == made.layer(
         "tied", (100, 8), Axes((), (), (1,), (0,)), 7 * 800, (1, 2, 4, 8)
     )
     assert found["both"].roles == IO
-    for layer in layers[6:]:
+    for layer in layers[7:]:
         assert (layer.roles, layer.macs, layer.candidates) == (None, 0, ())
 
 
