@@ -114,8 +114,9 @@ def compile_step(
     apply, loss = large.model.apply, losses.cross_entropy()
     step: Step = trainer_step(apply, loss, trainer, keep=partial(kept, placement))
     state = jax.eval_shape(
-        lambda params: first_state(params, large.model.stats, trainer.init(params, target).state),
+        lambda params, stats: first_state(params, stats, trainer.init(params, target).state),
         large.model.params,
+        large.model.stats,
     )
     rows = NamedSharding(placement.mesh, PartitionSpec("data"))
     batch = {
@@ -159,8 +160,8 @@ def rows_of(name: str, m: int) -> list[list[str]]:
     large = NETWORKS[name]()
 
     def forward(params: Any, inputs: Any) -> Any:
-        key = jax.random.key(0)
-        return large.model.apply(params, large.model.stats, inputs, train=False, key=key)[0]
+        stats = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), large.model.stats)
+        return large.model.apply(params, stats, inputs, train=False, key=jax.random.key(0))[0]
 
     example = Shape((1, *large.inputs.shape[1:]), large.inputs.dtype)
     layers = find_layers(forward, large.model.params, example, m)
