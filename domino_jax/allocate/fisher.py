@@ -6,7 +6,8 @@ quadratic is blind: floors on n and the true joint loss guard against that (`bes
 
 Scale: with micro-batches of b examples F is b times the mean square of the gradient of their mean
 loss. That is the mean square of one example's gradient where the gradients of examples are
-independent with mean 0, and is so exactly for b = 1. Letters: B examples, b of a micro-batch.
+independent with mean 0, and is so exactly for b = 1. Devices that share a batch each take
+micro-batches of their own examples. Letters: B examples, b of a micro-batch, D devices.
 """
 
 import math
@@ -50,7 +51,8 @@ def fisher_table(
         loss: (params, batch) -> mean loss.
         batches: leaves [B, ...], of one shape.
         micro: b, examples of one gradient.
-        at_once: gradients side by side (`vmap`); each takes the memory of the weights.
+        at_once: gradients side by side (`vmap`) on each device that shares a batch; each takes
+            the memory of the weights.
         scores: what the masks go by, as `make_scores` gives them.
         report: called with the number of batches done.
 
@@ -79,13 +81,13 @@ def fisher_information(
     Arguments and errors are those of `fisher_table`.
     """
     layers = tuple(layers)
-    add = jax.jit(_adding(layers, loss, micro, at_once))
+    add = jax.jit(_adding(layers, loss, micro, at_once), static_argnums=3)
     by_path = leaves_by_path(params)
     squares = {path: jnp.zeros(by_path[path].shape, jnp.float32) for path in kernels(layers)}
     gradients = 0
     for done, batch in enumerate(batches, start=1):
         _require_divides(batch, micro, at_once)
-        squares = add(squares, params, batch)
+        squares = add(squares, params, batch, _devices(batch, micro * at_once))
         gradients += jax.tree.leaves(batch)[0].shape[0] // micro
         report(done)
     if not gradients:
@@ -163,8 +165,8 @@ def _row(layer: LayerSpec, sums: np.ndarray) -> dict[int, float]:
 
 def _adding(
     layers: tuple[LayerSpec, ...], loss: Callable[[Any, Any], jax.Array], micro: int, at_once: int
-) -> Callable[[dict[str, jax.Array], Any, Any], dict[str, jax.Array]]:
-    """Makes (squares, params, batch) -> squares and those of the gradients of a batch."""
+) -> Callable[[dict[str, jax.Array], Any, Any, int], dict[str, jax.Array]]:
+    """Makes (squares, params, batch, devices) -> squares and those of a batch's gradients."""
 
     def squared(params: Any, part: Any) -> dict[str, jax.Array]:
         by_path = leaves_by_path(params)
@@ -172,8 +174,15 @@ def _adding(
         grads = jax.grad(lambda own: loss(replace_leaves(params, own), part))(own)
         return {path: jnp.square(grad.astype(jnp.float32)) for path, grad in grads.items()}
 
-    def add(squares: dict[str, jax.Array], params: Any, batch: Any) -> dict[str, jax.Array]:
-        parts = jax.tree.map(lambda x: x.reshape(-1, at_once, micro, *x.shape[1:]), batch)
+    def add(
+        squares: dict[str, jax.Array], params: Any, batch: Any, devices: int
+    ) -> dict[str, jax.Array]:
+        def dealt(x: jax.Array) -> jax.Array:
+            """Makes [turns, D · at_once, b, ...]: each device stays with the rows that it has."""
+            by_device = x.reshape(devices, -1, at_once, micro, *x.shape[1:]).swapaxes(0, 1)
+            return by_device.reshape(-1, devices * at_once, *by_device.shape[3:])
+
+        parts = jax.tree.map(dealt, batch)
 
         def chunk(squares: dict[str, jax.Array], part: Any) -> tuple[dict[str, jax.Array], None]:
             each = jax.vmap(squared, (None, 0))(params, part)
@@ -182,6 +191,13 @@ def _adding(
         return jax.lax.scan(chunk, squares, parts)[0]
 
     return add
+
+
+def _devices(batch: Any, taken: int) -> int:
+    """Counts the devices that a batch is split over; fewer where so many turns do not divide it."""
+    leaf = jax.tree.leaves(batch)[0]
+    rows = leaf.sharding.shard_shape(leaf.shape)[0] if isinstance(leaf, jax.Array) else len(leaf)
+    return math.gcd(len(leaf) // rows, len(leaf) // taken)
 
 
 def _require_divides(batch: Any, micro: int, at_once: int) -> None:

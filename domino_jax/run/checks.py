@@ -45,14 +45,20 @@ def require_usable(workdir: Path) -> None:
 
 
 def require_batches(config: ConfigDict) -> None:
-    """Refuses batches that the devices cannot share.
+    """Refuses batches that the devices, or the parts of a step, cannot share.
 
     Raises:
         InputError: the setting, and what is allowed.
     """
     parts, _ = mesh.axis_sizes(config.mesh.data, config.mesh.model)
     for phase in PHASES:
-        mesh.require_divides(config[phase].batch, parts, f"{phase}.batch")
+        batch = config[phase].batch
+        mesh.require_divides(batch, parts, f"{phase}.batch")
+        if batch % (parts * config.accumulate):
+            raise InputError(
+                f"{phase}.batch: expected a multiple of accumulate = {config.accumulate} times the "
+                f"{parts} part(s) of mesh.data, got {batch}"
+            )
 
 
 def require_filled(config: ConfigDict, data: Data, phase: str) -> None:

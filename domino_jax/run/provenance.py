@@ -27,7 +27,7 @@ RECORD = "config.json"
 OURS = {"program": "domino_jax", "format": 1}
 PHASES = ("dense", "search", "train")
 FILES = ("scheme.json", "results.json", "timing.json", "report.png", TABLE, MEASURED)
-COMMON = ("seed", "init", "init_head", "permute", "loss", "model", "data", "dense")
+COMMON = ("seed", "init", "init_head", "permute", "loss", "accumulate", "model", "data", "dense")
 # No result depends on where the data lie (`DATA` tells which they are), on who reads them, or on
 # when a search gives up.
 FREE = ("data.dir", "data.workers", "search.max_steps", "search.patience")

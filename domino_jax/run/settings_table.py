@@ -48,6 +48,18 @@ _ALL = {
     ),
     "log_every": Setting(50, *kinds.whole(1), "Steps from one report to the next."),
     "checkpoint_every": Setting(1000, *kinds.whole(1), "Steps from one checkpoint to the next."),
+    "accumulate": Setting(
+        1,
+        *kinds.whole(1),
+        "Parts of a batch that a step goes through one after another, in the memory of one; they "
+        "must divide every batch. Batch norms see a part at a time.",
+    ),
+    "remat": Setting(
+        False,
+        *kinds.flag(),
+        "True: gradients keep the outputs of products with weights alone, and make the rest of "
+        "the forward pass anew: less memory, more time, the same numbers.",
+    ),
     "evaluate": Setting(
         False, *kinds.flag(), "train.py evaluates what the work directory holds, and no more."
     ),

@@ -11,8 +11,10 @@ from domino_jax.run.experiment import Experiment
 from domino_jax.train import losses, optim
 from domino_jax.train.criteria import find_criterion
 from domino_jax.train.distill import distilled, teaching
+from domino_jax.train.gradients import Gradient, accumulated
 from domino_jax.train.losses import Batch, Loss
 from domino_jax.train.placement import kept
+from domino_jax.train.remat import recomputing
 from domino_jax.train.step import Step, trainer_step
 from domino_jax.train.trainer import Trainer, Training, dense_trainer, search_trainer
 from domino_jax.train.trainers import make_trainer
@@ -91,7 +93,14 @@ def _parts(
     label_smoothing: float,
     changed: Callable[[Loss], Loss] = lambda loss: loss,
 ) -> Parts:
-    criterion = find_criterion(exp.config.loss)
-    loss = changed(losses.mean_loss(criterion, label_smoothing, exp.data.ignore_label))
-    step = trainer_step(exp.model.apply, loss, trainer, keep=partial(kept, exp.placement))
+    config, ignore = exp.config, exp.data.ignore_label
+    loss = changed(losses.mean_loss(find_criterion(config.loss), label_smoothing, ignore))
+    apply = recomputing(exp.model.apply) if config.remat else exp.model.apply
+
+    def spread(gradient: Gradient) -> Gradient:
+        if config.accumulate == 1:
+            return gradient
+        return accumulated(gradient, config.accumulate, losses.counting(ignore))
+
+    step = trainer_step(apply, loss, trainer, keep=partial(kept, exp.placement), spread=spread)
     return Parts(trainer, step)

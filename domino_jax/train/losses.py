@@ -110,6 +110,16 @@ def counted(labels: jax.Array, ignore_label: int | None) -> tuple[jax.Array, jax
     return jnp.where(counts, labels, 0), counts
 
 
+def counting(ignore_label: int | None = None) -> Callable[[Batch], jax.Array]:
+    """Makes batch -> how many labels a mean loss of it is over: int32, []."""
+
+    def count(batch: Batch) -> jax.Array:
+        labels, counts = counted(batch["labels"], ignore_label)
+        return jnp.int32(labels.size) if counts is None else jnp.sum(counts, dtype=jnp.int32)
+
+    return count
+
+
 def _require_each(counts: jax.Array, each: jax.Array) -> None:
     """Refuses a loss of one's own that is not of each label, where some labels do not count."""
     if counts.shape != each.shape:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from domino_jax.core.layers import LayerSpec
+from domino_jax.train.gradients import Gradient, whole_gradient
 from domino_jax.train.losses import Apply, Batch, Loss
 from domino_jax.train.trainer import Trainer, dense_trainer, search_trainer
 
@@ -49,26 +50,28 @@ def trainer_step(
     trainer: Trainer,
     *,
     keep: Callable[[Any], Any] = lambda tree: tree,
+    spread: Callable[[Gradient], Gradient] = lambda gradient: gradient,
 ) -> Step:
     """Makes the jitted step of a trainer: step(state, target, batch, key).
 
     It donates its state; `keep` says where the new state and the loss lie on several devices, as
-    `placement.kept` does. The target is traced: one compilation serves any n, pace and masks.
+    `placement.kept` does; `spread` may take the gradient in parts, as `gradients.accumulated`
+    does. Masks are made once a step. The target is traced: one compilation serves any n, pace and
+    masks.
     """
-    update = trainer.update or _leave
+    update, gradient = trainer.update or _leave, spread(whole_gradient(apply, loss))
 
     def step(
         state: TrainState, target: Any, batch: Batch, key: jax.Array
     ) -> tuple[TrainState, jax.Array]:
+        seen, back, masks = jax.vjp(
+            lambda params: trainer.forward(params, state.opt_state, target),
+            state.params,
+            has_aux=True,
+        )
         step_key = jax.random.fold_in(key, state.step)
-
-        def objective(params: Any) -> tuple[jax.Array, Any]:
-            seen, masks = trainer.forward(params, state.opt_state, target)
-            outputs, stats = apply(seen, state.stats, batch["inputs"], train=True, key=step_key)
-            return loss(outputs, batch), (stats, masks)
-
-        value_and_grad = jax.value_and_grad(objective, has_aux=True)
-        (value, (stats, masks)), grads = value_and_grad(state.params)
+        value, stats, grads_seen = gradient(seen, state.stats, batch, step_key)
+        (grads,) = back(grads_seen)
         params, opt_state = update(grads, state.params, state.opt_state, target, masks)
         answer: tuple[TrainState, jax.Array] = keep(
             (TrainState(state.step + 1, params, stats, opt_state), value)

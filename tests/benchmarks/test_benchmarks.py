@@ -25,13 +25,16 @@ NM_OF = {
     "attention6_mlp3": ["6:16", "3:16"],
     "attention8_mlp2": ["8:16", "2:16"],
 }
-OTHERS = {"start", "agreement", "attention_share", "faults", "long_run"}
+OTHERS = {"start", "agreement", "attention_share", "faults", "long_run", "large"}
 # Module -> arguments of a run of seconds, and what it prints.
 RUNS = {
     "masks": (["--rounds=1", "--shrink=1000"], "mask / copy"),
     "steps": (SMALL, "| SR-STE |"),
     "compiling": ([*SMALL, "--m", "4"], "| search, M = 4 |"),
     "against_torch": (["--rounds=1", "--cases", "resnet8:8:2", "byte_lm:8:2"], "| byte_lm:8:2 |"),
+    "memory": (["--rounds=1", "--small", "--networks=decoder"], "| decoder, remat |"),
+    "growth": (["--rounds=1", "--millions", "0.1", "0.4"], "| vote, M = 16 |"),
+    "saves": (SMALL, "| read back and compare |"),
     "pipeline": (["--rounds=1", "--images=2"], "| evaluation |"),
 }
 
@@ -50,6 +53,15 @@ def run(module, *arguments, timeout=300):
 def test_it_prints_its_table(module):
     arguments, row = RUNS[module]
     assert row in run(module, *arguments)
+
+
+@pytest.mark.slow
+def test_sparsity_costs_a_byte_a_weight_its_thresholds_and_a_copy():
+    """On eight virtual devices, at M = 16: 4 / M + 1 bytes, and 4 of the masked weights."""
+    printed = run("large", "--networks=small_decoder")
+    each = re.findall(r"\| small_decoder, .* \| ([\d.]+) \| \d+ \|", printed)
+    assert len(each) == 2
+    assert all(float(bytes_of_weight) <= 4 / 16 + 1 + 4 for bytes_of_weight in each)
 
 
 @pytest.mark.slow

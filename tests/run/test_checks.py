@@ -1,10 +1,11 @@
-"""The labels that a run takes."""
+"""The labels and the batches that a run takes."""
 
 import numpy as np
 import pytest
+import scripts
 
 from domino_jax.data.arrays import from_arrays
-from domino_jax.run.checks import require_labels
+from domino_jax.run.checks import require_batches, require_labels
 
 SOFTMAX = "softmax_cross_entropy"
 X, Y = np.zeros((3, 2), np.float32), np.arange(3)
@@ -46,3 +47,17 @@ def test_each_loss_has_its_labels(loss, right, wrong, said):
     if wrong:
         with pytest.raises(ValueError, match=f"training batch 3 of the data: expected {said}"):
             require_labels(_batch(*wrong), data, "training batch 3", loss)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 8])
+def test_batches_of_whole_parts(parts):
+    require_batches(scripts.settings(f"accumulate={parts}"))  # 16 examples on two devices
+
+
+@pytest.mark.parametrize("parts", [3, 16])
+def test_batches_that_parts_do_not_divide(parts):
+    message = (
+        rf"dense\.batch: .* of accumulate = {parts} times the 2 part\(s\) of mesh.data, got 16"
+    )
+    with pytest.raises(ValueError, match=message):
+        require_batches(scripts.settings(f"accumulate={parts}"))

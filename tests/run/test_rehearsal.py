@@ -9,7 +9,7 @@ import pytest
 import scripts
 
 from domino_jax import data
-from domino_jax.run import rehearsal, settings
+from domino_jax.run import rehearsal, settings, steps
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
 # These need a network of one's own: test_causal_lm.py runs them.
@@ -127,3 +127,26 @@ def test_the_script_keeps_nothing(tmp_path):
     assert code == 0, error
     assert "one step" in printed
     assert list(tmp_path.iterdir()) == []
+
+
+def test_every_phase_saves_memory_as_it_is_told(monkeypatch, capsys):
+    """Batches in parts and rematerialisation: lowered, not executed."""
+    told = []
+
+    def noting(name):
+        function = getattr(steps, name)
+
+        def call(*arguments, **options):
+            told.append((name, *arguments[1:2]))
+            return function(*arguments, **options)
+
+        monkeypatch.setattr(steps, name, call)
+
+    noting("accumulated")
+    noting("recomputing")
+    monkeypatch.setattr(rehearsal, "LARGEST_STEP", 0)
+    rehearsal.rehearse(scripts.settings("accumulate=4", "remat=True"))
+    assert told == [("recomputing",), ("accumulated", 4)] * 3
+    assert capsys.readouterr().out.count("lowered in ") == 3
+    rehearsal.rehearse(scripts.settings())
+    assert len(told) == 6

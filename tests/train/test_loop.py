@@ -302,3 +302,14 @@ def test_training_resumes_bit_for_bit():
     for changes in ({"key": jax.random.key(8)}, {"batches": batches_from(3)}):
         other = train_run(Recorder(), recorder.saves[4], **changes)
         assert np.any(other.params["a"] != end.params["a"])
+
+
+def test_the_loops_give_their_state_away():
+    """Of weights, momentum and statistics there is one copy, whatever the step was."""
+    searching = loop.SearchRun(fresh(SEARCH_TX), SEARCH.init(PARAMS))
+    search_run(Recorder(), searching)
+    training = fresh(TRAIN_TX)
+    train_run(Recorder(), training)
+    for state in (searching.train, training):
+        assert all(leaf.is_deleted() for leaf in jax.tree.leaves((state.params, state.opt_state)))
+    assert not searching.search.threshold["a"].is_deleted()
