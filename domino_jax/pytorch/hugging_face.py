@@ -135,7 +135,7 @@ def _advice(path: Path) -> str:
     if path.suffix == ".gguf":
         return (
             "; make one: AutoModelForCausalLM.from_pretrained(FOLDER, gguf_file=NAME)"
-            ".save_pretrained(DIR), and the same of AutoTokenizer"
+            ".save_pretrained(DIR), and the same of AutoTokenizer (pip install gguf accelerate)"
         )
     if path.suffix in torch_file.SUFFIXES:
         return "; give the folder that holds this file"

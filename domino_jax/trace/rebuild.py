@@ -71,7 +71,7 @@ def _equation(eqn: Any, helds: list[Held], plan: Plan) -> list[Held]:
     elif sites:
         arrays = REBUILT[name](eqn, helds, plan)
     else:
-        arrays = _bound(eqn, *(held.array for held in helds))
+        arrays = bound(eqn, *(held.array for held in helds))
     slots = {path: slot for held in helds for path, slot in held.slots.items()}
     if name == "dynamic_slice":
         slots = started(eqn, helds, slots)
@@ -84,7 +84,8 @@ def _of(value: Value, slots: Mapping[str, Slot]) -> dict[str, Slot]:
     return {view.path: slots[view.path] for view in views_of([value]) if view.path in slots}
 
 
-def _bound(eqn: Any, *arrays: Any) -> list[Any]:
+def bound(eqn: Any, *arrays: Any) -> list[Any]:
+    """Computes an equation as it is."""
     with eqn.ctx.manager:
         results = eqn.primitive.bind(*arrays, **eqn.primitive.get_bind_params(eqn.params))
     return list(results) if eqn.primitive.multiple_results else [results]
@@ -161,14 +162,14 @@ def _product(eqn: Any, helds: list[Held], sites: Sequence[Site]) -> Any:
     @jax.custom_vjp
     def tapped(arrays: list[Any], accumulators: list[Sums]) -> Any:
         del accumulators
-        return _bound(eqn, *arrays)[0]
+        return bound(eqn, *arrays)[0]
 
     def forward(arrays: list[Any], accumulators: list[Sums]) -> Any:
         return tapped(arrays, accumulators), (arrays, accumulators)
 
     def backward(saved: Any, g: Any) -> Any:
         arrays, accumulators = saved
-        _, pull = jax.vjp(lambda *arrays: _bound(eqn, *arrays)[0], *arrays)
+        _, pull = jax.vjp(lambda *arrays: bound(eqn, *arrays)[0], *arrays)
         seen = [
             sums_of(site, arrays[1 - side], g, zeros)
             for site, zeros in zip(sites, accumulators, strict=True)
