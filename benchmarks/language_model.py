@@ -127,7 +127,8 @@ class Network:
         """Returns what the masks go by."""
         if name != "wanda":
             return {}
-        self.measure()
+        if not (self.keep / "norms.npz").exists():
+            self.measure()
         with np.load(self.keep / "norms.npz") as norms:
             return {path: jnp.abs(self.weight(path)) * norms[path] for path in norms.files}
 
@@ -139,37 +140,33 @@ class Network:
         return tree
 
     def table(self, method: str, score: str | None) -> LossTable:
-        """Returns the table of a method, for masks by a score."""
-        self.measure() if method == "kronecker" else self.measure_fisher()
-        return read_table(self.keep / f"{method}_{score or 'magnitude'}.json", self.layers)
+        """Returns the table of a method, for masks by a score; an update's own are near Wanda's."""
+        path = self.keep / f"{method}_{score or 'wanda'}.json"
+        if not path.exists():
+            (self.measure if method == "kronecker" else self.measure_fisher)()
+        return read_table(path, self.layers)
 
     def measure(self) -> None:
-        """Makes the tables of `kronecker` and the norms of Wanda, in one pass."""
-        if (self.keep / "norms.npz").exists():
-            return
+        """Makes the norms of Wanda and the tables of `kronecker`, in one pass."""
         names = [layer.name for layer in grouped(self.layers)]
         with self.timed("statistics"):
             found = tap(self.loss, self.model.params, self.calibration, self.layers, only=names)
             jax.block_until_ready(found.statistics)
-        norms = {}
+        norms: dict[str, list[np.ndarray]] = {}
         for layer in grouped(self.layers):
             own = jnp.sqrt(found.statistics[layer.name].squares[0])
             norms.setdefault(layer.path, []).append(np.asarray(own)[:, None])
-        stacked = {path: np.stack(each) for path, each in norms.items()}
-        scores: dict[str, Scores] = {
-            "magnitude": {},
-            "wanda": {path: jnp.abs(self.weight(path)) * each for path, each in stacked.items()},
-        }
-        with self.timed("kronecker tables"):
-            for name, each in scores.items():
-                table = kronecker_table_of(self.layers, self.model.params, each, found)
-                (self.keep / f"kronecker_{name}.json").write_text(written(table))
-        np.savez(self.keep / "norms.npz", **stacked)
+        np.savez(self.keep / "norms.npz", **{path: np.stack(each) for path, each in norms.items()})
+        if "kronecker" not in self.flags.methods:
+            return
+        for score in {COLUMNS[column][0] or "wanda" for column in self.flags.columns}:
+            with self.timed(f"kronecker table, masks by {score}"):
+                scores = self.scores(score)
+                table = kronecker_table_of(self.layers, self.model.params, scores, found)
+            (self.keep / f"kronecker_{score}.json").write_text(written(table))
 
     def measure_fisher(self) -> None:
         """Makes the tables of `fisher`."""
-        if (self.keep / "fisher_wanda.json").exists():
-            return
         with self.timed("fisher"):
             information = fisher_information(
                 self.layers, self.model.params, self.loss, self.calibration, micro=BATCH

@@ -65,7 +65,7 @@ def forms(p, x):
     x = lax.conv_general_dilated(
         x, p["c"], (1,), "SAME", dimension_numbers=numbers, feature_group_count=2
     )
-    x = jnp.einsum("btc,hcd->bhtd", x, p["heads"]).mean(1)
+    x = jnp.einsum("btc,chd->bthd", x, p["heads"]).mean(2)
     x = jax.checkpoint(lambda w, x: jnp.tanh(x @ w.T))(p["turned"], x)
     return (x.astype(jnp.bfloat16) @ p["cast"].astype(jnp.bfloat16)).astype(jnp.float32).sum()
 
@@ -73,7 +73,7 @@ def forms(p, x):
 ABOUT = {"a": floats(4, 4), "b": floats(4, 2)} | {
     name: floats(4, 4) for name in ("twice", "loop", "branch", "cut")
 }
-FORMS = {"c": floats(3, 2, 4), "heads": floats(2, 4, 4), "turned": floats(4, 4)}
+FORMS = {"c": floats(3, 2, 4), "heads": floats(4, 2, 4), "turned": floats(4, 4)}
 FORMS |= {"cast": floats(4, 4)}
 NETWORKS = {
     "scan over stacks": (stacked, STACK, (3, 2, 4)),
