@@ -6,8 +6,14 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+import jax
+import numpy as np
 import torch
 import transformers
+from safetensors.torch import load_file
+from torch_export import round_trip
+
+from domino_jax.core.scheme import load_document
 
 SMALL = {
     "vocab_size": 40,
@@ -67,6 +73,41 @@ def make(kind, *, seed=0, **changes):
 def save(network, folder, **options):
     network.save_pretrained(folder, **options)
     return folder
+
+
+def continuation(apply, params, prompt, count):
+    """Returns the tokens, each the likeliest one, that follow a prompt.
+
+    What stands behind the last token is not seen, so that one compiled program serves all.
+    """
+    forward = jax.jit(lambda params, tokens: apply(params, {}, tokens, train=False)[0])
+    tokens = np.zeros((1, len(prompt) + count), np.int32)
+    tokens[0, : len(prompt)] = prompt
+    for place in range(len(prompt), tokens.shape[1]):
+        tokens[0, place] = np.argmax(forward(params, tokens)[0, place - 1])
+    return tokens[0, len(prompt) :].tolist()
+
+
+def their_continuation(network, prompt, count):
+    """Returns the same of a network of transformers."""
+    made = network.generate(
+        torch.tensor([prompt]),
+        attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+        max_new_tokens=count,
+        min_new_tokens=count,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    return made[0, len(prompt) :].tolist()
+
+
+def packed_alike(folder):
+    """Says of each matrix that scheme.json calls sparse24 whether PyTorch's packing keeps it."""
+    takes = load_document(folder / "scheme.json")["sparse24"]
+    tensors = {k: v for path in folder.glob("*.safetensors") for k, v in load_file(path).items()}
+    matrices = {name: tensors[name].to(torch.bfloat16) for name in takes}
+    return {name: bool((round_trip(w) == w).all()) for name, w in matrices.items()}
 
 
 def change(path, **changes):

@@ -28,6 +28,7 @@ from domino_jax.allocate.problem import Problem
 from domino_jax.allocate.search import as_scheme, by_layer
 from domino_jax.allocate.stall import why_standing
 from domino_jax.core import masks
+from domino_jax.core.canonical import one_slice
 from domino_jax.core.costs import Budget, as_fraction, kept_share
 from domino_jax.core.errors import InputError
 from domino_jax.core.kernels import kernel_weights, kernels
@@ -207,11 +208,11 @@ def _starting(
 
     def start(name: str) -> np.ndarray:
         layer = by_name[name]
-        axes = by_path[layer.path].axes
-        of_kernel = np.asarray(_magnitudes(weights[layer.path], layer.m, axes))
-        index = layer.index or 0
-        of_slice = np.asarray(threshold[layer.path]).reshape(len(of_kernel), -1)[index]
-        return log_ratios(of_kernel[index], of_slice)
+        kernel, index = by_path[layer.path], layer.index or 0
+        own = one_slice(weights[layer.path], index, kernel.axes)
+        (magnitudes,) = np.asarray(_magnitudes(own, layer.m, kernel.axes))
+        of_slice = np.asarray(threshold[layer.path]).reshape(len(kernel.slices), -1)[index]
+        return log_ratios(magnitudes, of_slice)
 
     return start
 

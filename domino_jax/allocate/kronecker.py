@@ -28,7 +28,7 @@ from domino_jax.core.layers import LayerSpec, grouped
 from domino_jax.core.masked import where_kept
 from domino_jax.core.masks import top_n
 from domino_jax.core.scheme import Scheme
-from domino_jax.trace.taps import Statistics, tap, tap_each
+from domino_jax.trace.taps import Statistics, Taps, tap, tap_each
 
 
 def kronecker_table(
@@ -55,7 +55,18 @@ def kronecker_table(
     layers = tuple(layers)
     names = [layer.name for layer in grouped(layers)]
     taps = tap(loss, params, batches, layers, only=names)
-    return _table(layers, params, scores, [*taps.statistics.items(), *taps.untapped.items()])
+    return kronecker_table_of(layers, params, scores, taps)
+
+
+def kronecker_table_of(
+    layers: Iterable[LayerSpec], params: Any, scores: Scores, taps: Taps
+) -> LossTable:
+    """Makes the same table of statistics that were gathered before, with H.
+
+    Arguments and errors are those of `kronecker_table`; taps are of all grouped layers.
+    """
+    found = [*taps.statistics.items(), *taps.untapped.items()]
+    return _table(tuple(layers), params, scores, found)
 
 
 def kronecker_table_by_layer(

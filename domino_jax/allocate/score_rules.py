@@ -1,6 +1,6 @@
 """The scoring rules of `scores`: arguments and results are those of `make_scores`."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -32,9 +32,8 @@ def wanda(layers: tuple[LayerSpec, ...], params: Any, loss: Loss, batches: Itera
         return jnp.repeat(jnp.sqrt(own.squares)[:, :, None], outputs, axis=2)
 
     of_inputs = by_weight(layers, params, loss, batches, norms)
-    return {
-        path: jnp.abs(w) * of_inputs[path] for path, w in kernel_weights(params, layers).items()
-    }
+    weights = _wide(kernel_weights(params, layers))
+    return {path: jnp.abs(w) * of_inputs[path] for path, w in weights.items()}
 
 
 def fisher(
@@ -43,5 +42,10 @@ def fisher(
     """Makes w² F, F as in `fisher`: twice what a diagonal quadratic expects of the weight."""
     batches = list(batches)
     information = fisher_information(layers, params, loss, batches, micro=micro_of(batches))
-    weights = kernel_weights(params, layers)
+    weights = _wide(kernel_weights(params, layers))
     return {path: jnp.square(w) * information[path] for path, w in weights.items()}
+
+
+def _wide(weights: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """Makes them float32 at least, as all that is measured of a network is."""
+    return {p: w.astype(jnp.promote_types(w.dtype, jnp.float32)) for p, w in weights.items()}

@@ -16,15 +16,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from domino_jax.core.canonical import Axes, from_matrices, matrices, one_slice, with_slice
+from domino_jax.core.canonical import Axes, from_matrices, matrices, one_slice
 from domino_jax.core.errors import InputError
 from domino_jax.core.kernels import kernel_weights, n_by_path
 from domino_jax.core.layers import LayerSpec, grouped
 from domino_jax.core.masked import Masks, make_masks, where_kept
 from domino_jax.core.masks import top_scores
-from domino_jax.core.paths import replace_leaves
 from domino_jax.core.scheme import Scheme
-from domino_jax.trace.taps import Statistics, layer_tap
+from domino_jax.trace.taps import Statistics
+from domino_jax.trace.turns import change_in_turn
 
 Params = TypeVar("Params")
 DAMPING = 0.01  # of the mean of H's diagonal, added to it
@@ -157,21 +157,19 @@ def update_weights(
     """
     layers = tuple(layers)
     n = n_by_path(scheme, layers)  # refuses a scheme of other layers
-    weights = dict(kernel_weights(params, layers))
-    tap_layer = layer_tap(loss, params, batches, layers)
-    for layer in grouped(layers):
-        nm, w, roles = scheme[layer.name], weights[layer.path], layer.roles
-        if nm.n == nm.m or roles is None:
-            continue
-        own, mask = tap_layer(replace_leaves(params, weights), layer), (masks or {}).get(layer.path)
-        if isinstance(own, str):
-            untapped(layer, own)
-            by_magnitude = make_masks(params, layers, n) if mask is None else {layer.path: mask}
-            made = one_slice(where_kept(by_magnitude[layer.path], w), layer.index or 0, roles)
-        else:
-            made = update_layer(w, layer, own, nm.n, mask=mask)
-        weights[layer.path] = with_slice(w, made, layer.index or 0, roles)
-    return replace_leaves(params, weights)
+    kernel_weights(params, layers)  # and parameters without them
+    pruned = [layer for layer in grouped(layers) if scheme[layer.name].n < layer.m]
+
+    def turn(w: jax.Array, layer: LayerSpec, own: Statistics | str) -> jax.Array:
+        mask = (masks or {}).get(layer.path)
+        if not isinstance(own, str):
+            return update_layer(w, layer, own, scheme[layer.name].n, mask=mask)
+        untapped(layer, own)
+        by_magnitude = make_masks(params, layers, n) if mask is None else {layer.path: mask}
+        kept = where_kept(by_magnitude[layer.path], w)
+        return kept if layer.roles is None else one_slice(kept, layer.index or 0, layer.roles)
+
+    return change_in_turn(loss, params, batches, pruned, turn) if pruned else params
 
 
 def _padded(inputs: int, run: int, m: int) -> np.ndarray:

@@ -74,23 +74,32 @@ def places(config: DecoderConfig) -> dict[str, Place]:
 
 
 def causal_lm(
-    *, example: Any, classes: int, seed: int, folder: str = "", dtype: str | None = None
+    *,
+    example: Any,
+    classes: int,
+    seed: int,
+    folder: str = "",
+    dtype: str | None = None,
+    param_dtype: str = "float32",
 ) -> Model:
-    """Makes the decoder of a folder, with its weights in float32; see `domino_jax.models.create`.
+    """Makes the decoder of a folder with its weights; see `domino_jax.models.create`.
 
     Args:
         example: one integer array of tokens, [1, T].
         classes: different tokens in the data.
         seed: not used: the weights are those of the folder.
         folder: that `save_pretrained` wrote: config.json and safetensors.
-        dtype: of the products: 'float32' or 'bfloat16' (norms, softmax and logits stay float32).
+        dtype: of the products: 'float32' or 'bfloat16' (norms, softmax and logits stay float32);
+            None: that of the weights.
+        param_dtype: of the weights: 'float32' or 'bfloat16'.
 
     Raises:
         InputError: one line; the folder cannot be read, is of an architecture that is not there, or
             does not fit the data.
     """
     del seed
-    require_dtype(dtype)
+    for each in (dtype, param_dtype):
+        require_dtype(each)
     config = config_of(folder)
     array = only_array(example, 2, "a language model takes one integer array (1, positions)")
     if array.shape[1] > config.positions:
@@ -107,7 +116,7 @@ def causal_lm(
     def apply(params: Any, tokens: jax.Array) -> jax.Array:
         return decoder.logits(config, params, tokens, dtype=dtype)
 
-    return plain(apply, read_weights(Path(folder), config, np.float32))
+    return plain(apply, read_weights(Path(folder), config, jnp.dtype(param_dtype)))
 
 
 def config_of(folder: str) -> DecoderConfig:
@@ -135,7 +144,7 @@ def _advice(path: Path) -> str:
     if path.suffix == ".gguf":
         return (
             "; make one: AutoModelForCausalLM.from_pretrained(FOLDER, gguf_file=NAME)"
-            ".save_pretrained(DIR), and the same of AutoTokenizer"
+            ".save_pretrained(DIR), and the same of AutoTokenizer (pip install gguf accelerate)"
         )
     if path.suffix in torch_file.SUFFIXES:
         return "; give the folder that holds this file"

@@ -1,7 +1,9 @@
 """Writes a sparse language model as the folder of Hugging Face that its dense weights came from.
 
 Names, dtypes and files are those of that folder; all else in it, such as the config and the
-tokenizer, is copied; scheme.json says the N:M of each matrix by its name there.
+tokenizer, is copied; scheme.json says the N:M of each matrix by its name there, and lists as
+`sparse24` those that the 2:4 kernels of GPUs take in 16 bits: in bfloat16, unless the folder is in
+float16.
 """
 
 import shutil
@@ -13,7 +15,9 @@ import numpy as np
 from domino_jax.core import scheme
 from domino_jax.core.errors import InputError, escaped
 from domino_jax.core.layers import grouped
-from domino_jax.pytorch import exported, hugging_face, torch_file, writer
+from domino_jax.core.scheme import NM
+from domino_jax.deploy import sparse24
+from domino_jax.pytorch import exported, hugging_face, semi_structured, torch_file, writer
 from domino_jax.pytorch.document import Network
 
 # Weights of other kinds would be the dense ones.
@@ -48,18 +52,29 @@ def export(network: Network, out: Path) -> list[str]:
         hugging_face.name_of(layer.path, layer.index): network.scheme[layer.name]
         for layer in grouped(network.layers)
     }
+    runs = []
     with writer.whole_folder(out) as target:
         for file, tensors in hugging_face.shards(Path(folder)):
             arrays = {
                 name: _written(params, places, name, tensor) for name, tensor in tensors.items()
             }
             exported.write_arrays(target / file, arrays, _METADATA)
+            runs += [name for name in arrays if name in names and _runs(arrays[name], names[name])]
         for path in sorted(Path(folder).iterdir()):
             if path.is_file() and not path.name.endswith(_WEIGHTS):
                 shutil.copyfile(path, target / path.name)
-        scheme.save(target / exported.SCHEME, names, model=network.name)
+        takes = [name for name in names if name in runs]
+        scheme.save(target / exported.SCHEME, names, model=network.name, sparse24=takes)
     sparse = sum(nm.n < nm.m for nm in names.values())
-    return [f"{escaped(str(out))}: {len(names)} matrices, {sparse} of them sparse: scheme.json"]
+    return [
+        f"{escaped(str(out))}: {len(names)} matrices, {sparse} of them sparse, {len(runs)} of "
+        "these for 2:4 kernels: scheme.json"
+    ]
+
+
+def _runs(matrix: np.ndarray, nm: NM) -> bool:
+    dtype = "float16" if matrix.dtype == np.float16 else "bfloat16"
+    return not semi_structured.why_not(matrix, nm, dtype, sparse24.default_backend(dtype))
 
 
 def _written(

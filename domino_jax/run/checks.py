@@ -61,6 +61,20 @@ def require_batches(config: ConfigDict) -> None:
             )
 
 
+def require_wide(params: Any) -> None:
+    """Refuses to train weights in less than float32: most steps are smaller than what they hold.
+
+    Raises:
+        InputError: one of them, and what to do.
+    """
+    for path, leaf in leaves_by_path(params).items():
+        if jax.dtypes.issubdtype(leaf.dtype, np.floating) and leaf.dtype.itemsize < 4:
+            raise InputError(
+                f"model.param_dtype: expected float32 weights to train, got {leaf.dtype} of "
+                f"{path}; the methods without training take them as they are"
+            )
+
+
 def require_filled(config: ConfigDict, data: Data, phase: str) -> None:
     """Refuses a phase that will run, and whose batch or number of steps the data set cannot give.
 

@@ -76,6 +76,7 @@ def train_scheme(exp: Experiment, *, anew: bool = False) -> None:
     n = _n_by_path(exp, scheme)
     steps = 0 if exp.trainer.update is None else planned_steps(exp.phases["train"])
     if steps:
+        checks.require_wide(exp.model.params)
         checks.require_filled(exp.config, exp.data, "train")
     provenance.begin_train(exp.workdir, exp.config, scheme, data=data, anew=anew)
     dense = dense_network(exp)

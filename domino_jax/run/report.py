@@ -15,7 +15,7 @@ from domino_jax.core.errors import escaped
 from domino_jax.core.files import replacing
 from domino_jax.core.layers import LayerSpec
 from domino_jax.core.scheme import Scheme
-from domino_jax.run import monitor
+from domino_jax.run import heat_map, monitor
 
 LONGEST_NAME = 72  # characters; the columns behind it need the rest of a line
 
@@ -171,6 +171,8 @@ def plot(
 ) -> None:
     """Draws the cost over the search against the budget, and the share kept of each layer.
 
+    Many layers that lie in blocks are a heat map, others bars.
+
     Args:
         path: of the PNG.
         report: as `summary` gives it.
@@ -183,15 +185,21 @@ def plot(
     from matplotlib.figure import Figure  # noqa: PLC0415
 
     rows = [row for row in report["layers"] if row["counted"]]
-    figure = Figure(figsize=(max(9.0, 2 + 0.32 * len(rows)), 7.5), layout="constrained")
+    found = heat_map.heat_map(rows)
+    width, height = heat_map.size_of(found) if found else (2 + 0.32 * len(rows), 4.5)
+    height += 3.0 if curve or not found else 0.0
+    figure = Figure(figsize=(max(9.0, width), height), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(shortened(title), parse_math=False)
     if curve:
-        top, bottom = figure.subplots(2, 1, height_ratios=(1, 1.5))
+        top, bottom = figure.subplots(2, 1, height_ratios=(3.0, height - 3.0))
         _costs(top, curve, budget)
     else:
         bottom = figure.subplots()
-    _bars(bottom, rows)
+    if found:
+        heat_map.draw(bottom, found)
+    else:
+        _bars(bottom, rows)
     with replacing(path) as partial:
         figure.savefig(partial, dpi=120, format=path.suffix[1:])
 

@@ -44,6 +44,7 @@ def find_scheme(exp: Experiment, *, anew: bool = False) -> None:
         refuse_early(problem)
     answer = allocate(exp.config.search.method, problem)
     if isinstance(answer, Search):
+        checks.require_wide(exp.model.params)
         checks.require_filled(exp.config, exp.data, "search")
         checks.require_votes(exp.config.search, answer.fewest_votes)
         scheme, steps = _searched(exp, answer, problem)

@@ -5,7 +5,7 @@ Letters: S is the number of slices along the stack axes of a kernel.
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -19,14 +19,17 @@ from domino_jax.core.layers import LayerSpec
 from domino_jax.core.rules import DEPTHWISE
 from domino_jax.trace.example import Apply, arrays_by_path
 from domino_jax.trace.products import Unweighted, Use, merge_roles
-from domino_jax.trace.views import pieces, positions
+from domino_jax.trace.views import Piece, pieces, positions
 from domino_jax.trace.weights import find_products
 
 NOT_USED = "not used"
 VECTOR = "of one axis, which has no inputs and outputs"
 DISAGREE = "used along different input axes"
 CONSTANT = "a constant of apply: a weight only if it is passed in params"
-Numbered = list[tuple[int, Use]]  # with the place in the trace
+# Where a slice is used: its number in the trace; within a scan behind the number at which the scan
+# begins and the pass. So the slices of several stacks that one scan runs over go pass by pass.
+Place = tuple[float, ...]
+Numbered = list[tuple[int, Use]]  # with the number in the trace
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class _Kernel:
 
     axes: Axes | None
     macs: tuple[int, ...] = (0,)
-    firsts: tuple[int | None, ...] = (None,)
+    firsts: tuple[Place | None, ...] = (None,)
     reason: str | None = None
     convolution_groups: int = 1
     together: int | None = None
@@ -65,7 +68,8 @@ def find_kernels(
 
     Returns:
         One layer per parameter of rank >= 2, or per slice of a stacked one, in the order of their
-        first product; those that are left out come last. A parameter of rank 1 that goes into a
+        first product, pass by pass where a scan runs over several stacks; those that are left out
+        come last. A parameter of rank 1 that goes into a
         product (reshaped to a kernel, say) is listed too, and stays dense. No layer has groups;
         a reason says why it must not get any.
 
@@ -75,12 +79,14 @@ def find_kernels(
     uses, unweighted = find_products(apply, params, inputs, batched)
     arrays = arrays_by_path(params)
     of_path: dict[str, Numbered] = {path: [] for path in arrays}
+    starts: dict[object, int] = {}
     for number, use in enumerate(uses):
         of_path[use.view.path].append((number, use))
-    placed: list[tuple[float, LayerSpec]] = []
+        starts |= {loop: number for loop in use.loops if loop not in starts}
+    placed: list[tuple[Place, LayerSpec]] = []
     for path, leaf in arrays.items():
         if len(leaf.shape) > 1 or of_path[path]:
-            kernel = _kernel(leaf, of_path[path])
+            kernel = _kernel(leaf, of_path[path], starts)
             placed += zip(_order(kernel), _layers(path, leaf, kernel), strict=True)
     placed.sort(key=lambda pair: pair[0])
     return (*(layer for _, layer in placed), *_constants(unweighted))
@@ -92,8 +98,8 @@ def _constants(unweighted: Sequence[Unweighted]) -> list[LayerSpec]:
     return [LayerSpec(name, shape, None, 0, reason=CONSTANT) for name, shape in shapes.items()]
 
 
-def _kernel(leaf: jax.ShapeDtypeStruct, uses: Numbered) -> _Kernel:
-    """Sums up the uses of one parameter."""
+def _kernel(leaf: jax.ShapeDtypeStruct, uses: Numbered, starts: Mapping[object, int]) -> _Kernel:
+    """Sums up the uses of one parameter; `starts` tells where each scan begins."""
     reasons = [use.reason for _, use in uses if use.reason]
     # Weights that take part in no product are outside of every budget, whatever else they do.
     used = [(number, use) for number, use in uses if use.roles]
@@ -106,7 +112,7 @@ def _kernel(leaf: jax.ShapeDtypeStruct, uses: Numbered) -> _Kernel:
     roles, used, disagree = _merged(leaf.shape, used)
     roles = _with_experts(roles, leaf.shape, [use for _, use in uses])
     axes = _axes(roles, leaf.shape)
-    macs, firsts = _shared(leaf.shape, axes, used)
+    macs, firsts = _shared(leaf.shape, axes, used, starts)
     products = [use for _, use in used]
     together = _together(leaf.shape, axes.inputs, products)
     flat = _together(leaf.shape, (*axes.window, *axes.inputs), products)
@@ -170,19 +176,40 @@ def _axes(roles: Sequence[str], shape: Sequence[int]) -> Axes:
     return Axes(of("stack"), of("window"), inputs, outputs)
 
 
-def _shared(shape: Sequence[int], axes: Axes, used: Numbered) -> tuple[list[int], list[int | None]]:
+def _shared(
+    shape: Sequence[int], axes: Axes, used: Numbered, starts: Mapping[object, int]
+) -> tuple[list[int], list[Place | None]]:
     """Shares the MACs of each use out among the slices it covers; also gives their first use."""
     stack = [shape[axis] for axis in axes.stack]
     exact = [Fraction(0)] * math.prod(stack)
-    firsts: list[int | None] = [None] * len(exact)
+    firsts: list[Place | None] = [None] * len(exact)
     for number, use in used:
         covered = list(itertools.product(*(positions(use.view, axis) for axis in axes.stack)))
         # An index that is not known may be any: each slice has its share of the cost.
         for spot in covered:
             index = int(np.ravel_multi_index(spot, stack)) if stack else 0
             exact[index] += use.macs / len(covered)
-            firsts[index] = number if firsts[index] is None else firsts[index]
+            if firsts[index] is None:
+                at = dict(zip(axes.stack, spot, strict=True))
+                firsts[index] = _place(use, number, starts, at)
     return _rounded(exact), firsts
+
+
+def _place(use: Use, number: int, starts: Mapping[object, int], spot: Mapping[int, int]) -> Place:
+    """Returns the place of one slice in a use of its kernel; `spot` is stack axis -> index."""
+    passes = [_pass(use, piece, spot) for piece in use.view.stack if piece.size > 1]
+    # The outermost scan runs over the first of them; what a scan does not run over meets its first
+    # pass first.
+    passes += [0] * len(use.loops)
+    begun = zip(use.loops, passes, strict=False)
+    return (*(each for loop, number in begun for each in (starts[loop], number)), number)
+
+
+def _pass(use: Use, piece: Piece, spot: Mapping[int, int]) -> int:
+    """Returns the pass of a scan over a piece that meets a slice; 0 where it is not known."""
+    alone = sum(other.axis == piece.axis and other.size > 1 for other in pieces(use.view)) == 1
+    start = use.view.offset[piece.axis] if piece.axis in spot else None
+    return 0 if start is None or not alone else (spot[piece.axis] - start) // piece.stride
 
 
 def _rounded(exact: Sequence[Fraction]) -> list[int]:
@@ -226,11 +253,11 @@ def _is_anywhere(use: Use, axis: int) -> bool:
     return use.view.offset[axis] is None and size < use.view.leaf[axis]
 
 
-def _order(kernel: _Kernel) -> list[float]:
+def _order(kernel: _Kernel) -> list[Place]:
     """Place of each slice: its first use; a slice without one follows the kernel's first."""
-    numbers = [number for number in kernel.firsts if number is not None]
-    start = min(numbers, default=math.inf)
-    return [start if number is None else number for number in kernel.firsts]
+    places = [place for place in kernel.firsts if place is not None]
+    start = min(places, default=(math.inf,))
+    return [start if place is None else place for place in kernel.firsts]
 
 
 def _layers(path: str, leaf: jax.ShapeDtypeStruct, kernel: _Kernel) -> list[LayerSpec]:

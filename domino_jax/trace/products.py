@@ -5,7 +5,7 @@ Letters: dims are those of the array that holds the weight, axes those of the pa
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
@@ -33,6 +33,7 @@ class Use:
         flipped: axes of the parameter that the product reads backwards.
         transposed: a convolution whose inputs are spread apart by zeros.
         apart: axes of the parameter along which it turned out to be several weights: experts.
+        loops: an object for each scan around it, the outermost first; uses in one scan share it.
     """
 
     view: View
@@ -45,6 +46,7 @@ class Use:
     flipped: frozenset[int] = frozenset()
     transposed: bool = False
     apart: frozenset[int] = frozenset()
+    loops: tuple[object, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)

@@ -244,7 +244,13 @@ def _rows(value: Value, place: str) -> tuple[Value, Facts]:
 def _repeat(facts: Facts, times: int | None) -> Facts:
     """A constant is used at each pass, each row of an array at one of them."""
     if times is not None:
-        return [replace(fact, macs=fact.macs * times) for fact in facts]
+        scan = object()
+        return [
+            replace(fact, macs=fact.macs * times, loops=(scan, *fact.loops))
+            if isinstance(fact, Use)
+            else replace(fact, macs=fact.macs * times)
+            for fact in facts
+        ]
     # The MACs are those of one pass, and no budget can be met with a number that may be wrong.
     return [
         replace(fact, reason=fact.reason or "in a while loop")

@@ -65,6 +65,20 @@ def test_shards_are_the_same_network(whole, sharded):
     jax.tree.map(np.testing.assert_array_equal, read(whole), read(sharded))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_weights_are_read_in_the_dtype_that_is_asked_for(dtype, sharded):
+    example = {"example": EXAMPLE, "classes": 40, "seed": 0, "folder": str(sharded)}
+    model = models.create("causal_lm", **example, param_dtype=dtype)
+    plain = leaves_by_path(read(sharded))
+    for path, leaf in leaves_by_path(model.params).items():
+        assert leaf.dtype == dtype
+        np.testing.assert_array_equal(leaf, plain[path].astype(dtype))
+    tokens = np.zeros((1, 16), np.int32)
+    assert model.apply(model.params, {}, tokens, train=False)[0].dtype == np.float32
+    with pytest.raises(InputError, match="dtype: expected one of"):
+        models.create("causal_lm", **example, param_dtype=16)
+
+
 def test_what_old_versions_saved_beside_the_weights_is_left_out(copy, whole):
     arrays = load_file(copy / "model.safetensors")
     arrays["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(2, np.float32)

@@ -119,6 +119,31 @@ def test_order_is_that_of_the_first_use():
     assert [(layer.name, layer.macs) for layer in layers] == [("c", 16), ("a", 32), ("b", 16)]
 
 
+def test_the_slices_of_what_a_scan_runs_over_go_pass_by_pass():
+    params = {name: floats(2, 4, 4) for name in "qkab"} | {"in": floats(2, 3, 4, 4)}
+    params |= {"all": floats(4, 4), "head": floats(4, 4)}
+
+    def outer(x, w):
+        x, _ = jax.lax.scan(lambda x, v: (x @ v, None), x, w[0])
+        return x @ w[1], None
+
+    def apply(p, x):
+        def block(x, w):
+            return x @ w[0] @ p["all"] @ w[1], None
+
+        x, _ = jax.lax.scan(block, x, (p["q"], p["k"]))
+        x, _ = jax.lax.scan(outer, x, (p["in"], p["a"]))
+        x, _ = jax.lax.scan(lambda x, w: (x @ w, None), x, p["b"][1:])
+        return x @ p["head"]
+
+    layers = find_layers(apply, params, floats(1, 4), 4)
+    assert [layer.name for layer in layers] == [
+        *("q#0", "all", "k#0", "q#1", "k#1"),
+        *("in#0", "in#1", "in#2", "a#0", "in#3", "in#4", "in#5", "a#1"),
+        *("b#0", "b#1", "head"),
+    ]
+
+
 def test_a_product_without_inputs_does_not_set_the_order():
     def apply(p, x):
         scale = (jnp.ones((1, 4), F) @ p["b"]).max()
