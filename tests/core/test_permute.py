@@ -92,3 +92,13 @@ def test_groups_over_several_axes_are_refused():
     layers = (made.layer("skip", (8, 3), Axes((), (), (0, 1), ()), 4, (1, 4)),)
     with pytest.raises(InputError, match=r"skip: expected groups along axis 0 alone"):
         permute_channels(PARAMS, layers, {"skip": np.int32(1)}, {"skip": 0})
+
+
+def test_groups_of_several_sizes_are_refused():
+    layers = (
+        made.layer("conv2", (3, 3, 8, 3), HWIO, 4, (1, 2, 4)),
+        made.layer("skip", (8, 3), IO, 4, (1, 2)),
+    )
+    channels = {"conv2": 2, "skip": 0}
+    with pytest.raises(InputError, match=r"consumers of one M, got \{'conv2': 4, 'skip': 2\}"):
+        permute_channels(PARAMS, layers, {"conv2": np.int32(1), "skip": np.int32(1)}, channels)
