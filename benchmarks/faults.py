@@ -126,6 +126,7 @@ def runs_of(script: str, folder: Path, whole: Path, runs: int, draw: random.Rand
         if digest(place, script) != expected:
             raise RuntimeError(f"{script}, run {run}: it ends in other bits; see {place}")
         shutil.rmtree(place)
+        print(f"{script}: {run + 1} of {runs} end in the same bits", file=sys.stderr, flush=True)
     return kills
 
 

@@ -30,6 +30,8 @@ if "DOMINO_JAX_RAISES" in os.environ:
     import raises
 
     raises.watch(Path(os.environ["DOMINO_JAX_RAISES"]))
+    paths = [str(Path(__file__).parent / "watched"), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
 
 import jax  # noqa: E402 (reads the environment)
 

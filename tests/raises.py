@@ -3,14 +3,14 @@
     DOMINO_JAX_RAISES=/tmp/raises python -m pytest …     writes down each that is made, once
     python tests/raises.py /tmp/raises                   lists the others
 
-Errors in processes that a test starts are not seen.
+Processes that a test starts write down theirs too: `watched/sitecustomize.py` is run in each.
 """
 
 import ast
 import sys
-import tempfile
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import CodeType
 
 PACKAGE = Path(__file__).parents[1] / "domino_jax"
 
@@ -28,11 +28,12 @@ def sites(path: Path) -> list[int]:
 def watch(record: Path) -> None:
     """Makes every module of the package, imported from now on, write down the lines that raise."""
     seen = set()
-    compiled = SourceFileLoader.source_to_code
+    code_of = SourceFileLoader.get_code
 
     def raised(path: str, line: int) -> None:
         if (path, line) not in seen:
             seen.add((path, line))
+            # One short line at a time, appended: several processes may write.
             with record.open("a", encoding="utf-8") as file:
                 file.write(f"{path}:{line}\n")
 
@@ -46,18 +47,18 @@ def watch(record: Path) -> None:
                 ast.copy_location(each, node)
             return [*call.body, node]
 
-    def telling(self: SourceFileLoader, data: bytes, path: str, **options: int) -> object:
-        where = Path(path)
-        if where.is_relative_to(PACKAGE):
-            tree = ast.parse(data, path)
-            name = where.relative_to(PACKAGE.parent).as_posix()
-            data = ast.fix_missing_locations(Telling(name).visit(tree))
-        return compiled(self, data, path, **options)
+    def telling(self: SourceFileLoader, name: str) -> CodeType | None:
+        where = Path(self.path)
+        if not where.is_relative_to(PACKAGE):
+            return code_of(self, name)
+        # Compiled anew, and kept nowhere.
+        tree = ast.parse(where.read_bytes(), self.path)
+        short = where.relative_to(PACKAGE.parent).as_posix()
+        whole = ast.fix_missing_locations(Telling(short).visit(tree))
+        return compile(whole, self.path, "exec", dont_inherit=True)
 
     sys.domino_jax_raised = raised
-    # Compiled anew, and kept nowhere.
-    sys.pycache_prefix, sys.dont_write_bytecode = tempfile.mkdtemp(), True
-    SourceFileLoader.source_to_code = telling
+    SourceFileLoader.get_code = telling
 
 
 def main() -> int:

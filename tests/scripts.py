@@ -27,10 +27,16 @@ def command(script, folder, *arguments, config=TINY):
     ]
 
 
+def python_path(*folders):
+    """Names folders of modules for a process, before those that are named already."""
+    paths = [*map(str, folders), os.environ.get("PYTHONPATH", "")]
+    return os.pathsep.join(filter(None, paths))
+
+
 # One device for processes, our modules, and quick compilation for short runs.
 ENVIRONMENT = {
     "XLA_FLAGS": "--xla_backend_optimization_level=0",
-    "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
+    "PYTHONPATH": python_path(ROOT, ROOT / "tests"),
 }
 
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scripts
 import test_imports
 from flax import nnx
 
@@ -123,7 +124,8 @@ def test_ten_lines(network):
 
 def test_network_and_data_of_ones_own(tmp_path):
     (tmp_path / "mine.py").write_text(block("python", "# mine.py"))
-    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "XLA_FLAGS": ""}
+    paths = scripts.python_path(tmp_path, ROOT)
+    environment = {**os.environ, "PYTHONPATH": paths, "XLA_FLAGS": ""}
     workdir = tmp_path / "run"
     for line in block("bash", "mine:mlp").splitlines():
         _, _, script, *arguments = line.split()

@@ -68,7 +68,7 @@ def require_regex(pattern: str) -> None:
     """
     try:
         re.compile(pattern)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise InputError(f"rule {pattern!r} is not a regular expression: {error}") from None
 
 

@@ -181,9 +181,11 @@ def _build(name: str, export: Export) -> nn.Module:
         return _made(name)
     try:
         return networks.of_export(export.info, name)
-    except (AttributeError, KeyError, TypeError) as error:
+    # What a network of PyTorch raises for sizes that it cannot have.
+    except (AttributeError, LookupError, TypeError, ArithmeticError, RuntimeError) as error:
+        cause = next(iter(str(error).splitlines()), "")
         raise ValueError(
-            f"model {name or export.info.get('model')!r}: {type(error).__name__} {error}; "
+            f"model {name or export.info.get('model')!r}: {type(error).__name__} {cause}; "
             "--model=module:function makes your own"
         ) from None
 

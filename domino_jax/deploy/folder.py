@@ -59,6 +59,9 @@ def _require_layer(folder: Path, path: str, layer: Any, weights: Mapping[str, Te
     kinds = {"weight": str, "jax": str, "n": int, "m": int, "sparse24": bool}
     if not isinstance(layer, dict) or any(type(layer.get(k)) is not t for k, t in kinds.items()):
         raise ValueError(f"{folder / 'export.json'}: {path}: wants {', '.join(kinds)}")
+    candidates = layer.get("candidates", [])
+    if not isinstance(candidates, list) or not all(type(n) is int and n > 0 for n in candidates):
+        raise ValueError(f"{folder / 'export.json'}: {path}: candidates: expected counts of 1 up")
     if not 1 <= layer["n"] <= layer["m"]:
         raise ValueError(
             f"{folder / 'export.json'}: {path}: expected 1 <= n <= m, got {layer['n']}:{layer['m']}"

@@ -7,6 +7,9 @@ from typing import Any
 from domino_jax.core.errors import InputError
 from domino_jax.models.rotary import Frequencies, frequencies
 
+LARGEST = 2**31 - 1  # indices are int32
+_MOST_BLOCKS, _MOST_CHANNELS = 10_000, 65_536  # of which lists are made before weights are read
+_LARGEST_NUMBER = 1e38  # float32 ends at 3.4e38
 ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh", "relu")
 
 
@@ -117,13 +120,13 @@ def read_config(document: Any) -> DecoderConfig:
         raise InputError(f"rope_parameters: {error}") from None
     gemma = kind == "gemma2"
     slides = _slides(kind, values, sizes["depth"])
-    scalar = values["query_pre_attn_scalar"] if gemma else sizes["head_size"]
+    scalar = _number(values, "query_pre_attn_scalar") if gemma else sizes["head_size"]
     return DecoderConfig(
         **sizes,
         activation=_activation(values, "hidden_activation" if gemma else "hidden_act"),
         epsilon=_number(values, "rms_norm_eps"),
         rotary=rotary,
-        query_scale=float(scalar) ** -0.5,
+        query_scale=scalar**-0.5,
         biases=_biases(kind, values),
         head_norms=kind == "qwen3",
         gemma=gemma,
@@ -144,7 +147,8 @@ def _sizes(values: Mapping[str, Any]) -> dict[str, int]:
         "heads": "num_attention_heads",
         "positions": "max_position_embeddings",
     }
-    sizes = {name: _whole(values, key) for name, key in names.items()}
+    most = {"depth": _MOST_BLOCKS}
+    sizes = {name: _whole(values, key, most=most.get(name, LARGEST)) for name, key in names.items()}
     heads = sizes["heads"]
     empty = values["num_key_value_heads"] is None
     groups = heads if empty else _whole(values, "num_key_value_heads")
@@ -152,8 +156,11 @@ def _sizes(values: Mapping[str, Any]) -> dict[str, int]:
         raise InputError(f"num_key_value_heads: expected a divisor of {heads} heads, got {groups}")
     empty = values["head_dim"] is None
     size = sizes["width"] // heads if empty else _whole(values, "head_dim")
-    if size % 2:
-        raise InputError(f"head_dim: expected an even number for rotary embeddings, got {size}")
+    if size % 2 or not 2 <= size <= _MOST_CHANNELS:
+        raise InputError(
+            f"head_dim: expected an even number from 2 to {_MOST_CHANNELS} for rotary embeddings, "
+            f"got {size}"
+        )
     return sizes | {"groups": groups, "head_size": size}
 
 
@@ -181,7 +188,8 @@ def _slides(kind: str, values: Mapping[str, Any], depth: int) -> tuple[bool, ...
     types = values["layer_types"]
     if types is not None:
         allowed = ("full_attention", "sliding_attention")
-        if not isinstance(types, list) or len(types) != depth or set(types) - set(allowed):
+        fits = isinstance(types, list) and len(types) == depth
+        if not fits or not all(name in allowed for name in types):
             raise InputError(f"layer_types: expected {depth} of {', '.join(allowed)}, got {types}")
         return tuple(name == "sliding_attention" for name in types)
     if kind == "gemma2":
@@ -216,13 +224,14 @@ def _checked(values: Mapping[str, Any], key: str, what: str, fits: Callable[[Any
     return value
 
 
-def _whole(values: Mapping[str, Any], key: str, *, least: int = 1) -> int:
-    what = f"a whole number of at least {least}"
-    return int(_checked(values, key, what, lambda v: isinstance(v, int) and v >= least))
+def _whole(values: Mapping[str, Any], key: str, *, least: int = 1, most: int = LARGEST) -> int:
+    what = f"a whole number from {least} to {most}"
+    return int(_checked(values, key, what, lambda v: isinstance(v, int) and least <= v <= most))
 
 
 def _number(values: Mapping[str, Any], key: str) -> float:
     def fits(value: Any) -> bool:
-        return isinstance(value, int | float) and value > 0
+        return isinstance(value, int | float) and 0 < value <= _LARGEST_NUMBER
 
-    return float(_checked(values, key, "a number above 0", fits))
+    what = f"a number above 0, up to {_LARGEST_NUMBER:g}"
+    return float(_checked(values, key, what, fits))

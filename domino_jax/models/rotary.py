@@ -14,6 +14,8 @@ import numpy as np
 from domino_jax.core.errors import InputError
 from domino_jax.core.paths import require_known
 
+_LEAST, _MOST = 1e-30, 1e30  # between which no rule overflows in float32
+
 Frequencies = tuple[np.ndarray, float]  # radians a position, float64 [D / 2]; what scales the rest
 
 
@@ -67,11 +69,15 @@ def _yarn(plain: np.ndarray, rope: Mapping[str, Any], positions: int) -> Frequen
     """Peng et al. 2023, as transformers computes it."""
     size, theta, original = 2 * len(plain), _number(rope, "rope_theta"), _original(rope, positions)
     factor = _number(rope, "factor") if rope.get("factor") else positions / original
+    if theta == 1:
+        raise InputError("rope_theta of the rotary embeddings: expected another than 1 for yarn")
 
     def dim(turns: float) -> float:
         return size * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(theta))
 
-    low, high = dim(rope.get("beta_fast") or 32), dim(rope.get("beta_slow") or 1)
+    fast = _number(rope, "beta_fast") if rope.get("beta_fast") else 32.0
+    slow = _number(rope, "beta_slow") if rope.get("beta_slow") else 1.0
+    low, high = dim(fast), dim(slow)
     if rope.get("truncate", True):
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, size - 1)
@@ -99,9 +105,11 @@ def _original(rope: Mapping[str, Any], positions: int) -> float:
 
 def _number(rope: Mapping[str, Any], key: str) -> float:
     value = rope.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not _LEAST <= value <= _MOST:
         raise InputError(
-            f"{key} of the rotary embeddings: expected a number above 0, got {value!r}"
+            f"{key} of the rotary embeddings: expected a number from {_LEAST:g} to {_MOST:g}, "
+            f"got {value!r}"
         )
     return float(value)
 

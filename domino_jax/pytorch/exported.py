@@ -7,6 +7,7 @@ samples.safetensors  'inputs' as PyTorch wants them (whole numbers are int32) an
 export.json          what the network is, and for each layer whether it can run sparse
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,11 @@ FORMAT = 1
 WEIGHTS, MASKS, SAMPLES = "model.safetensors", "masks.safetensors", "samples.safetensors"
 SCHEME, DOCUMENT = "scheme.json", "export.json"
 PACKED = ("weight", "in_proj_weight")  # how modules that can run sparse name their weight
+# Of a layer in export.json: what is always there.
+_ENTRY = {
+    **{"weight": str, "jax": str, "kind": str, "why": str, "shape": list, "kernel": list},
+    **{"n": int, "m": int, "groups": int, "pattern24": bool, "sparse24": bool},
+}
 Arrays = Mapping[str, np.ndarray]
 
 
@@ -143,7 +149,7 @@ def check(folder: Path) -> dict[str, Any]:
     document = read_document(folder)
     weights, masks = read_arrays(folder / WEIGHTS), read_arrays(folder / MASKS)
     folder_scheme = scheme.load(folder / SCHEME)
-    layers = document["layers"]
+    layers = _require_entries(folder / DOCUMENT, document, weights)
     _require_scheme(folder, folder_scheme, layers)
     _require_masks(folder, weights, masks, layers)
     for name, entry in layers.items():
@@ -155,6 +161,49 @@ def check(folder: Path) -> dict[str, Any]:
                 f"there, but the weights say {truth[1]} ({truth[2] or 'can run'})"
             )
     return document
+
+
+def _require_entries(path: Path, document: Mapping[str, Any], weights: Arrays) -> dict[str, Any]:
+    """Returns the layers of export.json once each has the form that we write."""
+    layers = document.get("layers")
+    texts = all(isinstance(document.get(key), str) for key in ("dtype", "backend"))
+    if not texts or not isinstance(layers, dict):
+        raise InputError(f"{path}: expected a dtype, a backend and layers by name")
+    for name, entry in layers.items():
+        if not isinstance(entry, dict) or not all(
+            type(entry.get(key)) is kind for key, kind in _ENTRY.items()
+        ):
+            raise InputError(f"{path}: {name}: expected {', '.join(_ENTRY)}, got {entry!r}")
+        weight = weights.get(entry["weight"])
+        if weight is None or list(weight.shape) != entry["shape"]:
+            raise InputError(
+                f"{path}: {name}: no weight {entry['weight']} of this shape {entry['shape']}"
+            )
+        if not 1 <= entry["n"] <= entry["m"]:
+            raise InputError(
+                f"{path}: {name}: expected 1 <= n <= m, got {entry['n']} and {entry['m']}"
+            )
+        _require_axes(path, name, entry)
+    return layers
+
+
+def _require_axes(path: Path, name: str, entry: Mapping[str, Any]) -> None:
+    """Refuses axes that are not those of the weight, each once, and an index that is no slice."""
+    index = entry.get("index")
+    try:
+        axes = axes_of(entry)
+        each = [*axes.stack, *axes.window, *axes.inputs, *axes.outputs]
+        slices = math.prod(entry["shape"][axis] for axis in axes.stack)
+        fits = all(type(axis) is int for axis in each)
+        fits &= sorted(each) == list(range(len(entry["shape"])))
+        fits &= (type(index) is int and 0 <= index < slices) if axes.stack else index in (None, 0)
+    except (TypeError, AttributeError, LookupError):
+        fits = False
+    if not fits:
+        raise InputError(
+            f"{path}: {name}: expected axes of a weight of shape {entry['shape']}, and the index "
+            f"of a slice, got {entry.get('axes')} and {index}"
+        )
 
 
 def _require_scheme(folder: Path, folder_scheme: Scheme, layers: Mapping[str, Any]) -> None:

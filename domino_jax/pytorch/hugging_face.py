@@ -4,6 +4,7 @@ The names of a decoder are made of its paths by one rule, both ways: `model/laye
 kernel`, slice 3, is `model.layers.3.mlp.up_proj.weight`, transposed: (outputs, inputs) there.
 """
 
+import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -158,16 +159,22 @@ def files_of(folder: Path) -> dict[str, tuple[str, ...]]:
         File -> names; no names where there is one file and no index.
 
     Raises:
-        InputError: one line; there are no safetensors, or the index is broken.
+        InputError: one line; there are no safetensors, a file is missing, or the index is broken.
     """
     if (folder / INDEX).is_file():
         document = read_json(folder / INDEX)
         where = document.get("weight_map") if isinstance(document, Mapping) else None
-        if not isinstance(where, Mapping) or not all(isinstance(f, str) for f in where.values()):
-            raise InputError(f"{folder / INDEX}: expected a weight_map, name -> file")
+        if not isinstance(where, Mapping) or not all(map(_is_file_name, where.values())):
+            raise InputError(
+                f"{folder / INDEX}: expected a weight_map, name -> a .safetensors file of this "
+                "folder"
+            )
         files: dict[str, tuple[str, ...]] = {}
         for name, file in where.items():
             files[file] = (*files.get(file, ()), name)
+        for file in files:
+            if not (folder / file).is_file():
+                raise InputError(f"{folder / file}: this shard is missing: {INDEX} names it")
         return files
     if (folder / WEIGHTS).is_file():
         return {WEIGHTS: ()}
@@ -185,16 +192,24 @@ def files_of(folder: Path) -> dict[str, tuple[str, ...]]:
     )
 
 
+def _is_file_name(file: Any) -> bool:
+    """Says whether a file lies in the folder itself: export writes one of the same name."""
+    return (
+        isinstance(file, str)
+        and file.isprintable()
+        and Path(file).name == file
+        and Path(file).suffix == ".safetensors"
+    )
+
+
 def shards(folder: Path) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
     """Yields the files of a folder and their tensors, one file in memory at a time.
 
     Raises:
-        InputError: one line; a file is missing or damaged, or the index says otherwise.
+        InputError: one line; as `files_of`, a file is damaged, or the index says otherwise.
     """
     seen: set[str] = set()
     for file, names in files_of(folder).items():
-        if not (folder / file).is_file():
-            raise InputError(f"{folder / file}: this shard is missing: {INDEX} names it")
         (arrays,) = torch_file.read(folder / file).values()
         if missing := sorted(set(names) - arrays.keys()):
             raise InputError(f"{folder / file}: {missing[0]} is missing: {INDEX} says it is there")
@@ -220,6 +235,7 @@ def read_weights(folder: Path, config: DecoderConfig, dtype: Any) -> Any:
             another shape or kind.
     """
     tree = decoder.shapes(config, dtype)
+    _require_bounded(folder, tree)
     arrays = {path: np.empty(leaf.shape, dtype) for path, leaf in leaves_by_path(tree).items()}
     known = places(config)
     found: set[str] = set()
@@ -238,6 +254,17 @@ def read_weights(folder: Path, config: DecoderConfig, dtype: Any) -> Any:
         raise InputError(f"{folder}: {len(missing)} tensors are missing: {missing[0]}, …")
     # One after the other: no second copy of the whole network.
     return replace_leaves(tree, {path: jnp.asarray(arrays.pop(path)) for path in list(arrays)})
+
+
+def _require_bounded(folder: Path, tree: Any) -> None:
+    """Refuses a config of more weights than the files have bytes, before any are allocated."""
+    claimed = sum(math.prod(leaf.shape) for leaf in leaves_by_path(tree).values())
+    size = sum((folder / file).stat().st_size for file in files_of(folder))
+    if claimed > size:
+        raise InputError(
+            f"{folder / CONFIG}: expected the sizes of the tensors in its safetensors, got "
+            f"{claimed:,} weights where the files have {size:,} bytes"
+        )
 
 
 def _fill(

@@ -25,8 +25,9 @@ def most_in_a_run(matrix: np.ndarray, run: int) -> int:
 
     Args:
         matrix: [O, K]; a short last run counts as it is.
-        run: its length.
+        run: its length; one above K is the whole row.
     """
+    run = min(run, max(matrix.shape[1], 1))
     padded = np.pad(matrix != 0, ((0, 0), (0, -matrix.shape[1] % run)))
     return int(padded.reshape(matrix.shape[0], -1, run).sum(2).max(initial=0))
 

@@ -4,7 +4,7 @@ import difflib
 import sys
 import traceback
 from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
+from importlib.util import module_from_spec
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +43,8 @@ def load(name: str) -> ConfigDict:
 
 
 def _call(file: Path, arguments: tuple[str, ...]) -> Any:
-    module_spec = spec_from_loader(_MODULE, loader := SourceFileLoader(_MODULE, str(file)))
-    if module_spec is None:
-        raise InputError(f"config file {file}: expected a Python file")
-    sys.modules[_MODULE] = module = module_from_spec(module_spec)
+    loader = SourceFileLoader(_MODULE, str(file))
+    sys.modules[_MODULE] = module = module_from_spec(ModuleSpec(_MODULE, loader, origin=str(file)))
     try:
         loader.exec_module(module)
         if not callable(getattr(module, "get_config", None)):

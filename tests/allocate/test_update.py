@@ -178,3 +178,10 @@ def test_wrong_input_says_what_came():
     bare = Statistics(None, jnp.ones((1, 8)), jnp.ones(2), jnp.ones(()))
     with pytest.raises(InputError, match="w: expected a grouped layer and its statistics with H"):
         update_layer(w, layers[0], bare, 2)
+
+
+def test_a_layer_whose_inputs_cannot_be_seen():
+    w = jnp.ones((8, 2))
+    layers = find_layers(lambda p, x: x @ p["w"], {"w": w}, jnp.ones((1, 8)), 4)
+    with pytest.raises(InputError, match="w: expected a layer whose inputs can be seen, got '"):
+        update_weights(layers, {"w": w}, {"w": NM(2, 4)}, lambda p, x: x.sum(), [jnp.ones((2, 8))])

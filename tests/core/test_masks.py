@@ -2,11 +2,14 @@
 
 import jax
 import jax.numpy as jnp
+import made
 import numpy as np
 import pytest
 
 from domino_jax.core import canonical, masks
 from domino_jax.core.canonical import Axes
+from domino_jax.core.errors import InputError
+from domino_jax.core.masked import make_masks
 
 CONV = Axes((), (0, 1), (2,), (3,))  # HWIO
 DENSE = Axes((), (), (0,), (1,))  # IO
@@ -193,3 +196,21 @@ def test_sums_by_rank_add_up_what_top_n_removes():
     for n in range(1, 5):
         removed = np.where(kept(w, n, 4, axes), 0, np.asarray(value)).sum((1, 2, 3))
         assert np.allclose(sums[:, n:].sum(1), removed, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "n",
+    [0, 5, -1, 2.5, True, None, "2", np.nan, np.float32(2), np.int32(0), jnp.int32(5), 10**10],
+)
+def test_counts_that_no_group_has(n):
+    layers = (made.layer("w", (8, 2), DENSE, 16, (1, 2, 4)),)
+    with pytest.raises(InputError, match=r"^w: expected the number of weights to keep of every 4"):
+        make_masks({"w": jnp.ones((8, 2))}, layers, {"w": n})
+
+
+@pytest.mark.parametrize("n", [[1, 5], [0, 1]])
+def test_counts_that_no_slice_has(n):
+    axes = Axes((0,), (), (1,), (2,))
+    layers = tuple(made.layer(f"w#{i}", (4, 2), axes, 16, (1, 2, 4)) for i in range(2))
+    with pytest.raises(InputError, match=rf"^w: expected the number .* got \[{n[0]}, {n[1]}\]"):
+        make_masks({"w": jnp.ones((2, 4, 2))}, layers, {"w": np.array(n)})

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from domino_jax.core import paths
+from domino_jax.core.errors import InputError
 
 
 class Pair(NamedTuple):
@@ -82,6 +83,7 @@ def test_require_used() -> None:
         paths.require_used([("z", 1)], ["a"] * 6)
 
 
-def test_require_used_refuses_a_broken_regex() -> None:
-    with pytest.raises(ValueError, match=r"rule '\(' is not a regular expression"):
-        paths.require_used([("(", 1)], PATHS)
+@pytest.mark.parametrize("pattern", ["(", "a{99999999999}", "(" * 20_000])
+def test_require_used_refuses_a_broken_regex(pattern) -> None:
+    with pytest.raises(InputError, match=r"rule '.*' is not a regular expression"):
+        paths.require_used([(pattern, 1)], PATHS)

@@ -131,3 +131,13 @@ def test_a_kernel_that_makes_and_reads_the_same_channels():
     found = permute_channels(params, layers, {"w": np.int32(1)}, {"w": (0, 1)})
     np.testing.assert_array_equal(found.params["w"], params["w"][found.order][:, found.order])
     assert found.kept[1] > found.kept[0]
+
+
+def test_groups_of_several_sizes_are_refused():
+    layers = (
+        made.layer("conv2", (3, 3, 8, 3), HWIO, 4, (1, 2, 4)),
+        made.layer("skip", (8, 3), IO, 4, (1, 2)),
+    )
+    channels = {"conv2": 2, "skip": 0}
+    with pytest.raises(InputError, match=r"consumers of one M, got \{'conv2': 4, 'skip': 2\}"):
+        permute_channels(PARAMS, layers, {"conv2": np.int32(1), "skip": np.int32(1)}, channels)

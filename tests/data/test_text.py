@@ -104,3 +104,13 @@ def test_what_is_refused(tmp_path, tokenizer):
     long = write(folder, one_jsonl=json.dumps({"text": "a" * 200}))
     assert "test_examples: expected a whole number from 1 to" in refused(long, test_examples=99)
     assert "length: expected a whole number" in refused(long, length=0)
+
+
+def test_a_tokenizer_that_does_not_know_a_word(tmp_path):
+    words = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "none"}
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"version": "1.0", "model": words}))
+    text = tmp_path / "a.jsonl"
+    for content in ("b", "\ud800"):
+        text.write_text(json.dumps({"text": content}))
+        with pytest.raises(InputError, match=r"tokenizer\.json: cannot turn the text into tokens"):
+            opened(text, tmp_path)

@@ -83,11 +83,24 @@ def test_a_model_that_cannot_take_the_samples(folder, capsys, monkeypatch):
     [
         (lambda d: d["layers"]["2"].update(n=5), "2: expected 1 <= n <= m, got 5:4"),
         (lambda d: d["layers"]["2"].update(n=0), "2: expected 1 <= n <= m, got 0:4"),
+        (lambda d: d["layers"]["2"].update(candidates=[1, "2"]), "2: candidates: expected counts"),
+        (lambda d: d["layers"]["2"].update(candidates=4), "2: candidates: expected counts of 1"),
     ],
 )
 def test_counts_that_no_scheme_has(folder, capsys, change, words):
     torch_export.change_document(folder, change)
     assert words in one_line(capsys, [f"--check={folder}", "--device=cpu"])
+
+
+@pytest.mark.parametrize(
+    "change", [{"classes": "10"}, {"classes": 10**15}, {"image": [8]}, {"model_options": {"a": 1}}]
+)
+def test_sizes_that_no_network_has(folder, capsys, change):
+    whole = {"model": "vit_b16", "classes": 10, "in_channels": 3, "image": [32, 32]}
+    torch_export.change_document(folder, lambda d: d.update(whole | change))
+    line = one_line(capsys, [f"--check={folder}", "--device=cpu"])
+    assert "error: model 'vit_b16': " in line
+    assert "--model=module:function makes your own" in line
 
 
 def test_a_device_that_computes():

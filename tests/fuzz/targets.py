@@ -26,11 +26,14 @@ from domino_jax.allocate import loss_table
 from domino_jax.core import costs, published, scheme
 from domino_jax.core.canonical import Axes
 from domino_jax.core.errors import InputError
+from domino_jax.core.paths import leaves_by_path
 from domino_jax.core.scheme import NM
 from domino_jax.data import check, images
+from domino_jax.data import create as data_set
 from domino_jax.deploy import folder as deployed
 from domino_jax.deploy import tune
-from domino_jax.pytorch import exported, torch_file
+from domino_jax.models import decoder, decoder_config
+from domino_jax.pytorch import exported, hugging_face, torch_file
 from domino_jax.run import overrides, settings
 
 
@@ -265,6 +268,88 @@ def read_export(data: bytes) -> None:
         (folder / FILES[kind]).write_bytes(WHOLE[kind])
 
 
+# A folder of Hugging Face: the first byte says which of its files the rest is.
+
+DECODER = {
+    **{"model_type": "llama", "vocab_size": 6, "hidden_size": 4, "intermediate_size": 4},
+    **{"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1},
+    **{"max_position_embeddings": 8, "rms_norm_eps": 1e-6, "tie_word_embeddings": True},
+}
+YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4, "beta_fast": 32, "mscale": 0.7}
+LLAMA3 = {"rope_type": "llama3", "factor": 8, "low_freq_factor": 1, "high_freq_factor": 4}
+DECODERS = (
+    DECODER,
+    DECODER | {"rope_parameters": YARN},
+    DECODER | {"rope_scaling": LLAMA3 | {"original_max_position_embeddings": 4}},
+    DECODER | {"model_type": "gemma2", "query_pre_attn_scalar": 9, "layer_types": None},
+    DECODER | {"model_type": "qwen3", "head_dim": 2, "layer_types": ["full_attention"] * 2},
+    DECODER | {"model_type": "qwen2", "use_sliding_window": True, "max_window_layers": 1},
+)
+SHARDS = ("a.safetensors", "b.safetensors")
+LLM_FILES = {
+    b"c": hugging_face.CONFIG,
+    b"i": hugging_face.INDEX,
+    b"a": SHARDS[0],
+    b"t": "tokenizer.json",
+    b"e": "tokenizer_config.json",
+}
+
+
+def llm_folder() -> dict[str, bytes]:
+    config = decoder_config.read_config(DECODER)
+    tree = leaves_by_path(decoder.shapes(config, np.float32))
+    arrays = {}
+    for name, place in hugging_face.places(config).items():
+        shape = tree[place.path].shape[0 if place.index is None else 1 :]
+        arrays[name] = np.ones(shape[::-1] if place.turned else shape, np.float16)
+    names = list(arrays)
+    where = {name: SHARDS[number % 2] for number, name in enumerate(names)}
+    words = {"type": "WordLevel", "vocab": {"a": 0, "b": 1, "<e>": 2}, "unk_token": "a"}
+    tokenizer = {
+        **{"version": "1.0", "truncation": None, "padding": None, "added_tokens": []},
+        **{"normalizer": None, "pre_tokenizer": {"type": "Whitespace"}, "post_processor": None},
+        **{"decoder": None, "model": words},
+    }
+    documents = (DECODER, {"metadata": {}, "weight_map": where}, tokenizer, {"eos_token": "<e>"})
+    kept = (hugging_face.CONFIG, hugging_face.INDEX, "tokenizer.json", "tokenizer_config.json")
+    return {
+        **dict(zip(kept, text(*documents), strict=True)),
+        **{
+            shard: safetensors.numpy.save({n: arrays[n] for n in names if where[n] == shard})
+            for shard in SHARDS
+        },
+    }
+
+
+WHOLE_LLM = llm_folder()
+
+
+def llm_seeds() -> list[bytes]:
+    kinds = [b"c" + document for document in text(*DECODERS)]
+    return kinds + [kind + WHOLE_LLM[name] for kind, name in LLM_FILES.items() if kind != b"c"]
+
+
+def read_llm(data: bytes) -> None:
+    folder = PLACE / "llm"
+    folder.mkdir(exist_ok=True)
+    (folder / "a.txt").write_text("a b " * 40)
+    kind = data[:1] if data[:1] in LLM_FILES else b"c"
+    for name in [] if len(list(folder.iterdir())) > len(WHOLE_LLM) else WHOLE_LLM:
+        (folder / name).write_bytes(WHOLE_LLM[name])
+    (folder / LLM_FILES[kind]).write_bytes(data[1:])
+    try:
+        if kind in (b"t", b"e"):
+            data_set(
+                "text", data_dir=str(folder / "a.txt"), workers=0, tokenizer=str(folder), length=2
+            )
+            return
+        config = hugging_face.config_of(str(folder))
+        with contextlib.suppress(InputError) if kind == b"c" else contextlib.nullcontext():
+            hugging_face.read_weights(folder, config, np.float32)
+    finally:
+        (folder / LLM_FILES[kind]).write_bytes(WHOLE_LLM[LLM_FILES[kind]])
+
+
 def as_input_error(read: Callable[[Path], object], path: Path) -> None:
     try:
         read(path)
@@ -287,5 +372,6 @@ TARGETS = {
     "safetensors": Target(safe_headers(), read_safe),
     "pth": Target(pickles(), read_pickle),
     "pictures": Target(pictures(), read_picture),
+    "llm": Target(llm_seeds(), read_llm),
     "export": Target([kind + content for kind, content in WHOLE.items()], read_export),
 }

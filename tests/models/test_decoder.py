@@ -1,5 +1,7 @@
 """Decoders of every kind against transformers, on the same random weights."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import llm
@@ -57,6 +59,9 @@ def test_bfloat16_is_near_and_its_logits_are_float32(tmp_path):
     assert 0 < np.abs(exact - low).max() < 0.1 * np.abs(exact).max()
 
 
+YARN, LLAMA3 = llm.YARN, llm.LLAMA3
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -64,9 +69,37 @@ def test_bfloat16_is_near_and_its_logits_are_float32(tmp_path):
             {"model_type": "mamba"},
             "model_type: expected one of llama, mistral, qwen2, qwen3, gemma2, got 'mamba'",
         ),
-        ({"hidden_size": None}, "hidden_size: expected a whole number of at least 1, got none"),
+        (
+            {"hidden_size": None},
+            "hidden_size: expected a whole number from 1 to 2147483647, got none",
+        ),
         ({"num_key_value_heads": 3}, "num_key_value_heads: expected a divisor of 4 heads, got 3"),
-        ({"head_dim": 5}, "head_dim: expected an even number for rotary embeddings, got 5"),
+        ({"head_dim": 5}, "head_dim: expected an even number from 2 to 65536 for rotary"),
+        ({"head_dim": None, "hidden_size": 2}, "for rotary embeddings, got 0"),
+        ({"head_dim": 2**30}, "for rotary embeddings, got 1073741824"),
+        ({"num_hidden_layers": 10**12}, "num_hidden_layers: expected a whole number from 1 to 10"),
+        ({"vocab_size": 2**31}, "vocab_size: expected a whole number from 1 to 2147483647"),
+        ({"rms_norm_eps": math.inf}, "rms_norm_eps: expected a number above 0, up to 1e+38"),
+        ({"rms_norm_eps": 10**400}, "rms_norm_eps: expected a number above 0, up to 1e+38"),
+        (
+            {"model_type": "gemma2", "query_pre_attn_scalar": "9"},
+            "query_pre_attn_scalar: expected a number above 0",
+        ),
+        (
+            {"model_type": "qwen2", "layer_types": [["full_attention"]] * 3},
+            "layer_types: expected 3 of full_attention, sliding_attention",
+        ),
+        ({"use_bidirectional_attention": True}, "use_bidirectional_attention: expected false"),
+        ({"rope_scaling": [1]}, "expected an object, got [1]"),
+        ({"rope_theta": 10**400}, "rope_theta of the rotary embeddings: expected a number from"),
+        ({"rope_theta": math.nan}, "rope_theta of the rotary embeddings: expected a number from"),
+        ({"rope_theta": 1, "rope_scaling": YARN}, "expected another than 1 for yarn"),
+        ({"rope_scaling": YARN | {"beta_fast": "32"}}, "beta_fast of the rotary embeddings"),
+        ({"rope_scaling": YARN | {"beta_slow": -1}}, "beta_slow of the rotary embeddings"),
+        (
+            {"rope_scaling": LLAMA3 | {"high_freq_factor": 1.0}},
+            "high_freq_factor: expected above low_freq_factor = 1, got 1",
+        ),
         ({"hidden_act": "tanh"}, "hidden_act: expected one of silu, gelu, gelu_pytorch_tanh, relu"),
         ({"rope_scaling": {"type": "longrope"}}, "unknown rule of rotary embeddings"),
         (

@@ -173,6 +173,34 @@ def test_masks_that_do_not_fit_the_weights(tmp_path, message):
         exported.check(tmp_path / "out")
 
 
+OF_ENTRIES = {
+    "expected a dtype, a backend and layers by name": lambda d, e: d.pop("dtype"),
+    "expected a dtype, a backend and layers": lambda d, e: d.update(layers=[]),
+    "head/kernel: expected weight, jax, kind": lambda d, e: e.pop("pattern24"),
+    "head/kernel: expected weight, jax, kind, why": lambda d, e: e.update(n="2"),
+    "head/kernel: expected weight": lambda d, e: d["layers"].update({"head/kernel": 3}),
+    "head/kernel: no weight head/kern of this shape": lambda d, e: e.update(weight="head/kern"),
+    "no weight head/kernel of this shape": lambda d, e: e.update(shape=[16, 8]),
+    "head/kernel: expected 1 <= n <= m, got 5 and 4": lambda d, e: e.update(n=5),
+    "head/kernel: expected axes of a weight": lambda d, e: e["axes"].update(inputs=[1]),
+    "head/kernel: expected axes of a weight of": lambda d, e: e["axes"].update(inputs=[0.0]),
+    "head/kernel: expected axes": lambda d, e: e["axes"].update(inputs=None),
+    "and the index of a slice, got .* and 3": lambda d, e: e.update(index=3),
+    "sparse24 is True .can run. there, but": lambda d, e: e.update(sparse24=True, why=""),
+}
+
+
+@pytest.mark.parametrize("message", OF_ENTRIES)
+def test_a_document_of_another_form(tmp_path, message):
+    write(of_tokens(np.uint8), tmp_path / "out")
+    path = tmp_path / "out" / exported.DOCUMENT
+    document = json.loads(path.read_text())
+    OF_ENTRIES[message](document, document["layers"]["head/kernel"])
+    path.write_text(json.dumps(document))
+    with pytest.raises(InputError, match=rf"export\.json: .*{message}"):
+        exported.check(tmp_path / "out")
+
+
 @pytest.mark.parametrize("missing", ["onnx", "onnxruntime", "torch"])
 def test_onnx_without_its_packages(tmp_path, missing, monkeypatch):
     monkeypatch.setitem(sys.modules, missing, None)

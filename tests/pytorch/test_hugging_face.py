@@ -135,7 +135,26 @@ def test_shards_that_are_missing_or_damaged(shards):
     llm.change(index, weight_map={k: v for k, v in names.items() if v != second.name})
     assert "tensors are missing" in refused(shards)
     llm.change(index, weight_map={"model.norm.weight": 3})
-    assert refused(shards).endswith("expected a weight_map, name -> file")
+    assert "expected a weight_map, name -> a .safetensors file" in refused(shards)
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["../out.safetensors", "/out.safetensors", "a/b.safetensors", "", "..", "out.bin", "\x1b[2J"],
+)
+def test_files_of_an_index_lie_in_its_folder(shards, file):
+    index = shards / "model.safetensors.index.json"
+    for place in (shards, shards.parent):
+        (place / "out.safetensors").write_bytes(next(shards.glob("*.safetensors")).read_bytes())
+    llm.change(index, weight_map={"model.norm.weight": file})
+    assert "a .safetensors file of this folder" in refused(shards)
+
+
+def test_a_config_of_more_weights_than_the_files_have_bytes(copy, shards):
+    for folder in (copy, shards):
+        llm.change(folder / "config.json", vocab_size=10**9)
+        said = refused(folder)
+        assert "expected the sizes of the tensors in its safetensors, got 16,0" in said
 
 
 def test_what_is_no_such_folder(copy, tmp_path):

@@ -37,7 +37,7 @@ FLAGS = [
 def run(folder, *flags):
     """Runs the command in the project's folder; returns its exit code and both outputs."""
     command = [sys.executable, "-m", "domino_jax.compare", *FLAGS, f"--workdir={folder}", *flags]
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    paths = scripts.python_path(ROOT, ROOT / "tests")
     environment = {**os.environ, "PYTHONPATH": paths, "XLA_FLAGS": ""}
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False

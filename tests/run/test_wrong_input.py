@@ -287,7 +287,7 @@ def test_what_nobody_expected_is_said_to_be_a_fault(fails, said, tmp_path, monke
 )
 def test_processes(script, arguments, words, tmp_path):
     command = scripts.command(script, tmp_path / "run", *arguments.split(), config=OWN)
-    paths = os.environ | {"PYTHONPATH": str(OWN.parent)}
+    paths = os.environ | {"PYTHONPATH": scripts.python_path(OWN.parent)}
     done = subprocess.run(command, cwd=ROOT, env=paths, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, ""), done
     assert words in done.stderr

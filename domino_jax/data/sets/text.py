@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -233,12 +233,26 @@ def _words(where: str) -> _Words:
         raise InputError(f"{path}: not a tokenizer.json, or damaged: {error}") from None
     found.no_truncation()
     found.no_padding()
-    nothing, something = found.encode("").ids[:1], found.encode("a").ids[:1]
+    encode = partial(_encode, path, found)
+    nothing, something = encode("")[:1], encode("a")[:1]
     start = nothing[0] if nothing and nothing == something else None
     size = max(found.get_vocab(with_added_tokens=True).values(), default=0) + 1
     name = _end_of_text(path.with_name("tokenizer_config.json"))
     end = found.token_to_id(name) if name else None
-    return _Words(lambda text: found.encode(text, add_special_tokens=False).ids, start, end, size)
+    return _Words(partial(encode, add_special_tokens=False), start, end, size)
+
+
+def _encode(path: Path, tokenizer: Any, text: str, **options: bool) -> list[int]:
+    """Turns text into tokens.
+
+    Raises:
+        InputError: the tokenizer cannot, such as one without a token for what it does not know.
+    """
+    try:
+        return list(tokenizer.encode(text, **options).ids)
+    except Exception as error:  # a plain Exception of Rust
+        line = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(f"{path}: cannot turn the text into tokens: {line}") from None
 
 
 def _end_of_text(path: Path) -> str:
