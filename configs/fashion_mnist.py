@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
     with config.unlocked():
         config.model.update(name="resnet8", widths=(16, 16, 32))
     config.data.name = "fashion_mnist"
-    config.dense.update(epochs=5.0, warmup_epochs=0.5, batch=128, lr=0.2, weight_decay=5e-4)
+    config.dense.update(epochs=3.0, warmup_epochs=0.3, batch=128, lr=0.2, weight_decay=5e-4)
     config.search.update(
         method="sensitivity",
         candidates="every",
@@ -34,5 +34,5 @@ def get_config() -> ConfigDict:
         max_steps=10_000,
         batch=128,
     )
-    config.train.update(epochs=3.0, warmup_epochs=0.25, lr=0.1, batch=128, weight_decay=5e-4)
+    config.train.update(epochs=1.0, warmup_epochs=0.1, lr=0.1, batch=128, weight_decay=5e-4)
     return config

@@ -45,6 +45,9 @@ VALUES = {
     "seed": ([0, 2**32 - 1], [-1, 2**32, 0.5, True, None]),
     "init": TEXT,
     "init_head": ([True], [1, 0, "False", None]),
+    "permute": (["", "2:4", "1:16"], ["4:2", "0:4", "2of4", None, 2]),
+    "accumulate": COUNT,
+    "remat": ([True, False], [0, 1, "True", None]),
     "scheme": TEXT,
     "loss": (
         ["softmax_cross_entropy", "sigmoid_cross_entropy", "squared_error", "my:own"],
@@ -55,6 +58,7 @@ VALUES = {
     "evaluate": ([True, False], [0, 1, "True", None]),
     "dry_run": ([True, False], [0, 1, "True", None]),
     "model.name": NAME,
+    "train.recalibrate": ([True, False], [0, 1, "True", None]),
     "data.name": NAME,
     "data.dir": TEXT,
     "data.workers": COUNT_OR_NONE,
