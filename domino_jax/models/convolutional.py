@@ -14,9 +14,9 @@ from flax import nnx
 from domino_jax.core.errors import InputError
 from domino_jax.models import Model, from_nnx
 from domino_jax.models.batch_norm import BatchNorm
+from domino_jax.models.convolution import convolution
 from domino_jax.models.initial import fill
 from domino_jax.models.options import only_array, require_dtype, require_positive
-from domino_jax.models.small_images import convolution
 
 
 def conv(
@@ -75,25 +75,6 @@ def in_turn(steps: Any, inputs: jax.Array) -> jax.Array:
 def logits(layer: nnx.Linear, features: jax.Array) -> jax.Array:
     """Maps [B, C] to [B, classes] in the dtype of the layer's parameters."""
     return layer(features).astype(layer.kernel[...].dtype)
-
-
-def max_pool(
-    inputs: jax.Array, window: int, *, stride: int, padding: int = 0, ceil: bool = False
-) -> jax.Array:
-    """Takes the largest value of each window, as `torch.nn.MaxPool2d`.
-
-    Args:
-        inputs: [B, H, W, C].
-        window: rows and columns.
-        stride: along both, at most the window.
-        padding: before and after the rows and columns.
-        ceil: a last window that reaches over the end counts too (`ceil_mode`).
-    """
-    sides = []
-    for size in inputs.shape[1:3]:
-        more = -(size + 2 * padding - window) % stride if ceil else 0
-        sides.append((padding, padding + more))
-    return nnx.max_pool(inputs, (window, window), strides=(stride, stride), padding=sides)
 
 
 def make(

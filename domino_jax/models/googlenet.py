@@ -18,8 +18,9 @@ from flax import nnx
 from domino_jax.core.errors import InputError
 from domino_jax.models import Model
 from domino_jax.models.batch_norm import BatchNorm
-from domino_jax.models.convolutional import conv, in_turn, logits, make, max_pool
+from domino_jax.models.convolutional import conv, in_turn, logits, make
 from domino_jax.models.linear import linear
+from domino_jax.models.pooling import max_pool
 
 EPSILON = 1e-3  # of torchvision's BasicConv2d
 SMALLEST = 15  # rows and columns that leave something to pool

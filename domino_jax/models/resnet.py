@@ -25,9 +25,10 @@ from domino_jax.core.errors import InputError
 from domino_jax.deploy.resnet_forms import FORMS, SHORTCUTS, STEMS, Form
 from domino_jax.models import Model
 from domino_jax.models.batch_norm import BatchNorm
-from domino_jax.models.convolutional import conv, conv_norm, in_turn, logits, make, max_pool
+from domino_jax.models.convolutional import conv, conv_norm, in_turn, logits, make
 from domino_jax.models.linear import linear
 from domino_jax.models.options import require_positive
+from domino_jax.models.pooling import max_pool
 
 
 def _shortcut(

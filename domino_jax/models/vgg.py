@@ -15,8 +15,9 @@ from flax import nnx
 
 from domino_jax.models import Model
 from domino_jax.models.batch_norm import BatchNorm
-from domino_jax.models.convolutional import conv, in_turn, logits, make, max_pool
+from domino_jax.models.convolutional import conv, in_turn, logits, make
 from domino_jax.models.linear import linear
+from domino_jax.models.pooling import max_pool
 
 WIDTHS = (64, 128, 256, 512, 512)
 SMALLEST = 2 ** len(WIDTHS)

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from domino_jax import models
-from domino_jax.models import convolutional
+from domino_jax.models import convolutional, pooling
 from domino_jax.models.linear import linear
 
 
@@ -24,10 +24,10 @@ def test_a_grouped_convolution_by_hand():
 
 def test_a_pool_by_hand():
     x = jnp.arange(1.0, 17.0).reshape(1, 4, 4, 1)
-    np.testing.assert_array_equal(convolutional.max_pool(x, 3, stride=2)[0, ..., 0], [[11]])
-    rounded = convolutional.max_pool(x, 3, stride=2, ceil=True)[0, ..., 0]
+    np.testing.assert_array_equal(pooling.max_pool(x, 3, stride=2)[0, ..., 0], [[11]])
+    rounded = pooling.max_pool(x, 3, stride=2, ceil=True)[0, ..., 0]
     np.testing.assert_array_equal(rounded, [[11, 12], [15, 16]])
-    padded = convolutional.max_pool(-x, 3, stride=4, padding=1)
+    padded = pooling.max_pool(-x, 3, stride=4, padding=1)
     np.testing.assert_array_equal(padded, [[[[-1]]]])
 
 
@@ -39,9 +39,7 @@ def test_pools_are_pytorchs(size, window, stride, padding, ceil):
     x = np.random.default_rng(0).normal(size=(2, size, size + 2, 3)).astype(np.float32) - 5
     pool = torch.nn.MaxPool2d(window, stride, padding, ceil_mode=ceil)
     wanted = pool(torch.from_numpy(x.transpose(0, 3, 1, 2).copy())).numpy()
-    found = convolutional.max_pool(
-        jnp.asarray(x), window, stride=stride, padding=padding, ceil=ceil
-    )
+    found = pooling.max_pool(jnp.asarray(x), window, stride=stride, padding=padding, ceil=ceil)
     np.testing.assert_array_equal(np.asarray(found).transpose(0, 3, 1, 2), wanted)
 
 
