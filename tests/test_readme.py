@@ -125,7 +125,8 @@ def test_ten_lines(network):
 def test_network_and_data_of_ones_own(tmp_path):
     (tmp_path / "mine.py").write_text(block("python", "# mine.py"))
     paths = scripts.python_path(tmp_path, ROOT)
-    environment = {**os.environ, "PYTHONPATH": paths, "XLA_FLAGS": ""}
+    flags = "--xla_backend_optimization_level=0"  # one device
+    environment = {**os.environ, "PYTHONPATH": paths, "XLA_FLAGS": flags}
     workdir = tmp_path / "run"
     for line in block("bash", "mine:mlp").splitlines():
         _, _, script, *arguments = line.split()

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 
+FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 EIGHT = """
 import json, re
 import jax, jax.numpy as jnp, numpy as np
@@ -46,8 +47,7 @@ print(sorted(set(re.findall(r" (all-reduce|all-gather|all-to-all|collective-\\w+
 def test_tables_are_those_of_one_device():
     run = subprocess.run(
         [sys.executable, "-c", EIGHT],
-        env={"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
-        | {"PYTHONPATH": ":".join(sys.path)},
+        env={"XLA_FLAGS": FLAGS, "JAX_PLATFORMS": "cpu", "PYTHONPATH": ":".join(sys.path)},
         capture_output=True,
         text=True,
         check=False,
