@@ -5,9 +5,9 @@
     python -m domino_jax.export --workdir=runs/causal_lm --out=OUT --format=hf
 
 DIR is what save_pretrained writes, TEXT a .txt, .md or .jsonl file or a folder of such. Nothing is
-trained: the search asks the loss on 16 batches of 4 windows, and train.py sets to zero what is least
-by Wanda's score, magnitude times the norm of the input, and tells the perplexity. Embedding and
-head stay dense; the budget is of the blocks alone. Better: --config.train.method=update. To
+trained: the search asks the loss on 16 batches of 4 windows; train.py sets to zero what is least by
+Wanda's score, magnitude times the norm of the input, and tells the perplexity. Embedding and head
+stay dense; the budget is of the blocks alone. Better: --config.train.method=update. To
 fine-tune: --config.train.method=sr_ste --config.train.score=None. docs/language_models.md has more.
 
 Not run here: needs a network and a text of your own; tests/run/test_causal_lm.py runs it on small
