@@ -5,9 +5,10 @@
     python -m domino_jax.export --workdir=runs/causal_lm --out=OUT --format=hf
 
 DIR is what save_pretrained writes, TEXT a .txt, .md or .jsonl file or a folder of such. Nothing is
-trained: the search asks the loss on 16 batches of 4 windows, and train.py sets the smallest weights
-to zero and tells the perplexity. Embedding and head stay dense; the budget is of the blocks alone.
-To fine-tune: --config.train.method=sr_ste. docs/language_models.md has more.
+trained: the search asks the loss on 16 batches of 4 windows; train.py sets to zero what is least by
+Wanda's score, magnitude times the norm of the input, and tells the perplexity. Embedding and head
+stay dense; the budget is of the blocks alone. Better: --config.train.method=update. To
+fine-tune: --config.train.method=sr_ste --config.train.score=None. docs/language_models.md has more.
 
 Not run here: needs a network and a text of your own; tests/run/test_causal_lm.py runs it on small
 random networks.
@@ -37,10 +38,18 @@ def get_config() -> ConfigDict:
         budget_of="movable",
         batch=4,
         calibration_batches=16,
+        score="wanda",
         rules=((r"embed_tokens|lm_head", "dense"),),
     )
     config.train.update(
-        method="none", optimizer="adamw", lr=2e-5, weight_decay=0.0, epochs=1.0, batch=4
+        method="none",
+        score="wanda",
+        calibration_batches=16,
+        optimizer="adamw",
+        lr=2e-5,
+        weight_decay=0.0,
+        epochs=1.0,
+        batch=4,
     )
     config.train.warmup_epochs = 0.05
     return config

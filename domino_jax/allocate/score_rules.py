@@ -11,6 +11,7 @@ from domino_jax.allocate.kdiag import by_weight
 from domino_jax.allocate.scores import Scores
 from domino_jax.core.kernels import kernel_weights
 from domino_jax.core.layers import LayerSpec
+from domino_jax.core.masks import at_least_float32
 from domino_jax.trace.taps import Statistics
 
 Loss = Callable[[Any, Any], jax.Array]
@@ -48,4 +49,4 @@ def fisher(
 
 def _wide(weights: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     """Makes them float32 at least, as all that is measured of a network is."""
-    return {p: w.astype(jnp.promote_types(w.dtype, jnp.float32)) for p, w in weights.items()}
+    return {path: w.astype(at_least_float32(w.dtype)) for path, w in weights.items()}

@@ -21,7 +21,7 @@ from domino_jax.core.errors import InputError
 from domino_jax.core.kernels import kernel_weights, n_by_path
 from domino_jax.core.layers import LayerSpec, grouped
 from domino_jax.core.masked import Masks, make_masks, where_kept
-from domino_jax.core.masks import top_scores
+from domino_jax.core.masks import at_least_float32, top_scores
 from domino_jax.core.scheme import Scheme
 from domino_jax.trace.taps import Statistics
 from domino_jax.trace.turns import change_in_turn
@@ -68,7 +68,9 @@ def update_matrix(
         )
     places = _padded(inputs, run, m)
     is_own = places < inputs
-    dtype = jnp.promote_types(jnp.promote_types(w.dtype, h.dtype), jnp.float32)
+    dtype = max(
+        at_least_float32(w.dtype), at_least_float32(h.dtype), key=lambda dtype: dtype.itemsize
+    )
     at = np.minimum(places, inputs - 1)
     wide = jnp.where(is_own[:, None], w.astype(dtype)[at], jnp.zeros((), dtype))
     both = is_own[:, None] & is_own[None, :]

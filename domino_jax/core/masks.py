@@ -122,7 +122,7 @@ def top_n_where(
 def group_sums(w: jax.Array, m: int, axes: Axes) -> jax.Array:
     """Returns the sum of the magnitudes of each group: [S, W, G, O], at least float32."""
     grouped = in_groups(_magnitude(w), m, axes)
-    return jnp.sum(grouped.astype(_wide(w.dtype)), axis=3)
+    return jnp.sum(grouped.astype(at_least_float32(w.dtype)), axis=3)
 
 
 def _best(
@@ -150,7 +150,7 @@ def thresholds(w: jax.Array, m: int, axes: Axes) -> jax.Array:
     grouped = in_groups(_magnitude(w), m, axes)
     # Of an odd M the middle one is not among the smaller half; padding is, as the smallest of all.
     smallest = _rank(_bits(grouped)) >= m - m // 2
-    wide = grouped.astype(_wide(w.dtype))
+    wide = grouped.astype(at_least_float32(w.dtype))
     return jnp.sum(jnp.where(smallest, wide, jnp.zeros_like(wide)), axis=3) / (m // 2)
 
 
@@ -167,7 +167,7 @@ def thresholds_among(w: jax.Array, n: jax.typing.ArrayLike, m: int, axes: Axes) 
     kept = per_slice(n, w.shape, axes)
     rank = _rank(_bits(grouped)).astype(jnp.int32)
     smallest = (rank >= kept - kept // 2) & (rank < kept)
-    wide = grouped.astype(_wide(w.dtype))
+    wide = grouped.astype(at_least_float32(w.dtype))
     total = jnp.sum(jnp.where(smallest, wide, jnp.zeros_like(wide)), axis=3)
     return total / jnp.maximum(kept // 2, 1)[:, :, :, 0].astype(wide.dtype)
 
@@ -216,7 +216,7 @@ def sums_by_rank(w: jax.Array, value: jax.Array, m: int, axes: Axes) -> jax.Arra
     Returns:
         [S, M], at least float32; rank 0, the largest magnitude, first.
     """
-    grouped = in_groups(value.astype(_wide(value.dtype)), m, axes)
+    grouped = in_groups(value.astype(at_least_float32(value.dtype)), m, axes)
     rank = _rank(in_groups(_bits(_magnitude(w)), m, axes))
 
     def of_rank(index: jax.Array) -> jax.Array:
@@ -239,7 +239,7 @@ def slice_norms(w: jax.Array, axes: Axes) -> jax.Array:
     """Returns the L2 norm of each stack slice, at least float32: [S], [] without stack axes."""
     # Reduced where it lies, and only then brought to the order of the stack axes: no copy of w.
     others = tuple(a for a in range(w.ndim) if a not in axes.stack)
-    squares = jnp.sum(jnp.square(w.astype(_wide(w.dtype))), axis=others)
+    squares = jnp.sum(jnp.square(w.astype(at_least_float32(w.dtype))), axis=others)
     return jnp.sqrt(squares.transpose(np.argsort(np.argsort(axes.stack)).tolist())).reshape(
         (-1,) if axes.stack else ()
     )
@@ -258,7 +258,8 @@ def _bits(x: jax.Array) -> jax.Array:
     return jax.lax.bitcast_convert_type(x, f"int{8 * x.dtype.itemsize}")
 
 
-def _wide(dtype: jax.typing.DTypeLike) -> np.dtype:
+def at_least_float32(dtype: jax.typing.DTypeLike) -> np.dtype:
+    """Returns a dtype to compute in: that of the weights, but at least float32."""
     return np.dtype(dtype) if np.dtype(dtype).itemsize >= 4 else np.dtype(np.float32)
 
 

@@ -127,7 +127,8 @@ def create(name: str, *, example: Any, classes: int, seed: int, **options: Any) 
     Raises:
         InputError: an unknown name or option, a factory that cannot be imported, or one that
             returns something else than a `Model`, or parameters that no gradient can change or that
-            are narrower than float32: the search and SR-STE decay them by less than such can hold.
+            are narrower than float32 though no option `param_dtype` asks for that: the search and
+            SR-STE decay them by less than such can hold.
     """
     arguments = {"example": example, "classes": classes, "seed": seed, **options}
     model = call_factory(name, NETWORKS, arguments, Model, what="model")
@@ -138,7 +139,7 @@ def create(name: str, *, example: Any, classes: int, seed: int, **options: Any) 
                 f"model {name!r}: parameter {path!r} is {leaf.dtype}{list(leaf.shape)}, which no "
                 "gradient can change: put it into stats, or let apply close over it"
             )
-        if leaf.dtype.itemsize < FLOAT32:
+        if leaf.dtype.itemsize < FLOAT32 and leaf.dtype.name != options.get("param_dtype"):
             raise InputError(
                 f"model {name!r}: parameter {path!r} is {leaf.dtype}{list(leaf.shape)}, in which "
                 "small decays are lost: make it float32, and let apply compute in less"

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from domino_jax.core.canonical import Axes
 from domino_jax.core.errors import InputError
 from domino_jax.core.layers import LayerSpec
+from domino_jax.core.masks import at_least_float32
 from domino_jax.core.paths import require_known
 from domino_jax.trace import views
 from domino_jax.trace.example import arrays_by_path, is_array, one_example
@@ -127,7 +128,7 @@ def _zeros(traced: _Traced, path: str, one_slice: bool, products: bool) -> Sums:
     ]
     k, o = sizes
     stack = [] if one_slice else [leaf.shape[a] for a in axes.stack]
-    groups, dtype = traced.layers[path].convolution_groups, jnp.promote_types(leaf.dtype, "float32")
+    groups, dtype = traced.layers[path].convolution_groups, at_least_float32(leaf.dtype)
     squares, rows = (jnp.zeros((*stack, groups, k), dtype) for _ in range(2))
     gradients, seen = (jnp.zeros((*stack, o), dtype) for _ in range(2))
     h = jnp.zeros((*stack, groups, k, k), dtype) if products else None

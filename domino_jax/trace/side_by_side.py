@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
+from domino_jax.core.masks import at_least_float32
 from domino_jax.trace import views
 from domino_jax.trace.products import PRODUCTS
 from domino_jax.trace.rebuild import bound
@@ -234,7 +235,7 @@ def _seen(site: Site, x: jax.Array) -> Seen:
 
     def add(part: jax.Array) -> Seen:
         rows = site.reads.rows(part)
-        rows = rows.astype(jnp.promote_types(rows.dtype, jnp.float32))
+        rows = rows.astype(at_least_float32(rows.dtype))
         sides = ((2,), (2,)), ((0, 1), (0, 1))
         products = jax.lax.dot_general(rows, rows, sides, precision="highest")
         return Seen(products, jnp.asarray(rows.shape[2], products.dtype))

@@ -85,12 +85,12 @@ def tap(
     ready, stream = _started(loss, params, batches, wanted)
     zeros = {path: ready.zeros(path, False, products) for path in ready.paths}
     sums, examples = _total(ready, params, stream, zeros, None)
-    plan = tuple(
-        (layer.name, layer.path, layer.index, len(layer.roles.stack) if layer.roles else 0)
-        for layer in wanted
-        if layer.path in sums
-    )
-    found = _means(plan, sums, float(examples))
+    found: dict[str, Statistics] = {}
+    for path in list(sums):
+        own = _means(sums.pop(path), float(examples))
+        for layer in wanted:
+            if layer.path == path:
+                found[layer.name] = own if layer.index is None else _slice(own, layer)
     seen = [layer.name for layer in wanted if layer.name in found and found[layer.name].rows > 0]
     reasons = {layer.name: ready.reasons.get(layer.path, NOT_SEEN) for layer in wanted}
     return Taps(
@@ -136,7 +136,7 @@ def layer_tap(
             return ready.reasons[path]
         zeros = {path: ready.zeros(path, True, True)}
         sums, examples = _total(ready, params, batches, zeros, jnp.int32(layer.index or 0))
-        own = _means(((path, path, None, 0),), sums, float(examples))[path]
+        own = _means(sums[path], float(examples))
         return own if own.rows > 0 else NOT_SEEN
 
     return tap_layer
@@ -175,28 +175,28 @@ def _total(
     return sums, examples
 
 
-@partial(jax.jit, static_argnums=0)
-def _means(
-    plan: tuple[tuple[str, str, int | None, int], ...], sums: dict[str, Sums], examples: float
-) -> dict[str, Statistics]:
-    """Makes means of sums; parts of a weight may have different rows.
+@jax.jit
+def _means(sums: Sums, examples: float) -> Statistics:
+    """Makes means of the sums of a parameter; in front its stack axes, if they are of all slices.
 
-    Args:
-        plan: of each layer its name, path, slice, and how many stack axes are in front.
-        sums: by path.
-        examples: how many there were.
+    Parts of a weight may have different rows.
     """
-    made = {}
-    for name, path, index, stacked in plan:
-        own = sums[path]
-        if index is not None:
-            own = jax.tree.map(lambda x, i=index, s=stacked: x.reshape(-1, *x.shape[s:])[i], own)
-        rows, seen = jnp.maximum(own.rows, 1.0), jnp.maximum(own.seen, 1.0)
-        h, pairs = own.products, jnp.sqrt(rows[..., :, None] * rows[..., None, :])
-        made[name] = Statistics(
-            products=None if h is None else h / pairs,
-            squares=own.squares / rows,
-            gradients=own.gradients / seen,
-            rows=own.rows.max() / examples,
-        )
-    return made
+    rows, seen = jnp.maximum(sums.rows, 1.0), jnp.maximum(sums.seen, 1.0)
+    h, pairs = sums.products, jnp.sqrt(rows[..., :, None] * rows[..., None, :])
+    return Statistics(
+        products=None if h is None else h / pairs,
+        squares=sums.squares / rows,
+        gradients=sums.gradients / seen,
+        rows=sums.rows.max((-2, -1)) / examples,
+    )
+
+
+def _slice(of_all: Statistics, layer: LayerSpec) -> Statistics:
+    """Takes the statistics of one slice of a stacked parameter."""
+    stacked = len(layer.roles.stack) if layer.roles else 0
+    return _row(of_all, layer.index or 0, stacked)
+
+
+@partial(jax.jit, static_argnums=2)
+def _row(of_all: Statistics, index: int, stacked: int) -> Statistics:
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[stacked:])[index], of_all)

@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 import jax
+import llm
 import numpy as np
 import pytest
+import tokens
 
 from domino_jax import models
 from domino_jax.allocate.problem import Problem
@@ -25,7 +27,15 @@ NM_OF = {
     "attention6_mlp3": ["6:16", "3:16"],
     "attention8_mlp2": ["8:16", "2:16"],
 }
-OTHERS = {"start", "agreement", "attention_share", "faults", "long_run", "large"}
+OTHERS = {
+    "agreement",
+    "attention_share",
+    "faults",
+    "language_model",
+    "large",
+    "long_run",
+    "start",
+}
 # Module -> arguments of a run of seconds, and what it prints.
 RUNS = {
     "masks": (["--rounds=1", "--shrink=1000"], "mask / copy"),
@@ -93,6 +103,28 @@ def test_a_long_run():
     printed = run("long_run", "--steps=200")
     assert re.search(r"\| 180 \| [\d.]+ \| [\d.]+ \|", printed)
     assert "MB in 10,000 steps, of 200" in printed
+
+
+@pytest.mark.slow
+def test_a_language_model_is_not_measured_twice(tmp_path):
+    """Of a small random network; columns with and without the update, and each kind of table."""
+    folder = tokens.save(llm.save(llm.make("llama", vocab_size=tokens.SIZE), tmp_path / "dense"))
+    for part in ("calibration", "evaluation"):
+        (tmp_path / "text" / part).mkdir(parents=True)
+        (tmp_path / "text" / part / "a.txt").write_text("a few words say little\n\n" * 20)
+    flags = [f"--folder={folder}", f"--text={tmp_path / 'text'}", f"--keep={tmp_path / 'keep'}"]
+    flags += ["--length=16", "--windows=4", "--judged=4", "--m=8", "--methods"]
+    methods = ["uniform", "kronecker", "fisher"]
+    printed = run("language_model", *flags, *methods)
+    assert "50.0% of the weights in the blocks kept, M = 8" in printed
+    for method in methods:
+        assert f"| {method} |" in printed
+    (cells,) = (tmp_path / "keep").glob("*/cells_4.jsonl")
+    before = cells.read_text()
+    assert len(before.splitlines()) == 1 + len(methods) * 4
+    again = run("language_model", *flags, *methods)
+    assert again.splitlines()[-5:] == printed.splitlines()[-5:]
+    assert cells.read_text() == before
 
 
 def test_every_benchmark_is_run_here():
