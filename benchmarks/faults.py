@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -92,7 +93,8 @@ def kill(script: str, folder: Path, seconds: float, draw: random.Random) -> str:
         until = began + AT_MOST
         seen: set[Path] = set()
         while process.poll() is None and len(seen) < saves:
-            seen.update(folder.glob("**/*.new"))
+            with suppress(OSError):  # folders go while they are looked through
+                seen.update(folder.glob("**/*.new"))
             time.sleep(0.002)
         until = time.monotonic() + draw.uniform(0, 0.05)
     while process.poll() is None and time.monotonic() < until:

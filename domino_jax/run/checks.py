@@ -20,9 +20,9 @@ from domino_jax.models import Model
 from domino_jax.pytorch import hugging_face
 from domino_jax.pytorch.state_dict import SUFFIXES
 from domino_jax.run import checkpoint
-from domino_jax.run.kinds import LARGEST_COUNT
+from domino_jax.run.kinds import LARGEST_COUNT, LARGEST_NUMBER
 from domino_jax.run.provenance import PHASES
-from domino_jax.run.workdir import prepare, read_parts
+from domino_jax.run.workdir import is_number, prepare, read_parts
 from domino_jax.train import loop, mesh
 from domino_jax.train.criteria import find_criterion
 
@@ -39,7 +39,7 @@ def require_usable(workdir: Path) -> None:
     read_parts(workdir / "results.json")
     for phase, times in read_parts(workdir / "timing.json").items():
         for name, value in times.items():
-            if not isinstance(value, int | float):
+            if not is_number(value) or not 0 <= value <= LARGEST_NUMBER:
                 where = f"{workdir / 'timing.json'}: {phase}, {name!r}"
                 raise InputError(f"{where}: expected a number, got {value!r}")
 

@@ -234,12 +234,13 @@ def read_curve(path: Path) -> list[dict[str, Any]]:
             point = json.loads(line)
         except (ValueError, RecursionError):
             point = None
-        if isinstance(point, dict) and all(_is_number(point.get(key)) for key in ("step", "share")):
+        if isinstance(point, dict) and all(is_number(point.get(key)) for key in ("step", "share")):
             points.append(point)
         elif number < len(lines):
             raise InputError(f"{path}, line {number}: expected a point with 'step' and 'share'")
     return points
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Says whether a value of JSON is a number."""
     return isinstance(value, int | float) and not isinstance(value, bool)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from domino_jax.core.errors import InputError
 from domino_jax.data.arrays import from_arrays
 from domino_jax.run.checks import require_labels
 
@@ -46,3 +47,11 @@ def test_each_loss_has_its_labels(loss, right, wrong, said):
     if wrong:
         with pytest.raises(ValueError, match=f"training batch 3 of the data: expected {said}"):
             require_labels(_batch(*wrong), data, "training batch 3", loss)
+
+
+@pytest.mark.parametrize("missing", ["inputs", "labels"])
+def test_a_batch_that_lacks_a_part(missing):
+    data = from_arrays((X, Y), (X, Y), classes=3)
+    batch = {key: value for key, value in _batch(0, 1, 2).items() if key != missing}
+    with pytest.raises(InputError, match=f"training batch 0 of the data has no '{missing}', only"):
+        require_labels(batch, data, "training batch 0", SOFTMAX)
