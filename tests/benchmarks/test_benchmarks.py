@@ -25,7 +25,7 @@ NM_OF = {
     "attention6_mlp3": ["6:16", "3:16"],
     "attention8_mlp2": ["8:16", "2:16"],
 }
-OTHERS = {"start", "attention_share", "faults", "long_run"}
+OTHERS = {"start", "attention_share", "faults", "disks", "long_run"}
 # Module -> arguments of a run of seconds, and what it prints.
 RUNS = {
     "masks": (["--rounds=1", "--shrink=1000"], "mask / copy"),
@@ -75,6 +75,13 @@ def test_runs_that_are_killed():
     printed = run("faults", "--runs=2", timeout=900)
     assert "| search | 2 of 2 |" in printed
     assert "| train | 2 of 2 |" in printed
+
+
+@pytest.mark.slow
+def test_runs_whose_disk_fails():
+    printed = run("disks", "full", "limit", "directory moved", "--runs=1", timeout=900)
+    names = ("limit on the size of a file", "directory moved in mid-run")
+    assert all(f"| {name} | 1 of 1 | 1 of 1 |" in printed for name in names)
 
 
 def test_a_long_run():
