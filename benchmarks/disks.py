@@ -61,7 +61,7 @@ def small_disk(place: Path, options: str) -> Iterator[None]:
 
 def full(size: int, place: Path, draw: random.Random) -> None:
     """The disk is full after some part of the bytes that a whole run leaves."""
-    mount(place, f"size={max(int(size * draw.uniform(0.02, 0.95)), 8192)}")
+    mount(place, f"remount,size={max(int(size * draw.uniform(0.02, 0.95)), 8192)}")
     refused(faults.start("search", place))
     mount(place, "remount,size=64m")
 

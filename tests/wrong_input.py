@@ -495,8 +495,16 @@ WORKDIR = {
         ("results.json: broken JSON: it is nested",),
         files={"run/results.json": '{"a":' * 100_000},
     ),
+    **{
+        f"{name} is a folder": Case(
+            "",
+            (f"run/{name}: expected a file, got a folder; remove it",),
+            files={f"run/{name}/a": ""},
+        )
+        for name in ("scheme.json", "report.png", "timing.json", "search/votes.jsonl")
+    },
     "results are a folder": Case(
-        "", ("results.json: expected a JSON file", "directory"), files={"run/results.json/a": ""}
+        "", ("results.json: expected a file, got a folder",), files={"run/results.json/a": ""}
     ),
     "broken results": Case("", ("results.json", "broken JSON"), files={"run/results.json": "{"}),
 }

@@ -58,9 +58,11 @@ def compare(
             where there is one, and else the loss.
 
     Raises:
-        InputError: some cells could not be run: the first one and its reason.
+        InputError: some cells could not be run: the first one and its reason; or a folder is where
+            a file belongs.
         Stopped: it was asked to stop; the same call goes on.
     """
+    workdir.require_files(folder, ("compare.csv", "front.png", "map.png"))
     outcomes: list[Outcome] = []
     faults: list[str] = []
     began = time.monotonic()

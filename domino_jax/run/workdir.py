@@ -5,7 +5,7 @@ import json
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -33,6 +33,17 @@ def prepare(workdir: Path) -> None:
     except OSError as error:
         reason = "it is a file" if workdir.is_file() else error.strerror
         raise InputError(f"workdir {workdir}: cannot be written ({reason})") from None
+
+
+def require_files(folder: Path, names: Iterable[str]) -> None:
+    """Refuses a folder in the place of a file that will be written at the end of a run.
+
+    Raises:
+        InputError: the first one.
+    """
+    for name in names:
+        if (folder / name).is_dir():
+            raise InputError(f"{folder / name}: expected a file, got a folder; remove it")
 
 
 @contextmanager

@@ -7,15 +7,17 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import made
 import numpy as np
 import pytest
 
 from domino_jax import export, find_layers, models
+from domino_jax.core.canonical import Axes
 from domino_jax.core.errors import InputError
 from domino_jax.core.kernels import n_by_path
 from domino_jax.core.layers import grouped
 from domino_jax.core.masked import hard_mask
-from domino_jax.core.scheme import NM
+from domino_jax.core.scheme import NM, save
 from domino_jax.pytorch import exported, hugging_face_writer, onnx_file, writer
 from domino_jax.pytorch.document import Network
 from domino_jax.pytorch.layouts import torch_name
@@ -260,3 +262,17 @@ def test_ctrl_c_leaves_nothing(tmp_path, capsys, monkeypatch):
     assert export.main([f"--workdir={tmp_path}", f"--out={tmp_path / 'out'}"]) == 130
     assert capsys.readouterr().err == "stopped: no folder was made\n"
     assert not any(tmp_path.iterdir())
+
+
+def test_a_pruned_layer_that_the_scheme_lacks(tmp_path):
+    write(of_tokens(np.uint8), tmp_path / "out")
+    save(tmp_path / "out" / exported.SCHEME, {})
+    with pytest.raises(InputError, match=r"scheme\.json: no entry for head/kernel"):
+        exported.check(tmp_path / "out")
+
+
+def test_a_layer_that_the_trace_does_not_know(tmp_path):
+    network = of_tokens(np.uint8)
+    other = made.layer("table", (16, 8), Axes((), (), (0,), (1,)), 128, reason="by a rule")
+    with pytest.raises(InputError, match="table: is a layer only under the rules of the run"):
+        write(dataclasses.replace(network, layers=(*network.layers, other)), tmp_path / "out")

@@ -111,6 +111,15 @@ def test_results_of_another_form(tmp_path, change):
         comparison._outcome(cell, tmp_path)
 
 
+@pytest.mark.parametrize("name", ["compare.csv", "front.png", "map.png"])
+def test_a_folder_where_a_file_will_be(tmp_path, name):
+    (tmp_path / name).mkdir()
+    cells = comparison.cells_of(1, ["2:4"], METHODS, ["sr_ste"])
+    with pytest.raises(InputError, match=f"{name}: expected a file, got a folder"):
+        comparison.compare(scripts.settings(), tmp_path, cells, lambda: False, metric="")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_a_comparison_is_never_forgotten(tmp_path):
     code, _, said = run(tmp_path / "run", "--anew")
     assert (code, said.count("\n")) == (1, 1)
