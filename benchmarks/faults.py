@@ -18,6 +18,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +36,10 @@ CODES = (0, 75, -signal.SIGTERM, -signal.SIGKILL)
 AT_MOST = 600.0  # seconds of one start
 
 
-def start(script: str, folder: Path) -> subprocess.Popen[str]:
-    """Starts a script on the tiny network."""
+def start(
+    script: str, folder: Path, *, before: Callable[[], None] | None = None
+) -> subprocess.Popen[str]:
+    """Starts a script on the tiny network; `before` is called in the new process first."""
     # Its own cache: a killed process may leave half of a program there.
     environment = {
         "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "compiled"),
@@ -50,6 +54,7 @@ def start(script: str, folder: Path) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=before,  # noqa: PLW1509 (this process has one thread)
     )
 
 
@@ -92,7 +97,8 @@ def kill(script: str, folder: Path, seconds: float, draw: random.Random) -> str:
         until = began + AT_MOST
         seen: set[Path] = set()
         while process.poll() is None and len(seen) < saves:
-            seen.update(folder.glob("**/*.new"))
+            with suppress(OSError):  # folders go while they are looked through
+                seen.update(folder.glob("**/*.new"))
             time.sleep(0.002)
         until = time.monotonic() + draw.uniform(0, 0.05)
     while process.poll() is None and time.monotonic() < until:

@@ -5,6 +5,11 @@ Reads the sparse weights, the scheme and the settings of a work directory, and w
 language model as the folder of Hugging Face that it came in.
 """
 
+import signal
+
+if __name__ == "__main__":  # before all that takes its time to import: no traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
 import importlib
 import os
@@ -70,11 +75,11 @@ def network_of(
         )
     if data_dir is not None:
         flat["data.dir"] = data_dir
-    known = ":" not in flat.get("model.name", "")
-    if known and (dtype := flat.pop("model.dtype", None)) not in (None, "float32"):
-        say(f"model.dtype={dtype} is left out: the stored logits are those of float32")
     config = _config(flat)
     settings.check(config)
+    known = ":" not in config.model.name
+    if known and (dtype := config.model.pop("dtype", None)) not in (None, "float32"):
+        say(f"model.dtype={dtype} is left out: the stored logits are those of float32")
     dataset = data.create(
         config.data.name, data_dir=config.data.dir, **experiment.data_options(config)
     )
@@ -166,11 +171,15 @@ def _layers(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit code: 0, or 1 after one line on stderr."""
+    """Runs the command; returns the exit code: 0, or 1 (130: Ctrl-C) after one line on stderr."""
     flags, rest = _parser().parse_known_args(arguments)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what is half written goes
     try:
         _require_flags(flags, rest)
         _run(flags)
+    except KeyboardInterrupt:
+        print("stopped: no folder was made", file=sys.stderr)
+        return 130
     except Exception as error:  # of any type
         if os.environ.get(TRACEBACK):
             traceback.print_exc()

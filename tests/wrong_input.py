@@ -452,6 +452,17 @@ WORKDIR = {
         ("timing.json: dense, 'seconds': expected a number, got 'long'",),
         files={"run/timing.json": '{"dense": {"seconds": "long"}}'},
     ),
+    **{
+        f"times that are {name}": Case(
+            "",
+            ("timing.json: dense, 'steps': expected a number, got ",),
+            files={"run/timing.json": '{"dense": {"steps": ' + value + "}}"},
+        )
+        for name, value in (
+            *(("not finite", "NaN"), ("too large", "1e999"), ("negative", "-1")),
+            *(("true", "true"), ("of 320 digits", "9" * 320)),
+        )
+    },
     "nested record": Case(
         "", ("config.json: broken JSON: it is nested",), files={"run/config.json": "[" * 100_000}
     ),
@@ -465,13 +476,35 @@ WORKDIR = {
         ("'files': expected a dict, got [1]",),
         files={"run/data_files.json": '{"fingerprint": "a", "files": [1], "broken": []}'},
     ),
+    "broken files that have no names": Case(
+        "",
+        ("data_files.json: 'broken': expected names, got [{}]",),
+        files={"run/data_files.json": '{"fingerprint": "a", "files": {}, "broken": [{}]}'},
+    ),
+    "a fingerprint of another kind": Case(
+        "",
+        ("made with other settings", "data.fingerprint [1] there"),
+        files={
+            "run/config.json": '{"program": "domino_jax", "format": 1, "common": '
+            '{"data.fingerprint": [1]}}',
+            "run/scheme.json": "{}",
+        },
+    ),
     "nested results": Case(
         "",
         ("results.json: broken JSON: it is nested",),
         files={"run/results.json": '{"a":' * 100_000},
     ),
+    **{
+        f"{name} is a folder": Case(
+            "",
+            (f"run/{name}: expected a file, got a folder; remove it",),
+            files={f"run/{name}/a": ""},
+        )
+        for name in ("scheme.json", "report.png", "timing.json", "search/votes.jsonl")
+    },
     "results are a folder": Case(
-        "", ("results.json: expected a JSON file", "directory"), files={"run/results.json/a": ""}
+        "", ("results.json: expected a file, got a folder",), files={"run/results.json/a": ""}
     ),
     "broken results": Case("", ("results.json", "broken JSON"), files={"run/results.json": "{"}),
 }
@@ -526,6 +559,9 @@ SCHEMES = {
     ),
     "to evaluate without dense weights": trained(
         ("run/dense", "not trained", "step 0 of 8", "search.py"), "--config.evaluate"
+    ),
+    "to evaluate what is forgotten": Case(
+        "--anew --config.evaluate", ("--anew and --config.evaluate exclude each other",), "train"
     ),
     "to evaluate without a scheme": Case(
         "--config.evaluate", ("run/scheme.json", "no scheme"), "train"

@@ -99,7 +99,8 @@ def read_samples(folder: Path) -> dict[str, Tensor]:
         ValueError: the file is missing, damaged or has other tensors.
     """
     samples = read_tensors(folder / "samples.safetensors")
-    if not {"inputs", "logits"} <= set(samples) or len(samples["inputs"]) != len(samples["logits"]):
+    shapes = [samples[name].shape[:1] for name in ("inputs", "logits") if name in samples]
+    if len(shapes) != 2 or shapes[0] != shapes[1] or not sum(shapes[0]):
         raise ValueError(f"{folder / 'samples.safetensors'}: wants as many 'inputs' as 'logits'")
     return samples
 

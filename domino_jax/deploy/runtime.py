@@ -9,11 +9,14 @@ package:
     python deploy/runtime.py --check exported --costs=costs.json    # or python -m deploy
 """
 
+import signal
 import sys
 from importlib import util
 from pathlib import Path
 from types import ModuleType
 
+if __name__ == "__main__":  # Ctrl-C ends it without a traceback, also while PyTorch is imported
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 if __name__ == "__main__" and not __package__:
     # A file that is run belongs to no package: one of this folder is made for the imports below.
     package = ModuleType(__package__ := "deploy")

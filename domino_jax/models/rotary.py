@@ -105,8 +105,8 @@ def _original(rope: Mapping[str, Any], positions: int) -> float:
 
 def _number(rope: Mapping[str, Any], key: str) -> float:
     value = rope.get(key)
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not _LEAST <= value <= _MOST:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value is None or not is_number or not _LEAST <= value <= _MOST:
         raise InputError(
             f"{key} of the rotary embeddings: expected a number from {_LEAST:g} to {_MOST:g}, "
             f"got {value!r}"

@@ -20,9 +20,9 @@ from domino_jax.models import Model
 from domino_jax.pytorch import hugging_face
 from domino_jax.pytorch.state_dict import SUFFIXES
 from domino_jax.run import checkpoint
-from domino_jax.run.kinds import LARGEST_COUNT
-from domino_jax.run.provenance import PHASES
-from domino_jax.run.workdir import prepare, read_parts
+from domino_jax.run.kinds import LARGEST_COUNT, LARGEST_NUMBER
+from domino_jax.run.provenance import FILES, PHASES
+from domino_jax.run.workdir import CURVE, is_number, prepare, read_parts, require_files
 from domino_jax.train import loop, mesh
 from domino_jax.train.criteria import find_criterion
 
@@ -31,15 +31,17 @@ def require_usable(workdir: Path) -> None:
     """Refuses a work directory in which something would fail at the end of a run.
 
     Raises:
-        InputError: a folder that is a file or cannot be written, or a JSON file that is broken.
+        InputError: a folder that is a file or cannot be written, a file that is a folder, or a JSON
+            file that is broken.
     """
+    require_files(workdir, (*FILES, f"search/{CURVE}"))
     for folder in PHASES:
         if (workdir / folder).exists():
             prepare(workdir / folder)
     read_parts(workdir / "results.json")
     for phase, times in read_parts(workdir / "timing.json").items():
         for name, value in times.items():
-            if not isinstance(value, int | float):
+            if not is_number(value) or not 0 <= value <= LARGEST_NUMBER:
                 where = f"{workdir / 'timing.json'}: {phase}, {name!r}"
                 raise InputError(f"{where}: expected a number, got {value!r}")
 

@@ -58,9 +58,11 @@ def compare(
             where there is one, and else the loss.
 
     Raises:
-        InputError: some cells could not be run: the first one and its reason.
+        InputError: some cells could not be run: the first one and its reason; or a folder is where
+            a file belongs.
         Stopped: it was asked to stop; the same call goes on.
     """
+    workdir.require_files(folder, ("compare.csv", "front.png", "map.png"))
     outcomes: list[Outcome] = []
     faults: list[str] = []
     began = time.monotonic()
@@ -188,7 +190,8 @@ def _is_done(config: ConfigDict, cell: Cell, place: Path) -> bool:
     results = workdir.read_json(place / "results.json")
     if not {"search", "train"} <= results.keys() or not (place / "scheme.json").exists():
         return False
-    saved = _by_key(load_document(place / "scheme.json").get("config", {}))
+    config_there = load_document(place / "scheme.json").get("config")
+    saved = _by_key(config_there if isinstance(config_there, Mapping) else {})
     budget = saved["search.budget"]  # that of N:M is known only where the layers are
     return saved == {**_by_key(config.to_dict()), "search.budget": budget} and (
         ":" in cell.budget or budget == float(cell.budget)
@@ -213,7 +216,28 @@ def _quiet() -> Iterator[None]:
 
 
 def _outcome(cell: Cell, place: Path) -> Outcome:
-    results = workdir.read_json(place / "results.json")
+    """Reads what a cell has come to.
+
+    Raises:
+        InputError: its results.json has another form than we write.
+    """
+    path = place / "results.json"
+    results = workdir.read_json(path)
+    try:
+        outcome = _of_results(cell, results)
+        tables = (outcome.kept, *outcome.metrics.values())
+        fits = all(workdir.is_number(value) for table in tables for value in table.values())
+    except (KeyError, TypeError, AttributeError, ValueError):
+        fits = False
+    if not fits:
+        raise InputError(
+            f"{path}: expected the results of a search and a training, got others; remove {place} "
+            "and start the same command again"
+        )
+    return outcome
+
+
+def _of_results(cell: Cell, results: Mapping[str, Any]) -> Outcome:
     totals, train = results["search"]["totals"], results["train"]
     rows = results["search"]["layers"]
     final = train.get("tuned", train.get("updated"))

@@ -110,7 +110,13 @@ def read(folder: Path) -> Manifest:
         specs = {
             path: Spec(dtype, tuple(shape)) for path, (dtype, shape) in document["leaves"].items()
         }
-        return Manifest(specs, dict(document["files"]))
+        files = dict(document["files"])
+        pairs = (*files.values(), *(spec.shape for spec in specs.values()))
+        if not all(type(number) is int for pair in pairs for number in pair):
+            raise InputError(f"{FILE}: expected sizes and sums in whole numbers, got others")
+        if not all(len(pair) == 2 for pair in files.values()):
+            raise InputError(f"{FILE}: expected a size and a sum of each file, got others")
+        return Manifest(specs, files)
     except InputError as error:
         reason = str(error)
     except (ValueError, TypeError, KeyError, AttributeError) as error:

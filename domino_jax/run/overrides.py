@@ -88,7 +88,7 @@ def apply(config: ConfigDict, overrides: Iterable[Override], file: str) -> None:
         holder = _holder(config, key, text, file)
         name = key.rpartition(".")[2]
         value = _read(key, text, holder.get(name))
-        with config.unlocked(), config.ignore_type():
+        with holder.unlocked(), holder.ignore_type():
             holder[name] = value
 
 

@@ -273,7 +273,8 @@ def _differences(recorded: Part, part: Part) -> list[str]:
             texts.append(f"the {INPUTS[key]} {part[key]} ({key}) has changed since")
             continue
         there, here = (values.get(key, missing.get(key, ABSENT)) for values in (recorded, part))
-        if there == here or (key == DATA and {there, here} & {"", ABSENT}):
+        unknown = ("", ABSENT)
+        if there == here or (key == DATA and (there in unknown or here in unknown)):
             continue
         if isinstance(there, dict) and isinstance(here, dict):  # a scheme: its first layer will do
             name = next(n for n in [*there, *here] if there.get(n) != here.get(n))

@@ -104,6 +104,8 @@ def _read(folder: Path) -> dict[str, Any]:
             raise InputError(
                 f"{folder / FILES}: {key!r}: expected a {kind.__name__}, got {noted.get(key)!r}"
             )
+    if not all(isinstance(name, str) for name in noted.get("broken", ())):
+        raise InputError(f"{folder / FILES}: 'broken': expected names, got {noted['broken']!r}")
     return noted
 
 

@@ -5,7 +5,7 @@ import json
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -33,6 +33,17 @@ def prepare(workdir: Path) -> None:
     except OSError as error:
         reason = "it is a file" if workdir.is_file() else error.strerror
         raise InputError(f"workdir {workdir}: cannot be written ({reason})") from None
+
+
+def require_files(folder: Path, names: Iterable[str]) -> None:
+    """Refuses a folder in the place of a file that will be written at the end of a run.
+
+    Raises:
+        InputError: the first one.
+    """
+    for name in names:
+        if (folder / name).is_dir():
+            raise InputError(f"{folder / name}: expected a file, got a folder; remove it")
 
 
 @contextmanager
@@ -234,12 +245,13 @@ def read_curve(path: Path) -> list[dict[str, Any]]:
             point = json.loads(line)
         except (ValueError, RecursionError):
             point = None
-        if isinstance(point, dict) and all(_is_number(point.get(key)) for key in ("step", "share")):
+        if isinstance(point, dict) and all(is_number(point.get(key)) for key in ("step", "share")):
             points.append(point)
         elif number < len(lines):
             raise InputError(f"{path}, line {number}: expected a point with 'step' and 'share'")
     return points
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Says whether a value of JSON is a number."""
     return isinstance(value, int | float) and not isinstance(value, bool)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from domino_jax.allocate import kronecker
 from domino_jax.allocate.fisher import fisher_table
 from domino_jax.allocate.joint_loss import joint_loss
 from domino_jax.allocate.kdiag import kdiag_table
@@ -13,6 +14,7 @@ from domino_jax.allocate.kronecker import kronecker_table, kronecker_table_by_la
 from domino_jax.core.errors import InputError
 from domino_jax.core.scheme import NM
 from domino_jax.trace.layers import find_layers
+from domino_jax.trace.taps import Statistics
 
 RNG = np.random.default_rng(0)
 
@@ -174,3 +176,11 @@ def test_a_loss_that_is_not_finite_is_refused():
     for table in (kdiag_table, kronecker_table):
         with pytest.raises(InputError, match="expected "):
             table(LAYERS, params, loss, IMAGES)
+
+
+def test_a_layer_without_h_has_no_row():
+    w = floats(8, 2)
+    layers = find_layers(lambda p, x: x @ p["w"], {"w": w}, jnp.ones((1, 8)), 4)
+    bare = Statistics(None, jnp.ones((1, 8)), jnp.ones(2), jnp.ones(()))
+    with pytest.raises(InputError, match="w: expected a layer with groups, and its H"):
+        kronecker._row(layers[0], w, w, bare)

@@ -125,3 +125,9 @@ def test_a_rehearsal_trains_no_dense_network(capsys, tmp_path, monkeypatch):
         assert ("search" in printed) == searches, name
         assert ("keeps 50.00% of the weights" in printed) == (name == "halves")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_search_that_ends_above_its_budget(tmp_path):
+    with pytest.raises(InputError, match="expected a search that ends within its budget, got none"):
+        scripts.search(tmp_path, "search.method=own_parts:content", "dense.epochs=0.2")
+    assert not (tmp_path / "scheme.json").exists()

@@ -30,6 +30,7 @@ NM_OF = {
 OTHERS = {
     "agreement",
     "attention_share",
+    "disks",
     "faults",
     "language_model",
     "large",
@@ -97,6 +98,13 @@ def test_runs_that_are_killed():
     printed = run("faults", "--runs=2", timeout=900)
     assert "| search | 2 of 2 |" in printed
     assert "| train | 2 of 2 |" in printed
+
+
+@pytest.mark.slow
+def test_runs_whose_disk_fails():
+    printed = run("disks", "full", "limit", "directory moved", "--runs=1", timeout=900)
+    names = ("limit on the size of a file", "directory moved in mid-run")
+    assert all(f"| {name} | 1 of 1 | 1 of 1 |" in printed for name in names)
 
 
 def test_a_long_run():

@@ -8,6 +8,7 @@ import tokens
 
 from domino_jax import data
 from domino_jax.core.errors import InputError
+from domino_jax.data.sets import text as text_set
 
 
 @pytest.fixture
@@ -114,3 +115,17 @@ def test_a_tokenizer_that_does_not_know_a_word(tmp_path):
         text.write_text(json.dumps({"text": content}))
         with pytest.raises(InputError, match=r"tokenizer\.json: cannot turn the text into tokens"):
             opened(text, tmp_path)
+
+
+def test_a_text_that_went(tmp_path, tokenizer):
+    words = text_set._words(str(tokenizer))
+    with pytest.raises(InputError, match=r"a\.txt: cannot be read: No such file"):
+        list(text_set._of_file(tmp_path / "a.txt", words))
+
+
+def test_lines_that_are_no_documents(tmp_path, tokenizer):
+    path = tmp_path / "a.jsonl"
+    for line in ("{", "[" * 100_000):
+        path.write_text(line)
+        with pytest.raises(InputError, match=r"a\.jsonl, line 1: broken JSON"):
+            opened(path, tokenizer)

@@ -136,6 +136,23 @@ def test_parity_in_16_bits(resnet, dtype):
             lambda f: torch_export.change_tensors(f, "samples", lambda t: t.pop("logits")),
             "wants as many 'inputs'",
         ),
+        (
+            (),
+            lambda f: torch_export.change_tensors(
+                f, "samples", lambda t: t.update(logits=t["logits"][:, :4].clone())
+            ),
+            "samples: logits of shape [",
+        ),
+        *(
+            (
+                (),
+                lambda f, cut=cut: torch_export.change_tensors(
+                    f, "samples", lambda t: t.update({name: cut(x) for name, x in t.items()})
+                ),
+                "wants as many 'inputs'",
+            )
+            for cut in (lambda x: x.sum(), lambda x: x[:0].clone())
+        ),
         ((), lambda f: torch_export.truncate(f / "samples.safetensors"), "samples.safetensors: "),
         (
             (),

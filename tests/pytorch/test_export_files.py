@@ -7,16 +7,18 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import made
 import numpy as np
 import pytest
 
 from domino_jax import export, find_layers, models
+from domino_jax.core.canonical import Axes
 from domino_jax.core.errors import InputError
 from domino_jax.core.kernels import n_by_path
 from domino_jax.core.layers import grouped
 from domino_jax.core.masked import hard_mask
-from domino_jax.core.scheme import NM
-from domino_jax.pytorch import exported, onnx_file
+from domino_jax.core.scheme import NM, save
+from domino_jax.pytorch import exported, hugging_face_writer, onnx_file, writer
 from domino_jax.pytorch.document import Network
 from domino_jax.pytorch.layouts import torch_name
 from domino_jax.pytorch.writer import export as write
@@ -214,3 +216,63 @@ def test_a_scheme_in_the_record_of_a_run_that_is_none(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(record))
     with pytest.raises(InputError, match=r"config\.json: 'scheme': N:M is written like 2:4"):
         export.network_of(tmp_path)
+
+
+def test_weights_outside_the_masks_are_not_written(tmp_path):
+    network = of_tokens(np.uint8)
+    params = {**network.model.params, "head": {"kernel": jnp.ones((8, 16))}}
+    dense = dataclasses.replace(network, model=network.model._replace(params=params))
+    with pytest.raises(InputError, match="head/kernel: 64 weights more than its 2:4 allows"):
+        write(dense, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_only_a_language_model_is_written_for_transformers(tmp_path):
+    with pytest.raises(InputError, match=r"format hf: expected a run of causal_lm .* mine:net"):
+        hugging_face_writer.export(of_tokens(np.uint8), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_without_its_settings(tmp_path):
+    checkpoint.save(tmp_path / "train" / "sparse", 1, {"params": {"a": np.ones(2)}})
+    with pytest.raises(InputError, match=r"neither scheme\.json nor config\.json tells"):
+        export.network_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("nowhere:names", r"expected 'package\.module:function', got 'nowhere:names' \(Module"),
+        ("math", r"expected 'package\.module:function', got 'math' \(Attr"),
+        ("math:pi", "--names 'math:pi': is no function"),
+    ],
+)
+def test_names_that_are_none(name, words):
+    with pytest.raises(InputError, match=words):
+        export._function(name)
+
+
+def test_ctrl_c_leaves_nothing(tmp_path, capsys, monkeypatch):
+    def interrupted(flags):
+        with writer.whole_folder(tmp_path / "out") as folder:
+            (folder / exported.DOCUMENT).write_text("{}")
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(export, "_run", interrupted)
+    assert export.main([f"--workdir={tmp_path}", f"--out={tmp_path / 'out'}"]) == 130
+    assert capsys.readouterr().err == "stopped: no folder was made\n"
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_pruned_layer_that_the_scheme_lacks(tmp_path):
+    write(of_tokens(np.uint8), tmp_path / "out")
+    save(tmp_path / "out" / exported.SCHEME, {})
+    with pytest.raises(InputError, match=r"scheme\.json: no entry for head/kernel"):
+        exported.check(tmp_path / "out")
+
+
+def test_a_layer_that_the_trace_does_not_know(tmp_path):
+    network = of_tokens(np.uint8)
+    other = made.layer("table", (16, 8), Axes((), (), (0,), (1,)), 128, reason="by a rule")
+    with pytest.raises(InputError, match="table: is a layer only under the rules of the run"):
+        write(dataclasses.replace(network, layers=(*network.layers, other)), tmp_path / "out")

@@ -175,3 +175,17 @@ def test_data_that_the_network_does_not_take(copy):
     )
     long = jax.ShapeDtypeStruct((1, 65), np.int32)
     assert "data.length: expected at most the 64 positions of" in refused(copy, example=long)
+
+
+def test_a_tensor_that_is_in_two_files(shards):
+    first, second, *_ = sorted(shards.glob("*.safetensors"))
+    names = load_file(first)
+    save_file(load_file(second) | names, second)
+    assert "is in another shard too" in refused(shards)
+
+
+def test_a_folder_without_weights(copy):
+    (copy / "model.safetensors").unlink()
+    assert refused(copy).endswith(
+        "expected model.safetensors or model.safetensors.index.json, got neither"
+    )

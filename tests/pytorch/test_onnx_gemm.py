@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from domino_jax.pytorch import onnx_file, onnx_gemm
+from domino_jax.core.errors import InputError
+from domino_jax.pytorch import exported, onnx_file, onnx_gemm
 
 
 class Net(nn.Module):
@@ -55,3 +56,17 @@ def test_a_sparse_layer_that_is_no_product_there_is_refused(tmp_path):
     document = {"layers": {"up": {"weight": "up.weight", "sparse24": True}}}
     with pytest.raises(ValueError, match=r"model\.onnx: up: .* no Conv or Gemm"):
         onnx_file._require_products(onnx.load(path), document)
+
+
+@pytest.mark.parametrize("change", [lambda a: a + 1, lambda a: a[:, :4]])
+def test_a_weight_that_is_another_there_is_refused(tmp_path, change):
+    net, path = Net().eval(), tmp_path / "net.onnx"
+    onnx_file._convert(torch, net, torch.randn(2, 5, 8), path)
+    weights = {"up.weight": net.up.weight.detach().numpy()}
+    exported.write_arrays(tmp_path / exported.MASKS, weights)
+    exported.write_arrays(tmp_path / exported.WEIGHTS, weights)
+    onnx_file._require_same_weights(onnx, path, tmp_path)
+    changed = {name: change(weight) for name, weight in weights.items()}
+    exported.write_arrays(tmp_path / exported.WEIGHTS, changed)
+    with pytest.raises(InputError, match=r"up\.weight is absent or has other values there"):
+        onnx_file._require_same_weights(onnx, path, tmp_path)

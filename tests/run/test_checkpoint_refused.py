@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from domino_jax.core.errors import InputError
 from domino_jax.run import checkpoint, manifest
 
 SMALL = {"a": {"x": np.ones((2, 3), np.float32), "y": np.ones(2, np.int32)}, "b": np.int64(1)}
@@ -171,3 +172,35 @@ def test_an_orbax_failure_is_one_line(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(ValueError, match="0: Orbax cannot read the checkpoint: ") as caught:
         checkpoint.restore(tmp_path, {"a": np.ones(5)})
     assert "\n" not in str(caught.value)
+
+
+def test_a_step_of_another_format(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, 3, SMALL)
+    path = tmp_path / "3" / manifest.FILE
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 2}))
+    with pytest.raises(InputError, match=r"leaves\.json: expected format 1, got 2"):
+        checkpoint.restore(tmp_path, SMALL)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"files": {"x": None}},
+        {"files": {"x": [1]}},
+        {"files": {"x": [1, "2"]}},
+        {"files": {"x": "12"}},
+        {"files": [1]},
+        {"leaves": {"a": ["float64", ["5"]]}},
+        {"leaves": {"a": [["float64"], [5.0]]}},
+        {"leaves": [1]},
+    ],
+)
+def test_a_manifest_of_another_form(tmp_path: Path, change: dict[str, Any]) -> None:
+    checkpoint.save(tmp_path, 3, SMALL)
+    path = tmp_path / "3" / manifest.FILE
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(InputError, match=r"3: not a checkpoint of this program, or a damaged one"):
+        checkpoint.restore(tmp_path, SMALL)
+    (tmp_path / "3").rename(tmp_path / "3.new")
+    checkpoint.tidy(tmp_path)
+    assert not any(tmp_path.iterdir())

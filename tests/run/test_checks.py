@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scripts
 
+from domino_jax.core.errors import InputError
 from domino_jax.data.arrays import from_arrays
 from domino_jax.run.checks import require_batches, require_labels
 
@@ -61,3 +62,11 @@ def test_batches_that_parts_do_not_divide(parts):
     )
     with pytest.raises(ValueError, match=message):
         require_batches(scripts.settings(f"accumulate={parts}"))
+
+
+@pytest.mark.parametrize("missing", ["inputs", "labels"])
+def test_a_batch_that_lacks_a_part(missing):
+    data = from_arrays((X, Y), (X, Y), classes=3)
+    batch = {key: value for key, value in _batch(0, 1, 2).items() if key != missing}
+    with pytest.raises(InputError, match=f"training batch 0 of the data has no '{missing}', only"):
+        require_labels(batch, data, "training batch 0", SOFTMAX)

@@ -15,6 +15,7 @@ import scripts
 from domino_jax import export
 from domino_jax.core.canonical import Axes
 from domino_jax.core.costs import as_fraction, count_weights, total_cost
+from domino_jax.core.errors import InputError
 from domino_jax.core.scheme import load as load_scheme
 from domino_jax.run import comparison, comparison_pictures, comparison_report, monitor
 from domino_jax.run.comparison_report import Cell, Outcome
@@ -77,6 +78,52 @@ def test_a_budget_is_a_share_or_what_an_n_of_m_costs():
     assert comparison.share_of("1:2", LAYERS, count_weights) > share
     with pytest.raises(ValueError, match=r"M divides 4 \(of a\), got 2:16"):
         comparison.share_of("2:16", LAYERS, count_weights)
+
+
+RESULTS = {
+    "search": {
+        "totals": {name: {"share": 0.5} for name in ("cost", "weights", "macs")},
+        "layers": [{"name": "a", "nm": "2:4", "counted": True}],
+    },
+    "train": {stage: {"accuracy": 0.5} for stage in ("dense", "masked", "tuned")},
+}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"search": {}},
+        {"search": []},
+        {"search": RESULTS["search"] | {"layers": [{"name": "a", "nm": "5:4", "counted": True}]}},
+        {"search": RESULTS["search"] | {"layers": [3]}},
+        {"train": 3},
+        {"train": RESULTS["train"] | {"dense": 0.5}},
+        {"train": RESULTS["train"] | {"tuned": {"accuracy": "good"}}},
+    ],
+)
+def test_results_of_another_form(tmp_path, change):
+    cell = Cell(0, "0.5", "erk", "sr_ste")
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(RESULTS))
+    assert comparison._outcome(cell, tmp_path).metrics["tuned"] == {"accuracy": 0.5}
+    path.write_text(json.dumps(RESULTS | change))
+    with pytest.raises(InputError, match=r"results\.json: expected the results of a search and"):
+        comparison._outcome(cell, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["compare.csv", "front.png", "map.png"])
+def test_a_folder_where_a_file_will_be(tmp_path, name):
+    (tmp_path / name).mkdir()
+    cells = comparison.cells_of(1, ["2:4"], METHODS, ["sr_ste"])
+    with pytest.raises(InputError, match=f"{name}: expected a file, got a folder"):
+        comparison.compare(scripts.settings(), tmp_path, cells, lambda: False, metric="")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_comparison_is_never_forgotten(tmp_path):
+    code, _, said = run(tmp_path / "run", "--anew")
+    assert (code, said.count("\n")) == (1, 1)
+    assert "--anew: expected a --workdir of its own for another comparison" in said
 
 
 def test_a_comparison_and_what_it_repeats(tmp_path, capsys):

@@ -5,6 +5,7 @@ import signal
 import socket
 import time
 
+import jax
 import numpy as np
 import pytest
 import scripts
@@ -114,3 +115,13 @@ def test_flags_that_do_not_fit(address, count, index):
 )
 def test_launchers_are_known_by_what_they_set(environment, expected):
     assert cluster._is_cluster(environment) is expected
+
+
+def test_others_that_cannot_be_reached(monkeypatch):
+    def initialize(*arguments, **options):
+        raise RuntimeError("deadline exceeded\nand more")
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    monkeypatch.setattr(jax.config, "update", lambda *setting: None)
+    with pytest.raises(InputError, match=r"^--coordinator=host:1: deadline exceeded$"):
+        cluster.connect("host:1", 2, 0)

@@ -14,7 +14,7 @@ import tiny
 from ml_collections import ConfigDict
 
 from domino_jax.core.errors import InputError
-from domino_jax.run import experiment, settings, settings_page
+from domino_jax.run import experiment, overrides, settings, settings_page
 from domino_jax.run.settings_table import GROUPS, SETTINGS
 
 ROOT = Path(__file__).parents[2]
@@ -384,3 +384,14 @@ def test_a_config_names_the_setting_that_it_refuses(change, message):
     for config in (settings.defaults(), copy.deepcopy(settings.defaults())):
         with pytest.raises(InputError, match=re.escape(message)):
             change(config)
+
+
+@pytest.mark.parametrize("key", ["search.m", "seed"])
+def test_a_config_that_lacks_what_is_set(key):
+    config = settings.defaults()
+    group, _, name = key.rpartition(".")
+    with config.unlocked():
+        del (config[group] if group else config)[name]
+    said = rf"setting {key} is missing; start from .* \(mine\.py lacks it\)"
+    with pytest.raises(InputError, match=said):
+        overrides.apply(config, [overrides.Override(key, "4")], "mine.py")

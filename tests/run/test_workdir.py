@@ -1,7 +1,9 @@
 """Files of a work directory: whole or not there, and a curve that survives a killed process."""
 
+import errno
 import fcntl
 import json
+import os
 import shutil
 
 import pytest
@@ -200,3 +202,15 @@ def test_a_last_line_without_its_newline_counts(tmp_path):
     workdir.resume_curve(path, 25)
     workdir.append_point(path, *points(30))
     assert workdir.read_curve(path) == points(10, 20, 30)
+
+
+def test_a_directory_that_cannot_be_locked(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match=r"absent: cannot be locked \(No such file"):
+        workdir.locked(tmp_path / "absent").__enter__()
+
+    def without(file, kind):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(workdir.fcntl, "flock", without)
+    with pytest.raises(InputError, match=r"cannot be locked \(No locks available\)"):
+        workdir.locked(tmp_path).__enter__()

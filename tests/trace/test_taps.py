@@ -1,14 +1,18 @@
 """Statistics of products from the trace, against hooks written by hand into the same networks."""
 
+import dataclasses
 import importlib
 
 import jax
 import jax.numpy as jnp
+import made
 import numpy as np
 import pytest
 from jax import lax
 
+from domino_jax.core.canonical import Axes
 from domino_jax.core.errors import InputError
+from domino_jax.trace import adding
 from domino_jax.trace.kernels import find_kernels
 from domino_jax.trace.taps import tap, tap_each
 
@@ -524,3 +528,11 @@ def test_wrong_input_says_what_to_do():
         tap(through_scan, P, [X], layers)
     with pytest.raises(InputError, match="unknown layer to tap 'stack'"):
         tap(through_scan, P, [X], layers, only=["stack"])
+
+
+def test_a_layer_of_no_product_has_no_axes_to_add_along():
+    layer = made.layer("w", (8, 2), Axes((), (), (0,), (1,)), 16, reason="looked up")
+    bare = dataclasses.replace(layer, roles=None)
+    traced = adding._Traced(None, (), 0, None, {"w": bare}, {})
+    with pytest.raises(InputError, match="w: expected a layer of a product, got one without"):
+        adding._roles(traced, "w")

@@ -11,6 +11,7 @@ from domino_jax.core.errors import InputError
 from domino_jax.core.order import two_smallest_from
 from domino_jax.train.decay import decay_masked
 from domino_jax.train.maxq import axis_factors, rising_masks
+from domino_jax.train.precondition import scale_by_step
 from domino_jax.train.ramps import gradual_n, halved_n, make_ramp
 from domino_jax.train.step import first_state, trainer_step
 from domino_jax.train.trainer import Training
@@ -292,3 +293,9 @@ def test_step_needs_adam(optimizer):
 def test_no_term_to_stand_beside_adam(name):
     with pytest.raises(InputError, match="got 'adamw_decoupled'"):
         make(name, optimizer="adamw_decoupled")
+
+
+@pytest.mark.parametrize("steps", [(5, 4), (-1, 4)])
+def test_a_switch_that_cannot_come(steps):
+    with pytest.raises(InputError, match="earliest switch before the latest, got steps"):
+        scale_by_step(earliest=steps[0], latest=steps[1])
