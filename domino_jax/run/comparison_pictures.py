@@ -5,7 +5,7 @@ grow darker with what is kept.
 """
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,13 +28,32 @@ class Point(NamedTuple):
 
 
 def draw_front(path: Path, outcomes: Sequence[Outcome], metric: str, title: str) -> None:
-    """Draws the fine-tuned metric against what is kept: a line a method, a band its deviation.
+    """Draws the fine-tuned metric against what is kept; under one budget, one row for each cell.
+
+    The dense network is a line, the deviation over the seeds a band or a bar.
+    """
+    points = _points(outcomes, metric)
+    unit = f"{metric}{' in %' if is_share(metric) else ''} after fine-tuning"
+    if max(map(len, points.values()), default=0) > 1:
+        figure = _lines(points, outcomes, metric, unit)
+    else:
+        figure = _rows(points, outcomes, metric, unit)
+    figure.axes[0].set_title(_plain(title))
+    figure.axes[0].grid(alpha=0.3)
+    _save(figure, path)
+
+
+def _lines(
+    points: Mapping[tuple[str, str], list[Point]],
+    outcomes: Sequence[Outcome],
+    metric: str,
+    unit: str,
+) -> Any:
+    """Draws a line for each method and trainer over the budgets.
 
     Colour and marker are the method's, the line style is the trainer's where there are several.
-    The dense network is a horizontal line.
     """
     figure, axes = _figure((9.5, 5.5))
-    points = _points(outcomes, metric)
     methods, trainers = (list(dict.fromkeys(pair[i] for pair in points)) for i in range(2))
     for (method, trainer), line in points.items():
         place = methods.index(method)
@@ -44,7 +63,7 @@ def draw_front(path: Path, outcomes: Sequence[Outcome], metric: str, title: str)
         axes.errorbar(
             x,
             y,
-            yerr=[p.deviation for p in line] if len(line) == 1 else None,  # a band of no width
+            yerr=[p.deviation for p in line] if len(line) == 1 else None,  # a band has no width
             label=_plain(label),
             marker=MARKERS[place % len(MARKERS)],
             markerfacecolor="white" if trainers.index(trainer) % 2 else color,
@@ -54,14 +73,45 @@ def draw_front(path: Path, outcomes: Sequence[Outcome], metric: str, title: str)
         )
         low, high = ([p.mean + sign * p.deviation for p in line] for sign in (-1, 1))
         axes.fill_between(x, low, high, color=color, alpha=0.12, linewidth=0)
-    _draw_dense(axes, outcomes, metric)
+    mean, deviation = _dense(outcomes, metric)
+    axes.axhline(mean, color="black", linewidth=1, label="dense")
+    axes.axhspan(mean - deviation, mean + deviation, color="black", alpha=0.08, linewidth=0)
     _share_axis(axes, sorted({p.kept for line in points.values() for p in line}))
-    unit = " in %" if is_share(metric) else ""
-    axes.set(xlabel="% of the dense cost that is kept", ylabel=f"{metric}{unit} after fine-tuning")
-    axes.set_title(_plain(title))
-    axes.grid(alpha=0.3)
+    axes.set(xlabel="% of the dense cost that is kept", ylabel=unit)
     figure.legend(loc="outside right upper", frameon=False)
-    _save(figure, path)
+    return figure
+
+
+def _rows(
+    points: Mapping[tuple[str, str], list[Point]],
+    outcomes: Sequence[Outcome],
+    metric: str,
+    unit: str,
+) -> Any:
+    """Draws a row for each method and trainer, which would lie on one another above one budget."""
+    figure, axes = _figure((8.0, 1.6 + 0.32 * len(points)))
+    methods, trainers = (list(dict.fromkeys(pair[i] for pair in points)) for i in range(2))
+    labels = []
+    for row, ((method, trainer), (point,)) in enumerate(points.items()):
+        place = methods.index(method)
+        label = short(method) if len(trainers) == 1 else f"{short(method)}, {short(trainer)}"
+        labels.append(_plain(f"{label}  ({point.kept:.1f} %)"))
+        axes.errorbar(
+            point.mean,
+            row,
+            xerr=point.deviation,
+            marker=MARKERS[place % len(MARKERS)],
+            color=f"C{place % 10}",
+            capsize=4,
+        )
+    mean, deviation = _dense(outcomes, metric)
+    axes.axvline(mean, color="black", linewidth=1, label="dense")
+    axes.axvspan(mean - deviation, mean + deviation, color="black", alpha=0.08, linewidth=0)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.invert_yaxis()
+    axes.set(xlabel=unit, ylabel="(% of the dense cost kept)")
+    axes.legend(loc="best", frameon=False)
+    return figure
 
 
 def _points(outcomes: Sequence[Outcome], metric: str) -> dict[tuple[str, str], list[Point]]:
@@ -77,12 +127,11 @@ def _points(outcomes: Sequence[Outcome], metric: str) -> dict[tuple[str, str], l
     return {pair: sorted(line) for pair, line in points.items()}
 
 
-def _draw_dense(axes: Any, outcomes: Sequence[Outcome], metric: str) -> None:
+def _dense(outcomes: Sequence[Outcome], metric: str) -> tuple[float, float]:
+    """Returns mean and deviation of the dense networks, one a seed."""
     scale = 100.0 if is_share(metric) else 1.0
     by_seed = {o.cell.seed: scale * o.metrics["dense"][metric] for o in outcomes}
-    mean, deviation = statistics.mean(by_seed.values()), _deviation(list(by_seed.values()))
-    axes.axhline(mean, color="black", linewidth=1, label="dense")
-    axes.axhspan(mean - deviation, mean + deviation, color="black", alpha=0.08, linewidth=0)
+    return statistics.mean(by_seed.values()), _deviation(list(by_seed.values()))
 
 
 def _share_axis(axes: Any, kept: Sequence[float]) -> None:
@@ -94,8 +143,6 @@ def _share_axis(axes: Any, kept: Sequence[float]) -> None:
     axes.set_xscale("log")
     axes.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
     axes.set_xticks([], minor=True)
-    if kept and kept[-1] < 1.15 * kept[0]:  # one budget
-        axes.set_xlim(kept[0] / 1.3, kept[-1] * 1.3)
 
 
 def _deviation(values: Sequence[float]) -> float:

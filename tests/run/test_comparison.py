@@ -233,3 +233,13 @@ def test_pictures_of_a_hundred_layers_and_odd_names(tmp_path):
     comparison_pictures.draw_front(tmp_path / "front.png", outcomes, "loss", "$x_{ on [data]")
     comparison_pictures.draw_map(tmp_path / "map.png", outcomes, "map")
     assert (tmp_path / "map.png").stat().st_size > 0
+
+
+def test_cells_under_one_budget_are_drawn_in_rows():
+    """Above one share of the cost they would lie on one another."""
+    outcomes = [_outcome(seed, method, 1.0) for seed in range(2) for method in ("uniform", "erk")]
+    points = comparison_pictures._points(outcomes, "loss")
+    (axes,) = comparison_pictures._rows(points, outcomes, "loss", "loss").axes
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert [label.split()[0] for label in labels] == ["uniform", "erk"]
+    assert labels[0].endswith("(25.0 %)")
