@@ -2,7 +2,8 @@
 
     python -m benchmarks.steps
 
-ResNet-18 in its ImageNet form, images of 64x64, batch 64, M = 16. Four minutes on two cores.
+ResNet-18 in its ImageNet form, images of 64x64, batch 64, M = 16. Two minutes on two cores. Also:
+`--size 96 --batch 32` and `--size 224 --batch 8`.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from benchmarks.clock import in_turns, machine, print_table, ratio, spread
 from benchmarks.networks import Bench, steps
 from domino_jax.run import memory
 
-GOAL = 1.08  # the published code pays 1.27
+GOAL = 1.05  # the published code pays 1.27
 PAIRS = (("search", "dense for search"), ("SR-STE", "dense for SR-STE"))
 
 

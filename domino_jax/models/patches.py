@@ -20,7 +20,7 @@ def over_patches(
     padding: Sequence[Sizes],
     precision: Any = None,
 ) -> jax.Array:
-    """Multiplies what each output sees, window rows · columns · C values, by the kernel as a matrix.
+    """Multiplies what each output sees (window rows · columns · C values) by the kernel.
 
     Arguments and result are those of `domino_jax.models.convolution.convolution`.
     """
