@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -36,17 +36,15 @@ CODES = (0, 75, -signal.SIGTERM, -signal.SIGKILL)
 AT_MOST = 600.0  # seconds of one start
 
 
-def start(
-    script: str, folder: Path, *, before: Callable[[], None] | None = None
-) -> subprocess.Popen[str]:
-    """Starts a script on the tiny network; `before` is called in the new process first."""
+def start(script: str, folder: Path, *, under: Sequence[str] = ()) -> subprocess.Popen[str]:
+    """Starts a script on the tiny network, under a command such as prlimit."""
     # Its own cache: a killed process may leave half of a program there.
     environment = {
         "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
         "PYTHONPATH": f"{ROOT}{os.pathsep}{CONFIG.parent}",
     }
-    command = [sys.executable, f"{script}.py", f"--config={CONFIG}", f"--workdir={folder}"]
+    command = [*under, sys.executable, f"{script}.py", f"--config={CONFIG}", f"--workdir={folder}"]
     return subprocess.Popen(
         command,
         cwd=ROOT,
@@ -54,7 +52,6 @@ def start(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=before,  # noqa: PLW1509 (this process has one thread)
     )
 
 
