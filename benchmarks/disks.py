@@ -12,7 +12,6 @@ import argparse
 import os
 import random
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -26,7 +25,7 @@ from pathlib import Path
 from benchmarks import faults
 from benchmarks.clock import machine, print_table
 
-_PROGRESS = re.compile(r"(dense training|search|training) \d+/\d+ ")
+_PROGRESS = re.compile(r"(dense training|search) \d+/\d+ |exact finish: ")
 Attempt = Callable[[Path, random.Random], None]
 
 
@@ -77,11 +76,7 @@ def read_only(place: Path, draw: random.Random) -> None:
 def limited(largest: int, place: Path, draw: random.Random) -> None:
     """No file may have as many bytes as the largest of a whole run."""
     size = int(largest * draw.uniform(0.02, 0.95))
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-
-    refused(faults.start("search", place, before=limit))
+    refused(faults.start("search", place, under=("prlimit", f"--fsize={size}")))
 
 
 def gone(take: Callable[[Path], None], place: Path, draw: random.Random) -> None:

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -33,20 +33,19 @@ PHASES = {"search": ("dense", "search"), "train": ("train", "train/sparse")}
 FILES = {"search": ("scheme.json", "search/votes.jsonl", "report.png"), "train": ("results.json",)}
 # Done; stopped and saved; by default, before Python has taken the signal; killed.
 CODES = (0, 75, -signal.SIGTERM, -signal.SIGKILL)
+LATE = "not in time"
 AT_MOST = 600.0  # seconds of one start
 
 
-def start(
-    script: str, folder: Path, *, before: Callable[[], None] | None = None
-) -> subprocess.Popen[str]:
-    """Starts a script on the tiny network; `before` is called in the new process first."""
+def start(script: str, folder: Path, *, under: Sequence[str] = ()) -> subprocess.Popen[str]:
+    """Starts a script on the tiny network, under a command such as prlimit."""
     # Its own cache: a killed process may leave half of a program there.
     environment = {
         "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
         "PYTHONPATH": f"{ROOT}{os.pathsep}{CONFIG.parent}",
     }
-    command = [sys.executable, f"{script}.py", f"--config={CONFIG}", f"--workdir={folder}"]
+    command = [*under, sys.executable, f"{script}.py", f"--config={CONFIG}", f"--workdir={folder}"]
     return subprocess.Popen(
         command,
         cwd=ROOT,
@@ -54,7 +53,6 @@ def start(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=before,  # noqa: PLW1509 (this process has one thread)
     )
 
 
@@ -105,7 +103,7 @@ def kill(script: str, folder: Path, seconds: float, draw: random.Random) -> str:
         time.sleep(0.002)
     process.send_signal(number)
     code = end(process, CODES)
-    return f"{number.name}, {moment}" if code != 0 else "not in time"
+    return f"{number.name}, {moment}" if code != 0 else LATE
 
 
 def runs_of(script: str, folder: Path, whole: Path, runs: int, draw: random.Random) -> Counter[str]:
@@ -117,22 +115,27 @@ def runs_of(script: str, folder: Path, whole: Path, runs: int, draw: random.Rand
     source = folder / f"before {script}"
     if script == "train":
         shutil.copytree(whole, source)
-    began = time.monotonic()
     end(start(script, whole))
-    seconds = time.monotonic() - began
     expected = digest(whole, script)
     kills: Counter[str] = Counter()
-    for run in range(runs):
+    seconds, run = 0.0, 0  # those of a run whose programs are compiled
+    while run <= runs:
         place = folder / f"{script} {run}"
         if script == "train":
             shutil.copytree(source, place)
-        for _ in range(draw.randint(1, 3)):
-            kills[kill(script, place, seconds, draw)] += 1
+        began, made = time.monotonic(), []
+        if run:
+            made = [kill(script, place, seconds, draw) for _ in range(draw.randint(1, 3))]
         end(start(script, place))
+        seconds = seconds or time.monotonic() - began
         if digest(place, script) != expected:
             raise RuntimeError(f"{script}, run {run}: it ends in other bits; see {place}")
         shutil.rmtree(place)
-        print(f"{script}: {run + 1} of {runs} end in the same bits", file=sys.stderr, flush=True)
+        kills.update(made)
+        if run and set(made) == {LATE}:  # it was over before its kills, and does not count
+            continue
+        print(f"{script}: {run} of {runs} end in the same bits", file=sys.stderr, flush=True)
+        run += 1
     return kills
 
 

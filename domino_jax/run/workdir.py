@@ -228,7 +228,7 @@ def resume_curve(path: Path, start: int) -> None:
 def append_point(path: Path, point: Mapping[str, Any]) -> None:
     """Appends a point, which has a 'step', to a curve."""
     if cluster.is_first():
-        with path.open("a") as file:
+        with files.naming(path), path.open("a") as file:
             file.write(files.json_text(point) + "\n")
 
 

@@ -1,6 +1,7 @@
 """Files appear whole or not at all."""
 
 import ast
+import errno
 import os
 from pathlib import Path
 
@@ -8,6 +9,20 @@ import pytest
 
 from domino_jax.core import files
 from domino_jax.core.errors import InputError
+
+
+@pytest.mark.parametrize("given", [(), ("b",)])
+def test_a_full_disk_names_the_file(tmp_path, given):
+    path = tmp_path / "a.txt"
+
+    def write():
+        with files.replacing(path):
+            raise OSError(errno.ENOSPC, "No space left on device", *given)
+
+    with pytest.raises(OSError) as caught:
+        write()
+    assert (caught.value.errno, caught.value.strerror) == (errno.ENOSPC, "No space left on device")
+    assert caught.value.filename == (given[0] if given else str(path))
 
 
 def test_text_appears_whole(tmp_path, monkeypatch):

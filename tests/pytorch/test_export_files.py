@@ -7,20 +7,18 @@ import sys
 
 import jax
 import jax.numpy as jnp
-import made
 import numpy as np
 import pytest
 
 from domino_jax import export, find_layers, models
-from domino_jax.core.canonical import Axes
 from domino_jax.core.errors import InputError
 from domino_jax.core.kernels import n_by_path
 from domino_jax.core.layers import grouped
 from domino_jax.core.masked import hard_mask
 from domino_jax.core.scheme import NM, save
-from domino_jax.pytorch import exported, hugging_face_writer, onnx_file, writer
+from domino_jax.pytorch import document, exported, hugging_face_writer, onnx_file, writer
 from domino_jax.pytorch.document import Network
-from domino_jax.pytorch.layouts import torch_name
+from domino_jax.pytorch.layouts import Tensor, torch_name
 from domino_jax.pytorch.writer import export as write
 from domino_jax.run import checkpoint
 
@@ -196,9 +194,9 @@ OF_ENTRIES = {
 def test_a_document_of_another_form(tmp_path, message):
     write(of_tokens(np.uint8), tmp_path / "out")
     path = tmp_path / "out" / exported.DOCUMENT
-    document = json.loads(path.read_text())
-    OF_ENTRIES[message](document, document["layers"]["head/kernel"])
-    path.write_text(json.dumps(document))
+    content = json.loads(path.read_text())
+    OF_ENTRIES[message](content, content["layers"]["head/kernel"])
+    path.write_text(json.dumps(content))
     with pytest.raises(InputError, match=rf"export\.json: .*{message}"):
         exported.check(tmp_path / "out")
 
@@ -271,8 +269,9 @@ def test_a_pruned_layer_that_the_scheme_lacks(tmp_path):
         exported.check(tmp_path / "out")
 
 
-def test_a_layer_that_the_trace_does_not_know(tmp_path):
+def test_a_layer_that_has_no_axes_there():
     network = of_tokens(np.uint8)
-    other = made.layer("table", (16, 8), Axes((), (), (0,), (1,)), 128, reason="by a rule")
-    with pytest.raises(InputError, match="table: is a layer only under the rules of the run"):
-        write(dataclasses.replace(network, layers=(*network.layers, other)), tmp_path / "out")
+    layer = grouped(network.layers)[0]
+    tensor = Tensor(layer.path, "head.weight", (1, 0), (16, 8), None)
+    with pytest.raises(InputError, match="head/kernel: is a layer only under the rules of the run"):
+        document._entry(network, layer, tensor, by_torch=True)
