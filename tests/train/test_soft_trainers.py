@@ -299,3 +299,11 @@ def test_no_term_to_stand_beside_adam(name):
 def test_a_switch_that_cannot_come(steps):
     with pytest.raises(InputError, match="earliest switch before the latest, got steps"):
         scale_by_step(earliest=steps[0], latest=steps[1])
+
+
+@pytest.mark.parametrize("name", ["maxq", "step", "decaying_mask"])
+def test_what_knows_groups_alone_refuses_another_pattern(name):
+    options = OPTIONS | {"optimizer": "adamw" if name == "step" else "sgd"}
+    training = Training(LAYERS, 4, lambda step: 0.1, options, make_masks=lambda *_: {})
+    with pytest.raises(InputError, match=r"train\.pattern: expected 'n:m' for this train\.method"):
+        make_trainer(name, training)
