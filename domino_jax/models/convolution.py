@@ -78,7 +78,7 @@ def _differentiated(convolve: Convolve, in_kernel: Convolve) -> Convolve:
     def convolved(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
         return convolve(inputs, kernel)
 
-    def rule(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array | SymbolicZero]:
+    def rule(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
         inputs, kernel = primals
         outputs = convolved(inputs, kernel)
         by_inputs, by_kernel = tangents

@@ -15,4 +15,4 @@ def gelu(x: jax.Array) -> jax.Array:
     if jnp.finfo(x.dtype).bits < 32:
         return jax.nn.gelu(x, approximate=False)
     half, root = np.array(0.5, x.dtype), np.array(0.5**0.5, x.dtype)
-    return half * x * (1 + jax.lax.erf(root * x))
+    return x * half * (1 + jax.lax.erf(x * root))

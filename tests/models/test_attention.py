@@ -24,6 +24,26 @@ def test_as_jax_computes_it(causal):
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("length", [255, 256, 700])
+def test_blocks_of_positions_change_nothing(length):
+    """Values and gradients of long causal attention, against JAX's own."""
+    rng = np.random.default_rng(0)
+    parts = [jnp.asarray(rng.standard_normal((1, length, 16)), jnp.float32) for _ in range(3)]
+
+    def whole(parts):
+        apart = (x.reshape(1, length, 2, 8) for x in parts)
+        return jax.nn.dot_product_attention(*apart, is_causal=True).reshape(1, length, 16)
+
+    def ours(parts):
+        return attend(*parts, heads=2, causal=True)
+
+    cotangent = jnp.asarray(rng.standard_normal((1, length, 16)), jnp.float32)
+    (found, pull), (wanted, pull_whole) = (jax.vjp(f, parts) for f in (ours, whole))
+    pairs = zip((found, *pull(cotangent)[0]), (wanted, *pull_whole(cotangent)[0]), strict=True)
+    for one, other in pairs:
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("causal", [False, True])
 def test_gradients_in_bfloat16_need_no_silent_promotion(causal):
     """Here `jax.nn.dot_product_attention` raises: tests promote strictly."""
