@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from domino_jax.run import memory
+
 # 256 MB, written and freed twice; what the second one costs in pages of 4 kB.
 PAGES = """
 import ctypes, resource, sys
@@ -32,3 +34,17 @@ def test_the_second_block_needs_no_new_pages():
         pages[word] = int(subprocess.run(command, capture_output=True, check=True).stdout)
     assert pages["kept"] < 100
     assert pages["given back"] > 100
+
+
+@pytest.mark.parametrize("platforms", ["cuda,cpu", "tpu"])
+def test_where_others_compute_nothing_is_told(platforms, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    monkeypatch.setattr(memory.ctypes, "CDLL", None)  # not even asked for
+    assert not memory.keep_freed()
+
+
+def test_a_plugin_for_gpus_is_seen(monkeypatch):
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.setattr(memory.metadata, "entry_points", lambda group: [group])
+    monkeypatch.setattr(memory.ctypes, "CDLL", None)
+    assert not memory.keep_freed()
