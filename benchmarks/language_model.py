@@ -156,7 +156,8 @@ class Network:
         for layer in grouped(self.layers):
             own = jnp.sqrt(found.statistics[layer.name].squares[0])
             norms.setdefault(layer.path, []).append(np.asarray(own)[:, None])
-        np.savez(self.keep / "norms.npz", **{path: np.stack(each) for path, each in norms.items()})
+        stacked: dict[str, Any] = {path: np.stack(each) for path, each in norms.items()}
+        np.savez(self.keep / "norms.npz", **stacked)
         if "kronecker" not in self.flags.methods:
             return
         for score in {COLUMNS[column][0] or "wanda" for column in self.flags.columns}:

@@ -8,10 +8,11 @@ DIR is what save_pretrained writes, TEXT a .txt, .md or .jsonl file or a folder 
 trained: the search asks the loss on 16 batches of 4 windows; train.py sets to zero what is least by
 Wanda's score, magnitude times the norm of the input, and tells the perplexity. Embedding and head
 stay dense; the budget is of the blocks alone. Better: --config.train.method=update. To
-fine-tune: --config.train.method=sr_ste --config.train.score=None. docs/language_models.md has more.
+fine-tune: --config.train.method=sr_ste --config.train.score=magnitude. docs/language_models.md has
+more.
 
-Not run here: needs a network and a text of your own; tests/run/test_causal_lm.py runs it on small
-random networks.
+Needs a network and a text of your own; benchmarks/RESULTS.md has what SmolLM2-135M loses by these
+parts, and tests/run/test_causal_lm.py runs the commands on small random networks.
 """
 
 from ml_collections import ConfigDict

@@ -65,7 +65,8 @@ def kronecker_table_of(
 
     Arguments and errors are those of `kronecker_table`; taps are of all grouped layers.
     """
-    found = [*taps.statistics.items(), *taps.untapped.items()]
+    found: list[tuple[str, Statistics | str]] = [*taps.statistics.items()]
+    found += taps.untapped.items()
     return _table(tuple(layers), params, scores, found)
 
 

@@ -91,7 +91,7 @@ def test_narrow_weights_are_not_trained(folder, tmp_path):
     scripts.search(tmp_path, *options, config=CONFIG)
     refused = pytest.raises(InputError, match=r"model\.param_dtype: expected float32 weights")
     with refused:
-        more = ("train.method=sr_ste", "train.score=None")
+        more = ("train.method=sr_ste", "train.score=magnitude")
         scripts.train(tmp_path, *options, *more, config=CONFIG)
     with refused:
         scripts.search(tmp_path / "other", *options, "search.method=domino", config=CONFIG)

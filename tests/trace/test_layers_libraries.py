@@ -57,7 +57,7 @@ def test_flax_linen():
         "Conv_1/kernel": (HWIO, 16 * 9 * 16),
         **{f"{attention}{n}/kernel": (heads, 16 * 256) for n in ("query", "key", "value")},
         f"{attention}out/kernel": (Axes((), (), (0, 1), (2,)), 16 * 256),
-        **{f"blocks/Dense_{d}/kernel#{i}": (STACKED, 16 * 512) for d in (1, 0) for i in range(3)},
+        **{f"blocks/Dense_{d}/kernel#{i}": (STACKED, 16 * 512) for i in range(3) for d in (1, 0)},
         "Dense_0/kernel": (IO, 160),
     }
     assert {layer.name: (layer.roles, layer.macs) for layer in layers if layer.roles} == expected
