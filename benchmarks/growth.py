@@ -42,7 +42,8 @@ def measure(
     millions: Sequence[float], rounds: int
 ) -> tuple[list[int], dict[str, list[np.ndarray]]]:
     """Returns the numbers of weights, and the seconds of each round by name, one row a number."""
-    weights, found = [], {}
+    weights: list[int] = []
+    found: dict[str, list[np.ndarray]] = {}
     for size in millions:
         rows = max(round(size * 1e6 / OUTPUTS / 16), 1) * 16
         w = jax.random.normal(jax.random.key(0), (rows, OUTPUTS))

@@ -69,6 +69,8 @@ def decoder(dtype: str | None, small: bool) -> Case:
 def of_name(name: str, dtype: str | None, small: bool) -> Case:
     """Makes one of our networks by its name."""
     rng = np.random.default_rng(0)
+    shape: tuple[int, ...]
+    options: dict[str, Any]
     if name == "byte_lm":
         shape, options = ((4, 16), {"depth": 1}) if small else ((16, 256), {})
         inputs = rng.integers(0, 256, shape).astype(np.uint8)

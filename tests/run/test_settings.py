@@ -55,6 +55,8 @@ VALUES = {
     ),
     "log_every": COUNT,
     "checkpoint_every": COUNT,
+    "accumulate": COUNT,
+    "remat": ([True, False], [1, "yes", None]),
     "evaluate": ([True, False], [0, 1, "True", None]),
     "dry_run": ([True, False], [0, 1, "True", None]),
     "model.name": NAME,
