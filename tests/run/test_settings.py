@@ -55,8 +55,6 @@ VALUES = {
     ),
     "log_every": COUNT,
     "checkpoint_every": COUNT,
-    "accumulate": COUNT,
-    "remat": ([True, False], [1, "yes", None]),
     "evaluate": ([True, False], [0, 1, "True", None]),
     "dry_run": ([True, False], [0, 1, "True", None]),
     "model.name": NAME,
