@@ -78,8 +78,11 @@ def network_of(
     config = _config(flat)
     settings.check(config)
     known = ":" not in config.model.name
-    if known and (dtype := config.model.pop("dtype", None)) not in (None, "float32"):
-        say(f"model.dtype={dtype} is left out: the stored logits are those of float32")
+    if known and "dtype" in config.model:
+        if config.model.dtype not in (None, "float32"):
+            say(f"model.dtype={config.model.dtype} is left out: the stored logits are of float32")
+        with config.unlocked():
+            del config.model["dtype"]
     dataset = data.create(
         config.data.name, data_dir=config.data.dir, **experiment.data_options(config)
     )

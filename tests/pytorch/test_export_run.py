@@ -83,5 +83,5 @@ def test_a_dtype_that_is_left_out_is_said(tmp_path, capsys):
     out = tmp_path / "out"
     assert export.main([f"--workdir={tmp_path / 'run'}", f"--out={out}", "--dtype=float32"]) == 0
     first, *_ = capsys.readouterr().out.splitlines()
-    assert first == "model.dtype=bfloat16 is left out: the stored logits are those of float32"
+    assert first == "model.dtype=bfloat16 is left out: the stored logits are of float32"
     assert "dtype" not in json.loads((out / "export.json").read_text())["model_options"]
