@@ -22,6 +22,7 @@ from benchmarks.clock import machine, print_table, spread
 
 CONFIG = ["--config=configs/digits.py", "--config.log_every=1"]
 ONE_STEP = ["--config.dense.epochs=0.02", "--config.dense.warmup_epochs=0"]
+STEPWISE = ["--config.search.method=domino"]  # a search that makes steps
 EVENTS = "events.out.*"
 ROOT = Path(__file__).parent.parent
 
@@ -68,7 +69,7 @@ def starts(folder: Path, number: int, dense: Path) -> dict[str, float]:
         found[f"dense, {state}"] = seconds_to(
             work / "dense/dense", EVENTS, arguments, home / "dense"
         )
-        arguments = [f"--workdir={work}/search", f"--config.init={dense}"]
+        arguments = [f"--workdir={work}/search", f"--config.init={dense}", *STEPWISE]
         started = work / "search/search"
         found[f"search, {state}"] = seconds_to(started, EVENTS, arguments, home / "search")
     return found

@@ -11,8 +11,8 @@ stay dense; the budget is of the blocks alone. Better: --config.train.method=upd
 fine-tune: --config.train.method=sr_ste --config.train.score=magnitude. docs/language_models.md has
 more.
 
-Needs a network and a text of your own; benchmarks/RESULTS.md has what SmolLM2-135M loses by these
-parts, and tests/run/test_causal_lm.py runs the commands on small random networks.
+Needs a network and a text of your own. Measured on SmolLM2-135M, by these parts: perplexity 44.4
+dense, 89.4 masked, 86.4 updated (benchmarks/RESULTS.md).
 """
 
 from ml_collections import ConfigDict

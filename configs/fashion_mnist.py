@@ -6,7 +6,7 @@
 Needs the data: apt-get install dataset-fashion-mnist, or TFDS. The network is meant to be small
 enough that sparsity hurts. The budget is what 2:16 everywhere keeps, with the dense stem 13.04 %.
 
-Not measured yet: whether sparsity hurts, and how long the dense training takes.
+Not run here: whether sparsity hurts, and how long the dense training takes.
 """
 
 from ml_collections import ConfigDict

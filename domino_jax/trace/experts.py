@@ -130,16 +130,16 @@ def _of_product(eqn: Any, values: Sequence[Any]) -> tuple[Experts, ...]:
 
 
 def _own(view: View, contracting: Sequence[int], batch: Sequence[int]) -> list[Experts]:
-    """Marks the dim that may be experts: the first of several axes that are outputs.
+    """Marks the dim that may be experts: the first axis, where it and another are outputs.
 
-    So are they stored, [E, D, O] or [D, E, O]. A sum over the width of heads (a norm of queries)
-    must not make experts of the last axis of [H, D, K].
+    So are they stored, [E, D, O]. Without this a sum over the width of heads (a norm of queries)
+    would make experts of [H, D, K]'s last axis.
     """
     free = [d for d in range(len(view.dims)) if d not in (*contracting, *batch)]
     inputs, outputs = (_axes(view, dims) for dims in (contracting, free))
     dims = [NONE] * len(view.dims)
     if inputs and len(outputs) > 1 and not views.is_repeated(view):
-        first = min(outputs)
+        first = min(inputs | outputs)
         for d in free:
             if _axes(view, [d]) == {first}:
                 dims[d] = frozenset({(view, first)})

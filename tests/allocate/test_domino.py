@@ -220,6 +220,10 @@ def test_pace_is_zero_of_erk_when_reached():
     assert rule({"a": 4, "b": 4})["a"] == 1.0
 
 
+# A thousand steps: that they run fast matters more than that they compile fast.
+QUICK = {"xla_backend_optimization_level": 3}
+
+
 def test_reference_search_number_for_number():
     arrays, meta = golden.load("search_trace_m8")
     with jax.enable_x64(True):
@@ -258,7 +262,7 @@ def test_reference_search_number_for_number():
             )
         model = lambda p, stats, x, *, train, key: (apply(p, x), stats)  # noqa: E731
         run = loop.run_search(
-            search_step(model, losses.cross_entropy(), tx, layers),
+            jax.jit(search_step(model, losses.cross_entropy(), tx, layers), compiler_options=QUICK),
             search._replace(update=recorded),
             loop.SearchRun(init_state(params, {}, tx), state),
             golden.batches(arrays, meta),

@@ -16,7 +16,7 @@ from domino_jax.allocate import domino, fisher, kronecker, votes
 from domino_jax.allocate.update import update_matrix
 from domino_jax.core.canonical import Axes
 from domino_jax.core.masked import PATTERNS, make_masks
-from domino_jax.models.small_images import convolution
+from domino_jax.models.convolution import convolution
 from domino_jax.run.settings import defaults
 from domino_jax.trace import taps
 from domino_jax.trace.adding import tapper
