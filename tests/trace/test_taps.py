@@ -16,19 +16,13 @@ from domino_jax.trace import adding
 from domino_jax.trace.kernels import find_kernels
 from domino_jax.trace.taps import tap, tap_each
 
+pytestmark = pytest.mark.usefixtures("users_promotion")
 RNG = np.random.default_rng(0)
 B = 3
 
 
 def floats(*shape):
     return jnp.asarray(RNG.normal(size=shape), jnp.float32)
-
-
-@pytest.fixture(autouse=True)
-def _promotion():
-    """Users' networks promote types and ranks as they like."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
 
 
 def mean_square(y):
