@@ -109,11 +109,8 @@ def _interpreter(joined: _Joined) -> Interpreter:
         return ([rule(joined, eqn, values)] if rule else _fixed(joined, eqn, values)), []
 
     def join(values: Sequence[_Dims], by: Any, place: str) -> tuple[_Dims, Facts]:
-        del place
-        dims = tuple(joined.join(nodes) for nodes in zip(*values, strict=True))
-        if by is not None:  # what is chosen for each element is as the others are
-            joined.join([FIXED, *by])
-        return dims, []
+        del by, place
+        return tuple(joined.join(nodes) for nodes in zip(*values, strict=True)), []
 
     def rows(value: _Dims, place: str) -> tuple[_Dims, Facts]:
         del place

@@ -54,11 +54,7 @@ def _in_product(eqn: Any, values: Sequence[Any], side: int) -> list[Use]:
         return []
     weights = views_of([other])
     alone = list(contracting[side]) if len(contracting[side]) == 1 else []
-    # A sum that weighs experts has one number for each; x [T, D] with a kernel made of kernels,
-    # [D, O], is a product as any other.
-    taken = len(contracting[1 - side]) + len(batch[1 - side])
-    weighs = alone if taken == len(eqn.invars[1 - side].aval.shape) else []
-    meets = [*batch[side], *contracting[side]] if weights else weighs
+    meets = [*batch[side], *contracting[side]] if weights else alone
     found = [use for d in meets for use in _apart(value.experts[d])]
     if not alone:  # h [T, E, F], v [E, F, O] -> [T, O]: the sum over the experts' results
         pairs = zip(contracting[side], contracting[1 - side], strict=True)

@@ -26,6 +26,26 @@ def hidden(p, x):
     return jax.nn.gelu(x @ p["up"] + p["bias"])
 
 
+def over_time(p, x):
+    """What a scan puts one after another has an order."""
+    return lax.scan(lambda h, _: (0.9 * h, h.sum()), x, length=8)[1] @ p["down"]
+
+
+def joined(p, x):
+    return jnp.concatenate([x @ p["a"], x @ p["b"]], 1) @ p["down"]
+
+
+@pytest.mark.parametrize(
+    ("apply", "params"),
+    [
+        (over_time, {"down": floats(8, 3)}),
+        (joined, {"a": floats(4, 4), "b": floats(4, 4), "down": floats(8, 3)}),
+    ],
+)
+def test_what_is_put_side_by_side_stays(apply, params):
+    assert find_channels(apply, params, X) == ()
+
+
 def softmax(p, x):
     h = jax.nn.softmax(hidden(p, x))
     return (h - h.mean(-1, keepdims=True)) @ p["down"]
@@ -78,6 +98,7 @@ def test_what_lies_between_two_products(apply):
         lambda p, x: (hidden(p, x) @ p["down"], hidden(p, x)),
         lambda p, x: (hidden(p, x)[:, hidden(p, x).argmax(1)[0]], x @ p["up"] @ p["down"]),
         lambda p, x: jnp.split(hidden(p, x), 2, 1)[0] @ p["down"][:4],
+        lambda p, x: hidden(p, x)[:, 1:].sum(1, keepdims=True) + x @ p["up"] @ p["down"],
     ],
 )
 def test_where_the_order_matters_nothing_is_found(apply):
