@@ -76,6 +76,16 @@ def test_the_gradient_of_a_kernel_is_a_product_on_cpu(case):
         assert ("convolution(" in text) == wanted
 
 
+def test_a_gradient_of_one_side_alone():
+    x, w, strides, padding = arrays("kernel gradient")
+    for side in (0, 1):
+        found, wanted = (
+            jax.jit(jax.grad(lambda x, w, f=f: jnp.sum(f(x, w, strides, padding) ** 2), side))(x, w)
+            for f in (ours, jaxs)
+        )
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5 * float(jnp.max(wanted)))
+
+
 def test_a_second_derivative_and_a_directional_one():
     x, w, strides, padding = arrays("kernel gradient")
 

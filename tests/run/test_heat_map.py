@@ -38,6 +38,8 @@ def test_slices_and_numbers_in_paths_are_blocks():
         [row(f"layer{i}/kernel") for i in range(50)],  # of no blocks
         [row(f"stage{s}/{b}/kernel") for s in range(20) for b in range(1 + s % 5)],  # mostly empty
         [row(f"a/{b}/{c}/kernel") for b in range(8) for c in range(8)],  # two numbers
+        [*stacked(15), *stacked(15)],  # two layers in one place
+        [row(f"a/{b}/{c}/{m}") for b in range(30) for c in (0, 1) for m in MATRICES if b % 2 == c],
     ],
 )
 def test_other_networks_have_none(rows):

@@ -53,6 +53,15 @@ def shared(p, x):
     return (x @ p["b"]).sum()
 
 
+def shared_in_passes(p, x):
+    """A weight that every pass of a loop over a stack meets: its turn needs all of them."""
+
+    def block(x, w):
+        return jnp.tanh(jnp.tanh(x @ w) @ p["each"]), None
+
+    return lax.scan(block, x, p["stack"])[0].sum()
+
+
 def forms(p, x):
     """A convolution in groups, heads of an einsum, a transposed and a cast weight, a remat."""
     numbers = ("NWC", "WIO", "NWC")
@@ -61,6 +70,7 @@ def forms(p, x):
     )
     x = jnp.einsum("btc,chd->bthd", x, p["heads"]).mean(2)
     x = jax.checkpoint(lambda w, x: jnp.tanh(x @ w.T))(p["turned"], x)
+    x = x @ jnp.flip(p["flipped"], 0)
     return (x.astype(jnp.bfloat16) @ p["cast"].astype(jnp.bfloat16)).astype(jnp.float32).sum()
 
 
@@ -68,15 +78,16 @@ ABOUT = {"a": floats(4, 4), "b": floats(4, 2)} | {
     name: floats(4, 4) for name in ("twice", "loop", "branch", "cut")
 }
 FORMS = {"c": floats(3, 2, 4), "heads": floats(4, 2, 4), "turned": floats(4, 4)}
-FORMS |= {"cast": floats(4, 4)}
+FORMS |= {"cast": floats(4, 4), "flipped": floats(4, 4)}
 NETWORKS = {
     "scan over stacks": (stacked, STACK, (3, 2, 4)),
     "scan in reverse": (lambda p, x: stacked(p, x, reverse=True), STACK, (3, 2, 4)),
     "nested scans": (nested, {"in": floats(2, 3, 4, 4), "out": floats(2, 4, 4)}, (3, 4)),
     "several products": (shared, ABOUT, (3, 4)),
+    "in each pass": (shared_in_passes, {"stack": floats(3, 4, 4), "each": floats(4, 4)}, (3, 4)),
     "forms": (forms, FORMS, (2, 5, 4)),
 }
-ONE_BY_ONE = {"twice", "loop", "branch", "cut"}  # not seen as a whole when their turn comes
+ONE_BY_ONE = {"twice", "loop", "branch", "cut", "each"}  # not seen as a whole when their turn comes
 
 
 @pytest.mark.parametrize("name", NETWORKS)

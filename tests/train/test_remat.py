@@ -81,6 +81,29 @@ def test_gradients_are_the_same_in_less_memory():
         np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-6)
 
 
+def test_scores_of_attention_are_made_anew():
+    """They are as large as two positions are many, and products too, but of no weight."""
+    model, tokens = scanned()
+    positions = tokens.shape[1]
+
+    def scores(apply):
+        kept = jax.tree.leaves(jax.eval_shape(backward(apply, model, tokens), model.params))
+        return [leaf.shape for leaf in kept if leaf.shape.count(positions) > 1]
+
+    assert scores(model.apply)
+    assert not scores(recomputing(model.apply))
+
+
+def test_a_scan_from_the_end():
+    def apply(params, stats, inputs, *, train, key):
+        scan = jax.lax.scan(lambda h, t: (0.5 * h + t @ params, h), inputs[0], inputs, reverse=True)
+        return scan[1], stats
+
+    inputs = jnp.arange(12.0).reshape(3, 2, 2)
+    found = [f(jnp.eye(2), {}, inputs, train=True, key=KEY)[0] for f in (apply, recomputing(apply))]
+    np.testing.assert_array_equal(*found)
+
+
 def test_the_trace_sees_through():
     model, tokens = scanned()
 
