@@ -52,9 +52,15 @@ def _in_product(eqn: Any, values: Sequence[Any], side: int) -> list[Use]:
     value, other = values[side], values[1 - side]
     if not isinstance(value, Known) or not value.experts:
         return []
-    weights = views_of([other])
+    shape = eqn.invars[1 - side].aval.shape
+    taken = (*contracting[1 - side], *batch[1 - side])
+    outputs = [d for d, size in enumerate(shape) if d not in taken and size > 1]
+    # A kernel has outputs; learned queries of each head, [H, K], have none. And a sum that weighs
+    # experts has one number for each: x [T, D] with a kernel made of kernels, [D, O], is a product.
+    weights = views_of([other]) if outputs else []
     alone = list(contracting[side]) if len(contracting[side]) == 1 else []
-    meets = [*batch[side], *contracting[side]] if weights else alone
+    weighs = [] if outputs or views_of([other]) else alone
+    meets = [*batch[side], *contracting[side]] if weights else weighs
     found = [use for d in meets for use in _apart(value.experts[d])]
     if not alone:  # h [T, E, F], v [E, F, O] -> [T, O]: the sum over the experts' results
         pairs = zip(contracting[side], contracting[1 - side], strict=True)
@@ -126,16 +132,16 @@ def _of_product(eqn: Any, values: Sequence[Any]) -> tuple[Experts, ...]:
 
 
 def _own(view: View, contracting: Sequence[int], batch: Sequence[int]) -> list[Experts]:
-    """Marks the dim that may be experts: the first axis, where it and another are outputs.
+    """Marks the dim that may be experts: the first of several axes that are outputs.
 
-    So are they stored, [E, D, O]. Without this a sum over the width of heads (a norm of queries)
-    would make experts of [H, D, K]'s last axis.
+    So are they stored, [E, D, O] or [D, E, O]. A sum over the width of heads (a norm of queries)
+    must not make experts of the last axis of [H, D, K].
     """
     free = [d for d in range(len(view.dims)) if d not in (*contracting, *batch)]
     inputs, outputs = (_axes(view, dims) for dims in (contracting, free))
     dims = [NONE] * len(view.dims)
     if inputs and len(outputs) > 1 and not views.is_repeated(view):
-        first = min(inputs | outputs)
+        first = min(outputs)
         for d in free:
             if _axes(view, [d]) == {first}:
                 dims[d] = frozenset({(view, first)})

@@ -210,6 +210,33 @@ def test_every_token_with_each_expert(apply):
     assert {k.roles for k in kernels if k.path == "w"} == {STACKED}
 
 
+@pytest.mark.parametrize("apply", EACH_WITH_ALL)
+def test_experts_stored_behind_their_inputs(apply):
+    """[D, E, O]: the same mathematics again."""
+    moved = lambda p, x: apply({**p, "w": p["w"].swapaxes(0, 1)}, x)  # noqa: E731
+    kernels = find_kernels(moved, {"w": floats(16, 3, 4), "r": floats(16, 3)}, X)
+    assert [k.macs for k in kernels if k.path == "w"] == [6 * 64] * 3
+    assert {k.roles for k in kernels if k.path == "w"} == {Axes((1,), (), (0,), (2,))}
+
+
+@pytest.mark.parametrize(
+    "apply",
+    [
+        lambda p, x: (
+            jnp.einsum("btd,deo->bteo", x, p["w"]) * jax.nn.softmax(x @ p["r"])[..., None]
+        ).sum(2),
+        lambda p, x: jnp.einsum(
+            "bteo,bte->bto", jnp.einsum("btd,deo->bteo", x, p["w"]), jax.nn.softmax(x @ p["r"])
+        ),
+        lambda p, x: jax.vmap(lambda w: x @ w, in_axes=1)(p["w"]).sum(0) * (x @ p["r"]).sum(),
+        lambda p, x: sum((x @ p["w"][:, e]) * (x @ p["r"])[..., e : e + 1] for e in range(3)),
+    ],
+)
+def test_einsums_of_experts_stored_behind_their_inputs(apply):
+    kernels = find_kernels(apply, {"w": floats(16, 3, 4), "r": floats(16, 3)}, X)
+    assert [k.macs for k in kernels if k.path == "w"] == [6 * 64] * 3
+
+
 def gated(p, x):
     """Two products in each expert, and the weighed sum over all."""
     hidden = jax.nn.silu(jnp.einsum("btd,edf->btef", x, p["w"]))

@@ -48,7 +48,7 @@ def shared(p, x):
     """One weight in two products, one in a loop, one that a branch may take, one cut in two."""
     x = jnp.tanh(x @ p["a"]) @ p["twice"]
     x = lax.scan(lambda x, _: (jnp.tanh(x @ p["loop"]), None), x @ p["twice"], length=2)[0]
-    x = lax.cond(x.sum() > 0, lambda x: x @ p["branch"], lambda x: x * 2.0, x)
+    x = lax.cond((x * x).sum() > 0, lambda x: x @ p["branch"], lambda x: x * 2.0, x)
     x = jnp.tanh(x[..., :2] @ p["cut"][:2]) + x[..., 2:] @ p["cut"][2:]
     return (x @ p["b"]).sum()
 
@@ -68,7 +68,7 @@ def forms(p, x):
     x = lax.conv_general_dilated(
         x, p["c"], (1,), "SAME", dimension_numbers=numbers, feature_group_count=2
     )
-    x = jnp.einsum("btc,chd->bthd", x, p["heads"]).mean(2)
+    x = jnp.einsum("btc,chd->bthd", x, p["heads"]).reshape(x.shape)
     x = jax.checkpoint(lambda w, x: jnp.tanh(x @ w.T))(p["turned"], x)
     x = x @ jnp.flip(p["flipped"], 0)
     return (x.astype(jnp.bfloat16) @ p["cast"].astype(jnp.bfloat16)).astype(jnp.float32).sum()
@@ -77,7 +77,7 @@ def forms(p, x):
 ABOUT = {"a": floats(4, 4), "b": floats(4, 2)} | {
     name: floats(4, 4) for name in ("twice", "loop", "branch", "cut")
 }
-FORMS = {"c": floats(3, 2, 4), "heads": floats(4, 2, 4), "turned": floats(4, 4)}
+FORMS = {"c": floats(3, 2, 4), "heads": floats(4, 2, 2), "turned": floats(4, 4)}
 FORMS |= {"cast": floats(4, 4), "flipped": floats(4, 4)}
 NETWORKS = {
     "scan over stacks": (stacked, STACK, (3, 2, 4)),
