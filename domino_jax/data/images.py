@@ -26,6 +26,7 @@ Number = TypeVar("Number", int, float)
 # Images of more pixels have at least a byte for every thousand: even blank ones do.
 _ANY = 32_000_000
 _PER_BYTE = 1000
+_PNG = b"\x89PNG\r\n\x1a\n"
 
 # Workers are the parallel ones: threads of OpenCV would only take their cores.
 cv2.setNumThreads(0)
@@ -110,11 +111,23 @@ def decode(data: bytes, reduction: int = 1) -> np.ndarray:
         InputError: it cannot be decoded.
     """
     with contextlib.suppress(cv2.error):  # which it also has for no bytes
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), _FLAGS[reduction])
-        if pixels is not None:
-            return pixels
+        if _has_its_chunks(data):
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), _FLAGS[reduction])
+            if pixels is not None:
+                return pixels
     with opened(data) as image:
         return np.asarray(image.convert("RGB").reduce(reduction))
+
+
+def _has_its_chunks(data: bytes) -> bool:
+    """Says whether a PNG has all bytes that its chunks claim: OpenCV makes room for any claim."""
+    place, kind = len(_PNG), b""
+    if not data.startswith(_PNG):
+        return True  # no PNG
+    while kind != b"IEND" and place < len(data):
+        kind = data[place + 4 : place + 8]
+        place += 12 + int.from_bytes(data[place : place + 4])  # length, kind and checksum too
+    return place <= len(data)
 
 
 def random_box(

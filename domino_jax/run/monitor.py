@@ -1,13 +1,11 @@
-"""What a running phase shows: its progress on stderr and TensorBoard events on disk."""
+"""What a running phase shows on stderr: its progress, or one line at a time."""
 
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -110,26 +108,3 @@ def _lines(title: str, steps: int) -> Iterator[Show]:
     yield show
     if waiting:
         say(waiting)
-
-
-@contextmanager
-def events(folder: Path, start: int = 0) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
-    """Opens TensorBoard events in a folder; yields write(step, scalars).
-
-    TensorBoard then hides what a killed run wrote there about steps after `start`.
-    """
-    with ExitStack() as stack:
-
-        @cache
-        def writer() -> Any:
-            # Imported with the first values: it takes 0.3 s, or 1.3 where it finds PyTorch.
-            from tensorboardX import SummaryWriter  # noqa: PLC0415
-
-            opened = SummaryWriter(str(folder), flush_secs=10, purge_step=start + 1)
-            return stack.enter_context(opened)
-
-        def write(step: int, scalars: Mapping[str, float]) -> None:
-            for name, value in scalars.items() if cluster.is_first() else ():
-                writer().add_scalar(name, value, step)
-
-        yield write

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from domino_jax.core.errors import InputError
 from domino_jax.data import Batches, Data, stream
 from domino_jax.run import checkpoint, checks, monitor, repairs, workdir
+from domino_jax.run.events import events
 from domino_jax.run.provenance import PHASES
 from domino_jax.train import loop, optim
 from domino_jax.train.losses import Batch
@@ -166,7 +167,7 @@ def running(
         repairs.noting(phase.workdir, phase.data),
         checks.explained(phase.folder, title, phase.rate, dataset),
         monitor.progress(title, steps, start) as show,
-        monitor.events(phase.folder, start) as write,
+        events(phase.folder, start) as write,
         closing(stream(dataset, start, workers=phase.data.workers)) as source,
     ):
 

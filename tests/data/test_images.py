@@ -1,5 +1,6 @@
 """Photographs against Pillow, and against torchvision's transforms written out with Pillow."""
 
+import contextlib
 import io
 import warnings
 import zlib
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+from domino_jax.core.errors import InputError
 from domino_jax.data import images
 from domino_jax.data.images import Box
 
@@ -291,3 +293,23 @@ def test_a_small_file_that_claims_many_pixels():
     with pytest.raises(ValueError, match=r"^no image: [\d,]+ bytes cannot be 81,000,000 pixels$"):
         images.size_of(huge(9000))
     assert images.size_of(huge(5000)) == (5000, 5000)
+
+
+def test_a_png_that_claims_more_bytes_than_it_has_is_not_given_to_opencv(monkeypatch):
+    """OpenCV takes the memory that a chunk claims: 2 GB for 60 bytes."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.zeros((9, 12, 3), np.uint8)).save(buffer, "PNG")
+    whole = buffer.getvalue()
+    place = whole.index(b"IDAT") - 4
+    claims = whole[:place] + (2**31 - 1).to_bytes(4) + whole[place + 4 :]
+    for data, asked in (
+        (whole, True),
+        (whole + b"more", True),
+        (claims, False),
+        (whole[:50], False),
+    ):
+        calls = []
+        monkeypatch.setattr(images.cv2, "imdecode", lambda *_, calls=calls: calls.append(1))
+        with contextlib.suppress(InputError):
+            images.decode(data)
+        assert bool(calls) == asked

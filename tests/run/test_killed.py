@@ -16,7 +16,8 @@ DIGITS = [
     f"--config.{setting}"
     for setting in (
         *("log_every=5", "checkpoint_every=10", "dense.epochs=1.0", "dense.warmup_epochs=0.0"),
-        *("search.budget=0.6", "search.penalty=10.0", "search.vote_every=5"),
+        *("search.method=domino", "search.budget=0.6", "search.penalty=10.0"),
+        *("search.vote_every=5",),
         *("train.epochs=2.0", "train.warmup_epochs=0.0"),
     )
 ]

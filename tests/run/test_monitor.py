@@ -1,10 +1,6 @@
-"""What a phase shows: consoles, the progress bar, and events that TensorBoard can read."""
-
-import struct
+"""What a phase shows: consoles and the progress bar."""
 
 import pytest
-from tensorboardX.crc32c import crc32c
-from tensorboardX.proto.event_pb2 import Event
 
 from domino_jax.run import monitor
 
@@ -85,48 +81,6 @@ def test_the_rate_counts_the_steps_of_this_run_only(capsys, clock):
         clock[0] += 4.0
         show(60, "")
     assert " 5.0 steps/s" in capsys.readouterr().err
-
-
-def read_events(folder):
-    """Reads TensorBoard's records: length, its checksum, the event, its checksum."""
-    (path,) = folder.iterdir()
-    data, scalars = path.read_bytes(), []
-    while data:
-        (length,) = struct.unpack("<Q", data[:8])
-        body = data[12 : 12 + length]
-        for part, stored in ((data[:8], data[8:12]), (body, data[12 + length : 16 + length])):
-            crc = crc32c(part)
-            masked = (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
-            assert struct.unpack("<I", stored) == (masked,)
-        event = Event.FromString(body)
-        scalars += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
-        data = data[16 + length :]
-    return scalars
-
-
-def test_events_can_be_read_back(tmp_path):
-    folder = tmp_path / "search"
-    with monitor.events(folder) as write:
-        write(50, {"loss": 0.5, "n/conv1/kernel": 8.0})
-        write(100, {"loss": 0.25})
-    assert read_events(folder) == [
-        (50, "loss", 0.5),
-        (50, "n/conv1/kernel", 8.0),
-        (100, "loss", 0.25),
-    ]
-
-
-def test_events_without_values_leave_nothing(tmp_path):
-    with monitor.events(tmp_path / "search"):
-        pass
-    assert not (tmp_path / "search").exists()
-
-
-def test_events_are_on_disk_when_a_phase_fails(tmp_path):
-    with pytest.raises(FloatingPointError), monitor.events(tmp_path) as write:
-        write(1, {"loss": 0.5})
-        raise FloatingPointError
-    assert read_events(tmp_path) == [(1, "loss", 0.5)]
 
 
 @pytest.mark.parametrize("title", ["my:llama:", "[red]x", "[/]", "\x1b[31mx"])
