@@ -3,7 +3,8 @@
     folder/seed0/2of16_uniform_sr_ste/     a work directory, as search.py and train.py make it
     folder/compare.csv, front.png, map.png
 
-The first cell of a seed trains the dense network, and all others of that seed start from it.
+The first cell of a seed trains the dense network, and all others of that seed start from it. Losses
+that one cell measured are taken over by those that would measure the same.
 """
 
 import contextlib
@@ -20,9 +21,10 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from domino_jax.allocate import measured
 from domino_jax.core.costs import as_fraction, total_cost
 from domino_jax.core.errors import InputError
-from domino_jax.core.files import json_text
+from domino_jax.core.files import json_text, write_text
 from domino_jax.core.paths import require_known
 from domino_jax.core.scheme import NM, load_document
 from domino_jax.run import (
@@ -182,8 +184,33 @@ def _run(config: ConfigDict, cell: Cell, place: Path, should_stop: Stop) -> None
         exp = experiment.build(config, place, should_stop)
         with config.unlocked():
             config.search.budget = share_of(cell.budget, exp.layers, exp.budget.cost)
+        _take_over(config, exp.data.fingerprint, place)
         search.find_scheme(experiment.build(config, place, should_stop))
         finetune.train_scheme(experiment.build(config, place, should_stop))
+
+
+def _take_over(config: ConfigDict, data: str, place: Path) -> None:
+    """Copies the losses that another cell of the seed measured under the same settings.
+
+    What was measured on other weights counts as nothing where it is read.
+    """
+    own = _of_table(config.to_dict())
+    for other in sorted(place.parent.glob(f"*/{measured.FILE}")):
+        scheme = other.with_name("scheme.json")
+        if (place / measured.FILE).exists() or not scheme.exists():
+            continue
+        document = load_document(scheme)
+        there, prints = document.get("config"), document.get("fingerprints")
+        if not isinstance(there, Mapping) or not isinstance(prints, Mapping):
+            continue
+        if _of_table(there) == own and prints.get(provenance.DATA) == data:
+            write_text(place / measured.FILE, other.read_text(encoding="utf-8"))
+
+
+def _of_table(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings that a loss table depends on, besides the dense weights."""
+    free = ("train.", "dense.", "init", "search.budget")
+    return {key: value for key, value in _by_key(settings).items() if not key.startswith(free)}
 
 
 def _is_done(config: ConfigDict, cell: Cell, place: Path) -> bool:
