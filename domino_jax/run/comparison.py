@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 from domino_jax.allocate import measured
 from domino_jax.core.costs import as_fraction, total_cost
 from domino_jax.core.errors import InputError
-from domino_jax.core.files import json_text, write_text
+from domino_jax.core.files import json_text
 from domino_jax.core.paths import require_known
 from domino_jax.core.scheme import NM, load_document
 from domino_jax.run import (
@@ -184,27 +184,23 @@ def _run(config: ConfigDict, cell: Cell, place: Path, should_stop: Stop) -> None
         exp = experiment.build(config, place, should_stop)
         with config.unlocked():
             config.search.budget = share_of(cell.budget, exp.layers, exp.budget.cost)
-        _take_over(config, exp.data.fingerprint, place)
-        search.find_scheme(experiment.build(config, place, should_stop))
+        exp = experiment.build(config, place, should_stop)  # now with that budget
+        search.find_scheme(exp, losses=_losses_of_another(exp))
         finetune.train_scheme(experiment.build(config, place, should_stop))
 
 
-def _take_over(config: ConfigDict, data: str, place: Path) -> None:
-    """Copies the losses that another cell of the seed measured under the same settings.
-
-    What was measured on other weights counts as nothing where it is read.
-    """
-    own = _of_table(config.to_dict())
-    for other in sorted(place.parent.glob(f"*/{measured.FILE}")):
-        scheme = other.with_name("scheme.json")
-        if (place / measured.FILE).exists() or not scheme.exists():
-            continue
-        document = load_document(scheme)
+def _losses_of_another(exp: experiment.Experiment) -> Path | None:
+    """Finds the losses that another cell of the seed measured under the same settings."""
+    settings = _of_table(exp.config.to_dict())
+    for losses in sorted(exp.workdir.parent.glob(f"*/{measured.FILE}")):
+        scheme = losses.with_name("scheme.json")
+        document = load_document(scheme) if scheme.exists() else {}
         there, prints = document.get("config"), document.get("fingerprints")
         if not isinstance(there, Mapping) or not isinstance(prints, Mapping):
             continue
-        if _of_table(there) == own and prints.get(provenance.DATA) == data:
-            write_text(place / measured.FILE, other.read_text(encoding="utf-8"))
+        if prints.get(provenance.DATA) == exp.data.fingerprint and _of_table(there) == settings:
+            return losses
+    return None
 
 
 def _of_table(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,18 @@ def to_host(leaves: Mapping[str, Any]) -> dict[str, Any]:
     return {path: np.asarray(host[path]) if path in host else leaves[path] for path in leaves}
 
 
+def snapshot(tree: Any) -> Any:
+    """Returns a pytree of arrays of its own on the host: the next step may overwrite the tree's.
+
+    A tree of which other processes hold a part is returned as it is.
+    """
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]
+    if not all(leaf.is_fully_addressable for leaf in leaves):
+        return tree
+    # On CPUs what comes from a device is the device's own memory.
+    return jax.tree.map(np.array, jax.device_get(tree))
+
+
 def first_difference(saved: Mapping[str, np.ndarray], leaves: Mapping[str, Any]) -> str | None:
     """Returns the first path of leaves that were saved with other bits, None if there is none."""
     return next((path for path in leaves if not _same(saved[path], leaves[path])), None)

@@ -13,7 +13,8 @@ from ml_collections import ConfigDict
 
 from domino_jax.core.errors import InputError
 from domino_jax.data import Batches, Data, stream
-from domino_jax.run import checkpoint, checks, monitor, repairs, workdir
+from domino_jax.run import checkpoint, checks, host, monitor, repairs, workdir
+from domino_jax.run.background import background
 from domino_jax.run.events import events
 from domino_jax.run.provenance import PHASES
 from domino_jax.train import loop, optim
@@ -149,6 +150,10 @@ def running(
         steps: where the phase ends at the latest.
         describe: (step, state) -> text for the bar and scalars for TensorBoard.
 
+    Checkpoints are written in a thread, from a copy on the host, while the next steps run; the one
+    before and the last one are waited for. Several processes write theirs between two steps: their
+    barriers must not cross those of a step.
+
     Yields:
         The batches and the hooks for the loop; times are written with every checkpoint.
     """
@@ -169,21 +174,23 @@ def running(
         monitor.progress(title, steps, start) as show,
         events(phase.folder, start) as write,
         closing(stream(dataset, start, workers=phase.data.workers)) as source,
+        background(f"save {phase.name}") as saving,
     ):
 
         def log(step: int, loss: float, state: Any) -> None:
+            saving.check()
             with workdir.writing(phase.workdir):
                 text, scalars = describe(step, state)
                 show(step, f"loss {loss:.4f}  {text}")
                 write(step, {"loss": loss, **scalars})
 
-        add_times = _timer(phase, start, waited)
+        times_at = _timer(phase, start, waited)
 
         def save(step: int, state: Any) -> None:
-            with workdir.writing(phase.workdir):
-                checkpoint.save(phase.folder, step, state)
-            with workdir.writing(phase.workdir):
-                add_times(step)
+            held, times = host.snapshot(state), times_at(step)
+            saving.start(lambda: _save(phase, step, held, times))
+            if jax.process_count() > 1:
+                saving.wait()
 
         yield (
             batches(source),
@@ -197,27 +204,34 @@ def running(
         )
 
 
-def _timer(phase: Phase, start: int, waited: Sequence[float]) -> Callable[[int], None]:
-    """Makes write(step): the times of the phase, those before it was resumed included.
+def _save(phase: Phase, step: int, state: Any, times: Scalars) -> None:
+    """Writes a checkpoint, and then the times up to it."""
+    with workdir.writing(phase.workdir):
+        checkpoint.save(phase.folder, step, state)
+    if times:
+        with workdir.writing(phase.workdir):
+            workdir.update_json(phase.workdir / "timing.json", **{phase.name: times})
+
+
+def _timer(phase: Phase, start: int, waited: Sequence[float]) -> Callable[[int], Scalars]:
+    """Makes times(step): those of the phase, the ones before it was resumed included.
 
     Written with every checkpoint: the time of steps that a killed process lost does not count.
     """
-    path = phase.workdir / "timing.json"
-    before = workdir.read_json(path).get(phase.name, {}) if start else {}
+    before = workdir.read_json(phase.workdir / "timing.json").get(phase.name, {}) if start else {}
     seconds, steps = before.get("seconds", 0.0), before.get("steps", 0)
     waiting = seconds * before.get("share_waiting_for_data", 0.0)
     began = time.perf_counter()
 
-    def write(step: int) -> None:
+    def times(step: int) -> Scalars:
         if step == start:
-            return
+            return {}
         spent, steps_done = seconds + time.perf_counter() - began, steps + step - start
-        times = {
+        return {
             "seconds": spent,
             "steps": steps_done,
             "steps_per_second": steps_done / spent,
             "share_waiting_for_data": (waiting + waited[0]) / spent,
         }
-        workdir.update_json(path, **{phase.name: times})
 
-    return write
+    return times

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -25,6 +26,7 @@ def problem_of(
     exp: Experiment,
     begin: Callable[[], None],
     note: Callable[[str, Any], None] = lambda name, value: None,
+    losses: Path | None = None,
 ) -> Problem:
     """Makes the problem of a run.
 
@@ -32,6 +34,7 @@ def problem_of(
         exp: the run.
         begin: called before the dense network is trained or read, for the first time only.
         note: takes what belongs to the results of the search.
+        losses: a file that is recalled where the run has none of its name.
     """
 
     @cache
@@ -53,6 +56,8 @@ def problem_of(
 
     def recall(name: str) -> str | None:
         path = exp.workdir / name
+        if losses is not None and losses.name == name and not path.exists():
+            path = losses
         return path.read_text(encoding="utf-8", errors="replace") if path.exists() else None
 
     @contextmanager

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from domino_jax.allocate.calibration import guarded_scheme, refuse_early
@@ -23,10 +24,12 @@ from domino_jax.train import loop
 from domino_jax.train.step import first_state
 
 
-def find_scheme(exp: Experiment, *, anew: bool = False) -> None:
+def find_scheme(exp: Experiment, *, anew: bool = False, losses: Path | None = None) -> None:
     """Finds a scheme by the method of the config, and writes and prints it.
 
-    Goes on from what the work directory holds, or forgets it first if `anew`.
+    Goes on from what the work directory holds, or forgets it first if `anew`. A method that
+    measures losses takes those in the file `losses`, of another run, where it measured none itself;
+    what was measured on other weights or batches counts as nothing.
 
     Raises:
         InputError: the budget is out of reach, the search stands still, or the work directory was
@@ -38,7 +41,7 @@ def find_scheme(exp: Experiment, *, anew: bool = False) -> None:
         provenance.begin_search(exp.workdir, exp.config, data=exp.data.fingerprint, anew=anew)
 
     notes: dict[str, Any] = {}
-    problem, settings = problem_of(exp, begin, notes.__setitem__), exp.config.search
+    problem, settings = problem_of(exp, begin, notes.__setitem__, losses), exp.config.search
     compares = settings.guard != "none" or settings.refine > 0
     if compares:
         refuse_early(problem)

@@ -45,7 +45,7 @@ RUNS = {
     "against_torch": (["--rounds=1", "--cases", "resnet8:8:2", "byte_lm:8:2"], "| byte_lm:8:2 |"),
     "memory": (["--rounds=1", "--small", "--networks=decoder"], "| decoder, remat |"),
     "growth": (["--rounds=1", "--millions", "0.1", "0.4"], "| vote, M = 16 |"),
-    "saves": (SMALL, "| read back and compare |"),
+    "saves": (SMALL, "| of it: read back and compare |"),
     "pipeline": (["--rounds=1", "--images=2"], "| evaluation |"),
 }
 

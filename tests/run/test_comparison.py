@@ -13,6 +13,7 @@ import pytest
 import scripts
 
 from domino_jax import export
+from domino_jax.allocate import sensitivity
 from domino_jax.core.canonical import Axes
 from domino_jax.core.costs import as_fraction, count_weights, total_cost
 from domino_jax.core.errors import InputError
@@ -148,6 +149,39 @@ def test_a_comparison_and_what_it_repeats(tmp_path, capsys):
     assert {path: path.stat().st_mtime_ns for path in written} == written
     with pytest.raises(ValueError, match=r"2 of 2 cells .*: train.lr 0.05 there, 0.5 here"):
         comparison.compare(scripts.settings("train.lr=0.5"), *again, metric="accuracy")
+
+
+def test_a_loss_table_is_measured_once_for_all_trainers_of_a_seed(tmp_path, monkeypatch):
+    known, measure = [], sensitivity.measure
+
+    def counted(*arguments, **options):
+        known.append(sum(map(len, options["known"].values())))
+        return measure(*arguments, **options)
+
+    monkeypatch.setattr(sensitivity, "measure", counted)
+    quick = ("train.epochs=1", "train.warmup_epochs=0", "search.calibration_batches=1")
+
+    def compare(cells, *settings):
+        settings = scripts.settings(*quick, "dense.epochs=1", *settings)
+        comparison.compare(settings, tmp_path, cells, lambda: False, metric="loss")
+
+    def cells(*budgets):
+        return comparison.cells_of(1, budgets, ["uniform", "sensitivity"], ["sr_ste", "fixed"])
+
+    compare(cells("2:4"))
+    first, second = known
+    assert (first, second) == (0, 3 * 3)  # 3 layers; dense, 1:4 and 2:4
+    tables = sorted(tmp_path.glob("seed0/*/table.json"))
+    assert len({path.read_bytes() for path in tables}) == 1 < len(tables)
+    # What was measured otherwise is measured anew; whatever the budget, it is the same.
+    compare(cells("1:4")[2:], f"init={tmp_path}/seed0/2of4_uniform_sr_ste/dense")
+    assert known[2:] == [9, 9]
+    compare(
+        cells("3:4")[2:3],
+        "search.calibration_batches=2",
+        f"init={tmp_path}/seed0/2of4_uniform_sr_ste/dense",
+    )
+    assert known[4:] == [0]
 
 
 def _require_unstructured(folder, capsys):
