@@ -128,7 +128,8 @@ def _read(key: str, text: str, current: Any) -> Any:
     setting = SETTINGS.get(key)
     kind = type(current) if setting is None else setting.values or type(setting.default)
     if kind is str:
-        return text
+        may_be_none = setting is not None and setting.default is None
+        return None if may_be_none and text == "None" else text
     if kind is bool and text.lower() in (*_TRUE, *_FALSE):
         return text.lower() in _TRUE
     try:

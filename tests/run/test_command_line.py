@@ -76,6 +76,8 @@ def test_settings_are_taken_out_of_a_command_line(words, rest, given):
         ("search.erk_weight=1", 1.0),
         ("search.erk_weight=None", None),
         ("search.penalty_doubles_at=()", ()),
+        ("train.score=None", None),
+        ("train.score=wanda", "wanda"),
         ("search.shrink_m=T", True),
         ("search.shrink_m=0", False),
         ("search.m=0x10", 16),
