@@ -41,6 +41,7 @@ OTHERS = {
 RUNS = {
     "masks": (["--rounds=1", "--shrink=1000"], "mask / copy"),
     "steps": (SMALL, "| SR-STE |"),
+    "trainers": ([*SMALL, "--m=4"], "| decaying_structure |"),
     "compiling": ([*SMALL, "--m", "4"], "| search, M = 4 |"),
     "against_torch": (["--rounds=1", "--cases", "resnet8:8:2", "byte_lm:8:2"], "| byte_lm:8:2 |"),
     "memory": (["--rounds=1", "--small", "--networks=decoder"], "| decoder, remat |"),
