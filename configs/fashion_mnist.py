@@ -3,10 +3,13 @@
     python search.py --config=configs/fashion_mnist.py
     python train.py --config=configs/fashion_mnist.py
 
-Needs the data: apt-get install dataset-fashion-mnist, or TFDS. The network is meant to be small
-enough that sparsity hurts. The budget is what 2:16 everywhere keeps, with the dense stem 14.90 %.
+Needs the data: apt-get install dataset-fashion-mnist, or TFDS. The network is small enough that
+sparsity hurts. The budget is what 2:16 everywhere keeps, with the dense stem 14.9 %.
 
-Not run here: whether sparsity hurts, and how long the dense training takes.
+Measured (3 seeds, %, at the weights of 2:16): dense 89.6; uniform 88.2 ± 0.3, the paper's search
+88.1 ± 0.1, sensitivity 88.3 ± 0.2; at those of 2:32 uniform 87.0 ± 0.3, the paper's search
+86.9 ± 0.1, sensitivity 87.3 ± 0.3, with fixed masks 87.6 ± 0.3 (benchmarks/RESULTS.md). On one core
+76 s for the dense network and 27 s for the fine-tuning.
 """
 
 from ml_collections import ConfigDict

@@ -44,6 +44,7 @@ RUNS = {
     "trainers": ([*SMALL, "--m=4"], "| decaying_structure |"),
     "compiling": ([*SMALL, "--m", "4"], "| search, M = 4 |"),
     "against_torch": (["--rounds=1", "--cases", "resnet8:8:2", "byte_lm:8:2"], "| byte_lm:8:2 |"),
+    "instant": (["--networks=small_decoder"], "| small_decoder |"),
     "memory": (["--rounds=1", "--small", "--networks=decoder"], "| decoder, remat |"),
     "growth": (["--rounds=1", "--millions", "0.1", "0.4"], "| vote, M = 16 |"),
     "saves": (SMALL, "| of it: read back and compare |"),
