@@ -15,10 +15,12 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from scipy import optimize, sparse
+
+if TYPE_CHECKING:  # imported where they are used: 0.4 s, which most starts need not pay
+    from scipy import sparse
 
 # HiGHS stops at an absolute gap of 1e-6, and scipy does not pass that setting on.
 _SCALE = 1e4
@@ -147,6 +149,8 @@ def _prices(table: _Table) -> np.ndarray | None:
 
     Any prices of 0 or more give a true bound; these give the best one.
     """
+    from scipy import optimize, sparse  # noqa: PLC0415 (as above)
+
     program = _program(table, np.isfinite(table.loss))
     scale = np.maximum(program.limits, 1)
     with _silent():
@@ -228,10 +232,12 @@ class _Program(NamedTuple):
     unit: float
     costs: np.ndarray
     limits: np.ndarray
-    ones: sparse.csr_array
+    ones: "sparse.csr_array"
 
 
 def _program(table: _Table, open_items: np.ndarray) -> _Program:
+    from scipy import sparse  # noqa: PLC0415 (as above)
+
     rows, items = np.nonzero(open_items & np.isfinite(table.loss))
     loss = table.loss[rows, items]
     unit = float(loss.max()) / _SCALE or 1.0
@@ -244,6 +250,8 @@ def _solve(
     table: _Table, open_items: np.ndarray, cuts: Sequence[np.ndarray], seconds: float
 ) -> tuple[np.ndarray | None, float]:
     """Asks HiGHS for the best choice, and for a lower bound; infinite where there is no choice."""
+    from scipy import optimize  # noqa: PLC0415 (as above)
+
     program = _program(table, open_items)
     constraints = [
         optimize.LinearConstraint(program.ones, 1, 1),
