@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
     config.search.update(
         method="sensitivity",
         candidates="every",
-        grid=(1, 2, 3, 4, 6, 8, 12),
+        grid=(1, 2, 4, 8),
         budget=0.125,
         vote_every=10,
         penalty=1.0,
