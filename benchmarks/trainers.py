@@ -69,6 +69,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--m", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=7)
+    with_steps = [name for name in TRAINERS if name not in WITHOUT_STEPS]
+    parser.add_argument("--trainers", nargs="+", choices=with_steps, default=with_steps)
     args = parser.parse_args()
     memory.keep_freed()  # as the scripts do
     print(machine())
@@ -88,8 +90,7 @@ def main() -> None:
     }
     bases = {"sgd": "dense, momentum", "adamw": "dense, AdamW"}
     work = {name: stepping(model, dense(which), None, batch) for which, name in bases.items()}
-    of = {name: "adamw" if name == "step" else "sgd" for name in TRAINERS}
-    of = {name: which for name, which in of.items() if name not in WITHOUT_STEPS}
+    of = {name: "adamw" if name == "step" else "sgd" for name in args.trainers}
     for name, which in of.items():
         training = Training(tuple(layers), STEPS, optax.constant_schedule(1e-3), options(which))
         work[name] = stepping(model, make_trainer(name, training), n, batch)

@@ -1,12 +1,14 @@
-"""The k-th smallest of magnitudes along axes, without a sort: a bisection of their bits.
+"""The k-th smallest of magnitudes along axes, without a sort: digit by digit of their bits.
 
-A float of 0 and more is ordered as its bits are; 31 counts find each bit of a float32 in turn, all
-of them elementwise: a tenth of the time of a sort on CPU, and no copy.
+A float of 0 and more is ordered as its bits are; 16 passes find two bits of a float32 each, by
+three counts at once.
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+DIGIT = 2  # bits; with 4 the counts of a pass cost as much as the passes that are saved
 
 
 def two_smallest_from(
@@ -22,25 +24,46 @@ def two_smallest_from(
     Returns:
         two arrays of the rank of x, 1 along the axes.
     """
-    keys = jax.lax.bitcast_convert_type(x, f"int{8 * x.dtype.itemsize}")
-    one = jnp.ones([], keys.dtype)
+    rest = tuple(axis for axis in range(x.ndim) if axis not in axes)
     shape = tuple(1 if axis in axes else size for axis, size in enumerate(x.shape))
     k = jnp.broadcast_to(jnp.asarray(k, jnp.int32), shape)
+    # What is counted lies side by side, once for all passes: six times as fast on CPUs.
+    kept = tuple(x.shape[axis] for axis in rest)
+    rows = jax.lax.optimization_barrier(jnp.transpose(x, (*rest, *axes)))
+    low, high = _two_smallest(rows, k.reshape(kept))
+    return low.reshape(shape), high.reshape(shape)
 
-    def count(where: jax.Array) -> jax.Array:
-        return jnp.sum(where, axis=axes, keepdims=True, dtype=jnp.int32)
 
-    highest = 8 * x.dtype.itemsize - 2  # below the sign
+def _two_smallest(x: jax.Array, k: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Does it along the last axes of x, for one k of each place along the first ones."""
+    along = tuple(range(k.ndim, x.ndim))
+    keys = jax.lax.bitcast_convert_type(x, f"int{8 * x.dtype.itemsize}")
 
-    def try_bit(index: jax.Array, low: jax.Array) -> jax.Array:
-        tried = low | (one << (highest - index).astype(keys.dtype))
-        return jnp.where(count(keys < tried) < k, tried, low)
+    def try_digit(index: jax.Array, low: jax.Array) -> jax.Array:
+        shift = (8 * x.dtype.itemsize - DIGIT * (index + 1)).astype(keys.dtype)
+        tried = [low | (jnp.asarray(d, keys.dtype) << shift) for d in range(1, 1 << DIGIT)]
+        is_below = [(keys < jnp.expand_dims(each, along)).astype(jnp.int32) for each in tried]
+        below = jax.lax.reduce(is_below, [jnp.int32(0)] * len(tried), _sums, along)
+        for each, count in zip(tried, below, strict=True):  # the largest with fewer than k below
+            low = jnp.where((each >= 0) & (count < k), each, low)  # below the sign
+        return low
 
-    low = jax.lax.fori_loop(0, highest + 1, try_bit, jnp.zeros(shape, keys.dtype))
+    digits = 8 * x.dtype.itemsize // DIGIT
+    low = jax.lax.fori_loop(0, digits, try_digit, jnp.zeros(k.shape, keys.dtype))
     largest = jnp.asarray(np.iinfo(keys.dtype).max, keys.dtype)
-    above = jnp.min(jnp.where(keys > low, keys, largest), axis=axes, keepdims=True)
-    high = jnp.where(count(keys <= low) > k, low, above)
+    is_above = keys > jnp.expand_dims(low, along)
+    above, at_most = jax.lax.reduce(
+        [jnp.where(is_above, keys, largest), (~is_above).astype(jnp.int32)],
+        [largest, jnp.int32(0)],
+        lambda one, other: [jnp.minimum(one[0], other[0]), one[1] + other[1]],
+        along,
+    )
+    high = jnp.where(at_most > k, low, above)
     return (
         jax.lax.bitcast_convert_type(low, x.dtype),
         jax.lax.bitcast_convert_type(high, x.dtype),
     )
+
+
+def _sums(some: list[jax.Array], others: list[jax.Array]) -> list[jax.Array]:
+    return [one + other for one, other in zip(some, others, strict=True)]
