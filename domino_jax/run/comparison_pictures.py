@@ -178,8 +178,9 @@ def draw_map(path: Path, outcomes: Sequence[Outcome], title: str) -> None:
     if few:
         _write_n(axes, norm, shares, list(rows.values()), layers)
     ticks = [share for share in (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1) if share >= least]
-    bar = figure.colorbar(image, ax=axes, label="% of the weights kept", pad=0.01, aspect=25)
-    bar.set_ticks(ticks, labels=[f"{100 * tick:.3g}" for tick in ticks])
+    bar = figure.colorbar(image, ax=axes, pad=0.01, aspect=25)
+    bar.set_label("% kept", fontsize=8)  # short: it stands beside one row, too
+    bar.set_ticks(ticks, labels=[f"{100 * tick:.3g}" for tick in ticks], fontsize=7)
     bar.set_ticks([], minor=True)
     axes.set_title(_plain(title), fontsize=10)
     _save(figure, path)
