@@ -23,6 +23,7 @@ Why not Orbax's CheckpointManager (0.12.8)? It makes folders of the same names, 
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -36,6 +37,7 @@ from domino_jax.core.errors import InputError
 from domino_jax.run import host, manifest, orbax_files, plain
 from domino_jax.run.manifest import Saved, Spec
 
+_WAITS = (0.0, 0.1, 1.0)  # seconds before each try to remove what could not be written
 _LEFTOVER = re.compile(r"(\d+)\.(new|old|gone)(\.orbax-checkpoint-tmp.*)?")
 
 
@@ -226,8 +228,11 @@ def _write(new: Path, arrays: Mapping[str, Any]) -> None:
             where = repr(path) if path else "a leaf of another process"
             raise InputError(f"{new}: {where} is read back with other bits than were saved")
     except InputError:
-        with suppress(OSError):  # what failed may fail again
-            tidy(new.parent)  # a full disk needs the room
+        for seconds in _WAITS:  # Orbax's threads may still write into what is removed
+            time.sleep(seconds)
+            with suppress(OSError):  # what failed may fail again
+                tidy(new.parent)  # a full disk needs the room
+                break
         raise
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from domino_jax.core.errors import InputError
-from domino_jax.run import checkpoint, manifest
+from domino_jax.run import checkpoint, manifest, orbax_files
 
 SMALL = {"a": {"x": np.ones((2, 3), np.float32), "y": np.ones(2, np.int32)}, "b": np.int64(1)}
 
@@ -204,3 +204,29 @@ def test_a_manifest_of_another_form(tmp_path: Path, change: dict[str, Any]) -> N
     (tmp_path / "3").rename(tmp_path / "3.new")
     checkpoint.tidy(tmp_path)
     assert not any(tmp_path.iterdir())
+
+
+def test_what_failed_is_removed_though_its_writers_are_still_at_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread of Orbax puts a file into the folder that is being removed."""
+    tried: list[Path] = []
+    remove = shutil.rmtree
+
+    def write(new: Path, leaves: Any) -> None:
+        del leaves
+        Path(f"{new}.orbax-checkpoint-tmp").mkdir()
+        raise InputError("full")
+
+    def busy(folder: Path) -> None:
+        tried.append(folder)
+        if len(tried) == 1:
+            raise OSError("Directory not empty")
+        remove(folder)
+
+    monkeypatch.setattr(orbax_files, "write", write)
+    monkeypatch.setattr(shutil, "rmtree", busy)
+    with pytest.raises(InputError, match="full"):
+        checkpoint.save(tmp_path, 1, SMALL)
+    assert len(tried) == 2
+    assert list(tmp_path.iterdir()) == []
