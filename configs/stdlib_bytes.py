@@ -10,7 +10,7 @@ Measured (3 seeds, nats a byte, at the 12.5 % of uniform 2:16): dense 1.712; fin
 1.776, the paper's search 1.779, Fisher 1.730, sensitivity 1.715 (benchmarks/RESULTS.md). Of one
 weight in sixteen, after half of the steps: 2.159, 2.064 and sensitivity 1.910, with the trainer
 maxq 1.842 (--config.search.m=32 --config.search.budget=0.0625). maxq is the trainer here: at one
-in eight it has 1.651 for seed 0, where SR-STE has 1.704 and the dense network 1.703. On two cores
+in eight it has 1.656, where those above are by SR-STE. On two cores
 133 s for the dense network and 69 s for the fine-tuning by SR-STE.
 """
 
