@@ -5,6 +5,7 @@ skips its last step with a warning. What it prints from its threads is raised he
 """
 
 import gc
+import logging
 import os
 import re
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from absl import logging
+from absl import logging as absl_logging
 
 from domino_jax.core.errors import InputError
 
@@ -116,12 +117,15 @@ def _opened(folder: Path) -> Iterator[Path]:
 
 def _in_one_line(what: str, act: Callable[[], T]) -> T:
     """Returns act(); what fails in it becomes one line, and Orbax's threads print nothing more."""
-    logger, hook = logging.get_absl_logger(), sys.unraisablehook
-    logger.addFilter(_is_not_of_orbax)
+    loggers = (absl_logging.get_absl_logger(), logging.getLogger("asyncio"))
+    hook = sys.unraisablehook
+    for logger in loggers:
+        logger.addFilter(_is_not_of_orbax)
     sys.unraisablehook = _without_closed_loops
     try:
         result = act()
-        logger.removeFilter(_is_not_of_orbax)
+        for logger in loggers:
+            logger.removeFilter(_is_not_of_orbax)
         sys.unraisablehook = hook
         return result
     except Exception as error:  # Orbax and TensorStore raise many types
@@ -134,8 +138,9 @@ def _in_one_line(what: str, act: Callable[[], T]) -> T:
     raise InputError(f"{what}: {cause}")
 
 
-def _is_not_of_orbax(log_record: Any) -> bool:
-    return "orbax" not in log_record.pathname
+def _is_not_of_orbax(log_record: logging.LogRecord) -> bool:
+    # asyncio tells of Orbax's tasks that failed after the first: it names their file.
+    return "orbax" not in log_record.pathname and "orbax" not in log_record.getMessage()
 
 
 def _without_closed_loops(failed: Any) -> None:

@@ -1,10 +1,13 @@
 """Folders of any name, full disks, limits, read-only folders: saved and read, or one line."""
 
+import asyncio
+import gc
 import os
 import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,6 +109,26 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(tmp_path: Path) -> None:
         assert (checkpoint.restore(tmp_path / "run", {"a": np.zeros(3)})["a"] == 1).all()
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+@pytest.mark.parametrize(("file", "told"), [("site/orbax/handler.py", 0), ("site/other.py", 2)])
+def test_tasks_of_orbax_that_fail_after_the_first_print_nothing(
+    file: str, told: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On a full disk several tasks fail, one is raised, and asyncio tells of the others."""
+    code = "async def write():\n    raise ValueError('No space left on device')\n"
+    names: dict[str, Any] = {}
+    exec(compile(code, file, "exec"), names)
+
+    async def save() -> None:
+        kept = [asyncio.create_task(names["write"]()) for _ in range(2)]
+        await asyncio.sleep(0.01)
+        raise ValueError(f"{len(kept)} failed")
+
+    with pytest.raises(ValueError, match=r"^run: 2 failed$"):
+        orbax_files._in_one_line("run", lambda: asyncio.run(save()))
+    gc.collect()
+    assert [record.name for record in caplog.records] == ["asyncio"] * told
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
