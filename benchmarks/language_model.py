@@ -30,10 +30,11 @@ from tokenizers import Tokenizer
 from benchmarks.clock import machine, print_table
 from domino_jax import models
 from domino_jax.allocate.exact import exact_scheme
-from domino_jax.allocate.fisher import fisher_information, quadratic_table
+from domino_jax.allocate.fisher import fisher_information
 from domino_jax.allocate.kronecker import kronecker_table_of
 from domino_jax.allocate.loss_table import LossTable, read_table, written
 from domino_jax.allocate.problem import Problem, Weights
+from domino_jax.allocate.quadratic import quadratic_table
 from domino_jax.allocate.scores import Scores
 from domino_jax.allocate.table import allocate
 from domino_jax.allocate.update import update_weights

@@ -24,6 +24,7 @@ def get_config() -> ConfigDict:
     """Returns the settings."""
     config = defaults()
     config.loss = "next_token"
+    config.remat = True  # a fifth of the memory of the search's statistics
     config.model.name = "causal_lm"
     config.data.name = "text"
     with config.unlocked():

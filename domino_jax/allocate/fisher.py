@@ -12,24 +12,36 @@ micro-batches of their own examples. Letters: B examples, b of a micro-batch, D 
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from domino_jax.allocate.curvature import Measured, Show, curvature_scheme
 from domino_jax.allocate.loss_table import LossTable
 from domino_jax.allocate.problem import Problem
+from domino_jax.allocate.quadratic import Take, removed_by_rank, table_by_rank
 from domino_jax.allocate.scores import Scores
 from domino_jax.core.errors import InputError
 from domino_jax.core.kernels import kernels
-from domino_jax.core.layers import LayerSpec, grouped
-from domino_jax.core.masks import sums_by_rank
+from domino_jax.core.layers import LayerSpec
 from domino_jax.core.paths import leaves_by_path, replace_leaves
 from domino_jax.core.scheme import Scheme
 
+Each = dict[str, jax.Array]  # path -> gradients side by side, [D · at_once, *kernel]
+Sums = dict[str, jax.Array]  # path -> what is made of them
+MadeOf = Callable[[Any, Scores, Each], Sums]  # of params, scores and gradients
 MICRO = 4  # examples of one gradient in a search: small ones see more, large ones are quicker
+
+
+class Gradients(NamedTuple):
+    """What gradients are taken of, and how; see `fisher_table`."""
+
+    layers: tuple[LayerSpec, ...]
+    loss: Callable[[Any, Any], jax.Array]
+    micro: int
+    at_once: int
+    report: Callable[[int], None] = lambda done: None
 
 
 def fisher_table(
@@ -43,7 +55,9 @@ def fisher_table(
     scores: Scores = {},  # noqa: B006 (read only)
     report: Callable[[int], None] = lambda done: None,
 ) -> LossTable:
-    """Makes the table of the diagonal Fisher information.
+    """Makes the table of the diagonal Fisher information, which is itself held nowhere.
+
+    Of each gradient only what a mask removes is added up: the memory is that of one gradient.
 
     Args:
         layers: as `find_layers` gives them.
@@ -60,10 +74,8 @@ def fisher_table(
         InputError: b · at_once does not divide B, there is no batch, or F is not finite.
     """
     layers = tuple(layers)
-    information = fisher_information(
-        layers, params, loss, batches, micro=micro, at_once=at_once, report=report
-    )
-    return quadratic_table(layers, params, information, scores)
+    gradients = Gradients(layers, loss, micro, at_once, report)
+    return table_by_rank(layers, _mean(gradients, by_rank(layers), params, scores, batches))
 
 
 def fisher_information(
@@ -80,19 +92,12 @@ def fisher_information(
 
     Arguments and errors are those of `fisher_table`.
     """
-    layers = tuple(layers)
-    add = jax.jit(_adding(layers, loss, micro, at_once), static_argnums=3)
-    by_path = leaves_by_path(params)
-    squares = {path: jnp.zeros(by_path[path].shape, jnp.float32) for path in kernels(layers)}
-    gradients = 0
-    for done, batch in enumerate(batches, start=1):
-        _require_divides(batch, micro, at_once)
-        squares = add(squares, params, batch, _devices(batch, micro * at_once))
-        gradients += jax.tree.leaves(batch)[0].shape[0] // micro
-        report(done)
-    if not gradients:
-        raise InputError("fisher: expected at least one calibration batch, got none")
-    return {path: micro / gradients * total for path, total in squares.items()}
+
+    def squares(params: Any, scores: Scores, each: Each) -> Sums:
+        return {path: _squares_of(grads)(lambda w: w) for path, grads in each.items()}
+
+    gradients = Gradients(tuple(layers), loss, micro, at_once, report)
+    return _mean(gradients, squares, params, {}, batches)
 
 
 def micro_of(batches: Sequence[Any]) -> int:
@@ -122,75 +127,68 @@ def allocate(problem: Problem) -> Scheme:
     return curvature_scheme(problem, "fisher", table_of)
 
 
-def quadratic_table(
-    layers: Iterable[LayerSpec],
-    params: Any,
-    curvature: dict[str, jax.Array],
-    scores: Scores = {},  # noqa: B006 (read only)
-) -> LossTable:
-    """Makes the table of half the sum of curvature · w² over the weights that a mask removes.
-
-    Args:
-        layers: as `find_layers` gives them.
-        params: of the dense network.
-        curvature: path -> second derivative for each weight of a grouped kernel.
-        scores: what the masks go by, as `make_scores` gives them; the magnitudes otherwise.
-
-    Raises:
-        InputError: a sum is not finite.
-    """
-    layers = tuple(layers)
-
-    @jax.jit
-    def sums(params: Any, curvature: dict[str, jax.Array], scores: Scores) -> dict[str, jax.Array]:
-        by_path = leaves_by_path(params)
-        made = {}
-        for path, kernel in kernels(layers).items():
-            w = by_path[path].astype(curvature[path].dtype)
-            half = 0.5 * curvature[path] * jnp.square(w)
-            made[path] = sums_by_rank(scores.get(path, by_path[path]), half, kernel.m, kernel.axes)
-        return made
-
-    by_rank = jax.device_get(sums(params, curvature, scores))
-    return {
-        layer.name: _row(layer, by_rank[layer.path][layer.index or 0]) for layer in grouped(layers)
+def _mean(
+    gradients: Gradients, made_of: MadeOf, params: Any, scores: Scores, batches: Iterable[Any]
+) -> Sums:
+    """Returns b times the mean over all gradients of what is made of them."""
+    add, taken, by_path = adding(gradients, made_of), 0, leaves_by_path(params)
+    shapes = {
+        path: jax.ShapeDtypeStruct((1, *by_path[path].shape), by_path[path].dtype)
+        for path in kernels(gradients.layers)
     }
+    made = jax.eval_shape(made_of, params, scores, shapes)
+    sums = {path: jnp.zeros(own.shape, own.dtype) for path, own in made.items()}
+    for done, batch in enumerate(batches, start=1):
+        _require_divides(batch, gradients.micro, gradients.at_once)
+        devices = _devices(batch, gradients.micro * gradients.at_once)
+        sums = add(sums, params, scores, batch, devices)
+        taken += jax.tree.leaves(batch)[0].shape[0] // gradients.micro
+        gradients.report(done)
+    if not taken:
+        raise InputError("fisher: expected at least one calibration batch, got none")
+    return {path: gradients.micro / taken * total for path, total in sums.items()}
 
 
-def _row(layer: LayerSpec, sums: np.ndarray) -> dict[int, float]:
-    if not np.isfinite(sums).all():
-        raise InputError(f"{layer.name}: expected finite squared gradients, got NaN or infinity")
-    return {n: math.fsum(sums[n:].tolist()) for n in layer.candidates}
+def by_rank(layers: tuple[LayerSpec, ...]) -> MadeOf:
+    """Makes (params, scores, gradients) -> what masks remove, by rank: [S, M] by path."""
+
+    def made(params: Any, scores: Scores, each: Each) -> Sums:
+        by_path = leaves_by_path(params)
+        return {
+            path: removed_by_rank(kernel, by_path[path], scores.get(path), _squares_of(each[path]))
+            for path, kernel in kernels(layers).items()
+        }
+
+    return made
 
 
-def _adding(
-    layers: tuple[LayerSpec, ...], loss: Callable[[Any, Any], jax.Array], micro: int, at_once: int
-) -> Callable[[dict[str, jax.Array], Any, Any, int], dict[str, jax.Array]]:
-    """Makes (squares, params, batch, devices) -> squares and those of a batch's gradients."""
+def adding(gradients: Gradients, made_of: MadeOf) -> Callable[[Sums, Any, Scores, Any, int], Sums]:
+    """Makes (sums, params, scores, batch, devices) -> sums and what a batch adds to them."""
+    layers, loss, micro, at_once, _ = gradients
 
-    def squared(params: Any, part: Any) -> dict[str, jax.Array]:
+    def gradient(params: Any, part: Any) -> Each:
         by_path = leaves_by_path(params)
         own = {path: by_path[path] for path in kernels(layers)}
-        grads = jax.grad(lambda own: loss(replace_leaves(params, own), part))(own)
-        return {path: jnp.square(grad.astype(jnp.float32)) for path, grad in grads.items()}
+        return jax.grad(lambda own: loss(replace_leaves(params, own), part))(own)
 
-    def add(
-        squares: dict[str, jax.Array], params: Any, batch: Any, devices: int
-    ) -> dict[str, jax.Array]:
+    def add(sums: Sums, params: Any, scores: Scores, batch: Any, devices: int) -> Sums:
         def dealt(x: jax.Array) -> jax.Array:
             """Makes [turns, D · at_once, b, ...]: each device stays with the rows that it has."""
             by_device = x.reshape(devices, -1, at_once, micro, *x.shape[1:]).swapaxes(0, 1)
             return by_device.reshape(-1, devices * at_once, *by_device.shape[3:])
 
-        parts = jax.tree.map(dealt, batch)
+        def chunk(sums: Sums, part: Any) -> tuple[Sums, None]:
+            made = made_of(params, scores, jax.vmap(gradient, (None, 0))(params, part))
+            return {path: total + made[path] for path, total in sums.items()}, None
 
-        def chunk(squares: dict[str, jax.Array], part: Any) -> tuple[dict[str, jax.Array], None]:
-            each = jax.vmap(squared, (None, 0))(params, part)
-            return {path: total + each[path].sum(0) for path, total in squares.items()}, None
+        return jax.lax.scan(chunk, sums, jax.tree.map(dealt, batch))[0]
 
-        return jax.lax.scan(chunk, squares, parts)[0]
+    return jax.jit(add, static_argnums=4)
 
-    return add
+
+def _squares_of(grads: jax.Array) -> Callable[[Take], jax.Array]:
+    """Makes the sum of the squares of some gradients, of the part that is taken of each."""
+    return lambda take: jnp.square(jax.vmap(take)(grads).astype(jnp.float32)).sum(0)
 
 
 def _devices(batch: Any, taken: int) -> int:

@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 
 from domino_jax.allocate.curvature import Measured, Show, curvature_scheme, shown
-from domino_jax.allocate.fisher import quadratic_table
 from domino_jax.allocate.loss_table import LossTable
 from domino_jax.allocate.problem import Problem
+from domino_jax.allocate.quadratic import quadratic_table
 from domino_jax.allocate.scores import Scores
 from domino_jax.core.canonical import from_matrices
 from domino_jax.core.errors import InputError

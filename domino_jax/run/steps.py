@@ -71,13 +71,19 @@ def loss_of(exp: Experiment, *, train: bool) -> Callable[[Any, Any, Batch], jax.
     """Makes (params, stats, batch) -> mean loss, at these batch statistics or the batch's own."""
     criterion = find_criterion(exp.config.loss)
     of_outputs = losses.mean_loss(criterion, ignore_label=exp.data.ignore_label)
+    apply = _apply_of(exp)
 
     def loss(params: Any, stats: Any, batch: Batch) -> jax.Array:
         key = jax.random.key(exp.config.seed)  # the same noise at every call
-        outputs, _ = exp.model.apply(params, stats, batch["inputs"], train=train, key=key)
+        outputs, _ = apply(params, stats, batch["inputs"], train=train, key=key)
         return of_outputs(outputs, batch)
 
     return loss
+
+
+def _apply_of(exp: Experiment) -> losses.Apply:
+    """Returns the forward pass, whose gradients keep as much as the settings say."""
+    return recomputing(exp.model.apply) if exp.config.remat else exp.model.apply
 
 
 def teacher(exp: Experiment, params: Any, stats: Any) -> Callable[[Batch], Batch]:
@@ -95,7 +101,7 @@ def _parts(
 ) -> Parts:
     config, ignore = exp.config, exp.data.ignore_label
     loss = changed(losses.mean_loss(find_criterion(config.loss), label_smoothing, ignore))
-    apply = recomputing(exp.model.apply) if config.remat else exp.model.apply
+    apply = _apply_of(exp)
 
     def spread(gradient: Gradient) -> Gradient:
         if config.accumulate == 1:

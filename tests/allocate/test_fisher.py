@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from domino_jax.allocate.fisher import fisher_table, quadratic_table
+from domino_jax.allocate.fisher import fisher_table
+from domino_jax.allocate.quadratic import quadratic_table
 from domino_jax.core.errors import InputError
 from domino_jax.core.masked import make_masks
 from domino_jax.trace.layers import find_layers

@@ -4,9 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from domino_jax.allocate.fisher import fisher_information, fisher_table, quadratic_table
+from domino_jax.allocate.fisher import fisher_information, fisher_table
 from domino_jax.allocate.joint_loss import joint_loss
 from domino_jax.allocate.kronecker import kronecker_table
+from domino_jax.allocate.quadratic import quadratic_table
 from domino_jax.allocate.scores import make_scores
 from domino_jax.core.errors import InputError
 from domino_jax.core.masked import hard_mask, make_masks

@@ -36,6 +36,7 @@ OTHERS = {
     "large",
     "long_run",
     "start",
+    "tpu",
 }
 # Module -> arguments of a run of seconds, and what it prints.
 RUNS = {

@@ -5,11 +5,12 @@ import time
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 import scripts
 
 from domino_jax import data
-from domino_jax.run import rehearsal, settings, steps
+from domino_jax.run import experiment, rehearsal, settings, steps
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
 # These need a network of one's own: test_causal_lm.py runs them.
@@ -150,3 +151,15 @@ def test_every_phase_saves_memory_as_it_is_told(monkeypatch, capsys):
     assert capsys.readouterr().out.count("lowered in ") == 3
     rehearsal.rehearse(scripts.settings())
     assert len(told) == 6
+
+
+def test_the_loss_of_the_search_saves_memory_as_it_is_told(tmp_path):
+    """Its tables and statistics are made of gradients too."""
+    programs = []
+    for remat in (True, False):
+        exp = experiment.build(scripts.settings(f"remat={remat}"), tmp_path, lambda: False)
+        loss = steps.loss_of(exp, train=False)
+        batch = {"inputs": np.zeros((2, 8, 8, 4), np.float32), "labels": np.zeros(2, np.int32)}
+        program = jax.make_jaxpr(loss)(exp.model.params, exp.model.stats, batch)
+        programs.append("remat" in str(program))
+    assert programs == [True, False]
