@@ -141,7 +141,8 @@ def _mean(
     for done, batch in enumerate(batches, start=1):
         _require_divides(batch, gradients.micro, gradients.at_once)
         devices = _devices(batch, gradients.micro * gradients.at_once)
-        sums = add(sums, params, scores, batch, devices)
+        # Waited for: of batches that are under way at once each would take memory of its own.
+        sums = jax.block_until_ready(add(sums, params, scores, batch, devices))
         taken += jax.tree.leaves(batch)[0].shape[0] // gradients.micro
         gradients.report(done)
     if not taken:
@@ -155,7 +156,13 @@ def by_rank(layers: tuple[LayerSpec, ...]) -> MadeOf:
     def made(params: Any, scores: Scores, each: Each) -> Sums:
         by_path = leaves_by_path(params)
         return {
-            path: removed_by_rank(kernel, by_path[path], scores.get(path), _squares_of(each[path]))
+            path: removed_by_rank(
+                by_path[path],
+                scores.get(path),
+                _squares_of(each[path]),
+                kernel.m,
+                kernel.axes,
+            )
             for path, kernel in kernels(layers).items()
         }
 

@@ -51,8 +51,9 @@ def joint_loss_on(
 
     def of_scheme(scheme: Mapping[str, NM], batches: Sequence[Any]) -> float:
         n = n_by_path(scheme, layers)
-        values = [masked_loss(params, n, batch, scores) for batch in batches]
-        mean = math.fsum(map(float, values)) / len(values)
+        # One after another: of batches under way at once each would take memory of its own.
+        values = [float(masked_loss(params, n, batch, scores)) for batch in batches]
+        mean = math.fsum(values) / len(values)
         if not math.isfinite(mean):
             pruned = [f"{name} at {nm}" for name, nm in scheme.items() if nm.n < nm.m]
             what = ", ".join(pruned[:3]) or "the dense network"

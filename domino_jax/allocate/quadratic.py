@@ -17,9 +17,9 @@ import numpy as np
 
 from domino_jax.allocate.loss_table import LossTable
 from domino_jax.allocate.scores import Scores
-from domino_jax.core.canonical import one_slice, sizes
+from domino_jax.core.canonical import Axes, one_slice, sizes
 from domino_jax.core.errors import InputError
-from domino_jax.core.kernels import Kernel, kernels
+from domino_jax.core.kernels import kernels
 from domino_jax.core.layers import LayerSpec, grouped
 from domino_jax.core.masks import sums_by_rank
 from domino_jax.core.paths import leaves_by_path
@@ -44,46 +44,47 @@ def quadratic_table(
     Raises:
         InputError: a sum is not finite.
     """
-    layers = tuple(layers)
+    layers, weights = tuple(layers), leaves_by_path(params)
+    sums = {
+        path: _by_rank(weights[path], scores.get(path), curvature[path], kernel.m, kernel.axes)
+        for path, kernel in kernels(layers).items()
+    }
+    return table_by_rank(layers, sums)
 
-    @jax.jit
-    def by_rank(params: Any, curvature: dict[str, jax.Array], scores: Scores) -> Any:
-        by_path = leaves_by_path(params)
 
-        def of(kernel: Kernel, path: str) -> jax.Array:
-            return removed_by_rank(
-                kernel, by_path[path], scores.get(path), lambda take: take(curvature[path])
-            )
-
-        return {path: of(kernel, path) for path, kernel in kernels(layers).items()}
-
-    return table_by_rank(layers, by_rank(params, curvature, scores))
+@partial(jax.jit, static_argnums=(3, 4))  # a shape that comes again is not compiled again
+def _by_rank(
+    w: jax.Array, score: jax.Array | None, curvature: jax.Array, m: int, axes: Axes
+) -> jax.Array:
+    return removed_by_rank(w, score, lambda take: take(curvature), m, axes)
 
 
 def removed_by_rank(
-    kernel: Kernel,
     w: jax.Array,
     score: jax.Array | None,
     curvature: Callable[[Take], jax.Array],
+    m: int,
+    axes: Axes,
 ) -> jax.Array:
     """Adds up half of curvature · w² over the weights that are first, second, … of their group.
 
     Args:
-        kernel: a grouped kernel.
-        w: its weights.
+        w: the weights of a grouped kernel.
         score: of each weight, the largest first; None: its magnitude.
         curvature: take -> the curvature of the part that `take` takes of a kernel.
+        m: group size.
+        axes: the parts the kernel's axes play.
 
     Returns:
         [S, M], at least float32.
     """
-    slices, *_ = sizes(w.shape, kernel.axes)
+    slices, *_ = sizes(w.shape, axes)
 
     def of_slice(index: jax.Array) -> jax.Array:
-        take = partial(one_slice, index=index, axes=kernel.axes)
+        take = partial(one_slice, index=index, axes=axes)
         second = curvature(take)
         half = 0.5 * second * jnp.square(take(w).astype(second.dtype))
-        return sums_by_rank(take(w if score is None else score), half, kernel.m, kernel.axes)[0]
+        return sums_by_rank(take(w if score is None else score), half, m, axes)[0]
 
     return jax.lax.map(of_slice, jnp.arange(slices))
 

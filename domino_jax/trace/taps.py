@@ -170,7 +170,8 @@ def _total(
     """Adds up all batches, and counts their examples."""
     examples = 0
     for batch in batches:
-        sums = ready.add(sums, params, batch, chosen)
+        # Waited for: of batches that are under way at once each would take memory of its own.
+        sums = jax.block_until_ready(ready.add(sums, params, batch, chosen))
         examples += jax.tree.leaves(batch)[0].shape[0]
     return sums, examples
 
