@@ -68,8 +68,10 @@ def taken(workdir: Path) -> Iterator[None]:
 def _remove_empty(folders: list[Path]) -> None:
     """Removes a work directory that holds its lock alone, and then its parents while empty."""
     with suppress(OSError):  # another process may be making something there
-        if [path.name for path in folders[0].iterdir()] == [LOCK]:
-            (folders[0] / LOCK).unlink()
+        lock = folders[0] / LOCK
+        # The directory may have been removed, and made anew by a process that works there now.
+        if [path.name for path in folders[0].iterdir()] == [LOCK] and lock.read_text() == _OWNER:
+            lock.unlink()
             for folder in folders:
                 folder.rmdir()
 

@@ -47,6 +47,15 @@ def test_what_a_run_wrote_stays(tmp_path):
     assert {path.name for path in folder.iterdir()} == {workdir.LOCK, "config.json"}
 
 
+def test_what_another_made_anew_in_its_place_stays(tmp_path):
+    folder = tmp_path / "run"
+    with workdir.taken(folder):
+        shutil.rmtree(folder)
+        folder.mkdir()
+        (folder / ".lock").write_text("1 another")
+    assert (folder / ".lock").read_text() == "1 another"
+
+
 def test_the_lock_of_a_removed_directory_is_none(tmp_path, monkeypatch):
     """A process that opened the file before another removed it, and locked it after, stops."""
     take = fcntl.flock
