@@ -1,7 +1,7 @@
 """What is told by the loss: fixed batches, the table on disk, which of several schemes is best."""
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -52,14 +52,25 @@ def loss_of(problem: Problem) -> Callable[[Any, Batch], jax.Array]:
     return lambda params, batch: loss(params, stats, batch)
 
 
-def own_scores(problem: Problem, batches: Iterable[Batch]) -> Scores:
+def shown(batches: Sequence[Batch], show: Callable[[int, str], None]) -> Iterator[Batch]:
+    """Yields batches, and shows how many of them are done."""
+    for done, batch in enumerate(batches, start=1):
+        yield batch
+        show(done, "")
+
+
+def own_scores(problem: Problem, batches: Sequence[Batch]) -> Scores:
     """Makes the scores that the masks go by, at the running batch statistics."""
+    rule = problem.options["score"]
+    if rule == "magnitude":
+        return {}
     params, stats = problem.weights()
 
     def loss(params: Any, batch: Batch) -> jax.Array:
         return problem.loss(params, stats, batch)
 
-    return make_scores(problem.options["score"], problem.layers, params, loss, batches)
+    with problem.progress("scores", len(batches), 0) as show:
+        return make_scores(rule, problem.layers, params, loss, shown(batches, show))
 
 
 def taken_scheme(problem: Problem, table: LossTable, method: str, scores: Scores) -> Scheme:

@@ -1,6 +1,6 @@
 """What 'fisher', 'kdiag' and 'kronecker' share: a table by curvature, at the running statistics."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -63,10 +63,3 @@ def curvature_scheme(
         table = table_of(measured, show)
     keep_table(problem, table, method=method, statistics="running")
     return taken_scheme(problem, table, method, measured.scores)
-
-
-def shown(batches: Sequence[Batch], show: Show) -> Iterator[Batch]:
-    """Yields batches, and shows how many of them are done."""
-    for done, batch in enumerate(batches, start=1):
-        yield batch
-        show(done, "")

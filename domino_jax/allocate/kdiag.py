@@ -15,7 +15,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from domino_jax.allocate.curvature import Measured, Show, curvature_scheme, shown
+from domino_jax.allocate.calibration import shown
+from domino_jax.allocate.curvature import Measured, Show, curvature_scheme
 from domino_jax.allocate.loss_table import LossTable
 from domino_jax.allocate.problem import Problem
 from domino_jax.allocate.quadratic import quadratic_table
@@ -59,6 +60,8 @@ def by_weight(
     loss: Callable[[Any, Any], jax.Array],
     batches: Iterable[Any],
     value: Callable[[Statistics], jax.Array],
+    *,
+    gradients: bool = True,
 ) -> dict[str, jax.Array]:
     """Lays what is made of a layer's statistics out as its weights, by path; 0 without statistics.
 
@@ -68,10 +71,11 @@ def by_weight(
         loss: as above.
         batches: as above.
         value: statistics without H -> [G, K, O / G].
+        gradients: whether the value is of gradients, too.
     """
     layers = tuple(layers)
     names = [layer.name for layer in grouped(layers)]
-    taps = tap(loss, params, batches, layers, products=False, only=names)
+    taps = tap(loss, params, batches, layers, products=False, gradients=gradients, only=names)
     for name, reason in taps.untapped.items():
         require_tapped(name, reason)
     shapes = {path: w.shape for path, w in kernel_weights(params, layers).items()}

@@ -1,6 +1,7 @@
 """The scoring rules of `scores`: arguments and results are those of `make_scores`."""
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import chain, islice
 from typing import Any
 
 import jax
@@ -32,7 +33,7 @@ def wanda(layers: tuple[LayerSpec, ...], params: Any, loss: Loss, batches: Itera
         outputs = own.gradients.shape[0] // own.squares.shape[0]
         return jnp.repeat(jnp.sqrt(own.squares)[:, :, None], outputs, axis=2)
 
-    of_inputs = by_weight(layers, params, loss, batches, norms)
+    of_inputs = by_weight(layers, params, loss, batches, norms, gradients=False)
     weights = _wide(kernel_weights(params, layers))
     return {path: jnp.abs(w) * of_inputs[path] for path, w in weights.items()}
 
@@ -41,8 +42,10 @@ def fisher(
     layers: tuple[LayerSpec, ...], params: Any, loss: Loss, batches: Iterable[Any]
 ) -> Scores:
     """Makes w² F, F as in `fisher`: twice what a diagonal quadratic expects of the weight."""
-    batches = list(batches)
-    information = fisher_information(layers, params, loss, batches, micro=micro_of(batches))
+    stream = iter(batches)
+    first = list(islice(stream, 1))
+    micro = micro_of(first) if first else 1
+    information = fisher_information(layers, params, loss, chain(first, stream), micro=micro)
     weights = _wide(kernel_weights(params, layers))
     return {path: jnp.square(w) * information[path] for path, w in weights.items()}
 

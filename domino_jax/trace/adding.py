@@ -65,8 +65,17 @@ class Tapper(NamedTuple):
     add: Callable[[dict[str, Sums], Any, Any, jax.Array | None], dict[str, Sums]]
 
 
-def tapper(loss: Loss, params: Any, batch: Any, layers: Iterable[LayerSpec]) -> Tapper:
+def tapper(
+    loss: Loss, params: Any, batch: Any, layers: Iterable[LayerSpec], *, gradients: bool = True
+) -> Tapper:
     """Traces a loss, and finds out which parameters can be tapped.
+
+    Args:
+        loss: as for `taps.tap`, and so are params and layers.
+        params: as above.
+        batch: what all batches look like.
+        layers: as above.
+        gradients: False leaves the gradients out: sums of 0, and no pass back.
 
     Raises:
         InputError: the loss is not one number, or params lack a layer.
@@ -86,7 +95,8 @@ def tapper(loss: Loss, params: Any, batch: Any, layers: Iterable[LayerSpec]) -> 
     values += [INPUT] * (len(jaxpr.jaxpr.invars) - of_params)
     paths, reasons = _sorted(of_path, walk(jaxpr, values, interpreter)[1])
     traced = _Traced(jaxpr, values, of_params, Plan(interpreter, paths), of_path, arrays)
-    compiled = jax.jit(partial(_add, traced), donate_argnums=0)
+    adding = partial(_add if gradients else _add_inputs, traced)
+    compiled = jax.jit(adding, donate_argnums=0)
 
     def add(
         before: dict[str, Sums], params: Any, batch: Any, chosen: jax.Array | None
@@ -159,4 +169,14 @@ def _add(
     return {
         path: jax.tree.map(jnp.add, before[path], own._replace(gradients=own.gradients * scale))
         for path, own in sums.items()
+    }
+
+
+def _add_inputs(
+    traced: _Traced, before: dict[str, Sums], operands: Sequence[Any], chosen: jax.Array | None
+) -> dict[str, Sums]:
+    """Adds the sums of inputs alone: of the pass back nothing is left that any result needs."""
+    return {
+        path: own._replace(gradients=before[path].gradients, seen=before[path].seen)
+        for path, own in _add(traced, before, operands, chosen).items()
     }

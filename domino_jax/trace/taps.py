@@ -62,6 +62,7 @@ def tap(
     layers: Iterable[LayerSpec],
     *,
     products: bool = True,
+    gradients: bool = True,
     only: Collection[str] | None = None,
 ) -> Taps:
     """Gathers the statistics of all layers in one pass over the batches.
@@ -75,6 +76,7 @@ def tap(
         batches: leaves [B, ...], of one shape.
         layers: as `find_layers` or `find_kernels` gives them.
         products: False leaves H out, K · K numbers a layer; its diagonal stays.
+        gradients: False leaves the gradients at 0, which saves the pass back.
         only: names of the layers to tap; None: all convolutions and matrix products.
 
     Raises:
@@ -82,7 +84,7 @@ def tap(
             product, or params lack a layer.
     """
     wanted = _wanted(layers, only)
-    ready, stream = _started(loss, params, batches, wanted)
+    ready, stream = _started(loss, params, batches, wanted, gradients)
     zeros = {path: ready.zeros(path, False, products) for path in ready.paths}
     sums, examples = _total(ready, params, stream, zeros, None)
     found: dict[str, Statistics] = {}
@@ -121,14 +123,19 @@ def tap_each(
 
 
 def layer_tap(
-    loss: Loss, params: Any, batches: Sequence[Any], layers: Iterable[LayerSpec]
+    loss: Loss,
+    params: Any,
+    batches: Sequence[Any],
+    layers: Iterable[LayerSpec],
+    *,
+    gradients: bool = True,
 ) -> Callable[[Any, LayerSpec], Statistics | str]:
     """Makes (params, layer) -> its statistics with H, or the reason why there are none.
 
     The loss is traced once, so the weights may change from layer to layer. Arguments and errors are
     those of `tap`.
     """
-    ready, _ = _started(loss, params, batches, counted(layers))
+    ready, _ = _started(loss, params, batches, counted(layers), gradients)
 
     def tap_layer(params: Any, layer: LayerSpec) -> Statistics | str:
         path = layer.path
@@ -150,14 +157,18 @@ def _wanted(layers: Iterable[LayerSpec], only: Collection[str] | None) -> list[L
 
 
 def _started(
-    loss: Loss, params: Any, batches: Iterable[Any], wanted: Sequence[LayerSpec]
+    loss: Loss,
+    params: Any,
+    batches: Iterable[Any],
+    wanted: Sequence[LayerSpec],
+    gradients: bool,
 ) -> tuple[Tapper, Iterator[Any]]:
     """Makes the loss ready by the first batch; hands all of them back."""
     stream = iter(batches)
     first = next(stream, None)
     if first is None:
         raise InputError("tap: expected at least one batch, got none")
-    return tapper(loss, params, first, wanted), chain([first], stream)
+    return tapper(loss, params, first, wanted, gradients=gradients), chain([first], stream)
 
 
 def _total(

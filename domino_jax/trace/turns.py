@@ -55,8 +55,7 @@ def change_in_turn(
         params: of the network.
         batches: leaves [B, ...], of one shape; at least one.
         layers: those that change, each of a convolution or matrix product.
-        turn: what a layer becomes. Where one run is enough for a layer, the gradients among its
-            statistics are 0.
+        turn: what a layer becomes; the gradients among its statistics are 0.
 
     Returns:
         params with the layers as they became.
@@ -71,7 +70,7 @@ def change_in_turn(
     weights = {layer.path: given[layer.path] for layer in layers}
     left = {(layer.path, layer.index or 0): layer for layer in layers}
     # Traced for the first layer that asks for it.
-    tapped = cache(lambda: layer_tap(loss, params, batches, layers))
+    tapped = cache(lambda: layer_tap(loss, params, batches, layers, gradients=False))
 
     def change(layer: LayerSpec, own: Statistics | str) -> None:
         w, index = weights[layer.path], layer.index or 0

@@ -122,8 +122,8 @@ def test_each_layer_sees_the_changed_layers_before_it(name):
 def test_a_pass_of_its_own_only_where_one_run_is_not_enough(monkeypatch):
     tapped = []
 
-    def counted(loss, params, batches, layers):
-        tap = layer_tap(loss, params, batches, layers)
+    def counted(*given, gradients):
+        tap = layer_tap(*given, gradients=gradients)
         return lambda params, layer: tapped.append(layer.path) or tap(params, layer)
 
     monkeypatch.setattr(turns, "layer_tap", counted)
