@@ -20,10 +20,10 @@ import jax.numpy as jnp
 from domino_jax.allocate.curvature import Measured, Show, curvature_scheme
 from domino_jax.allocate.loss_table import LossTable
 from domino_jax.allocate.problem import Problem
-from domino_jax.allocate.quadratic import Take, removed_by_rank, table_by_rank
+from domino_jax.allocate.quadratic import removed_by_rank, table_by_rank
 from domino_jax.allocate.scores import Scores
 from domino_jax.core.errors import InputError
-from domino_jax.core.kernels import kernels
+from domino_jax.core.kernels import Kernel, kernels
 from domino_jax.core.layers import LayerSpec
 from domino_jax.core.paths import leaves_by_path, replace_leaves
 from domino_jax.core.scheme import Scheme
@@ -94,7 +94,7 @@ def fisher_information(
     """
 
     def squares(params: Any, scores: Scores, each: Each) -> Sums:
-        return {path: _squares_of(grads)(lambda w: w) for path, grads in each.items()}
+        return {path: _squared(grads).sum(0) for path, grads in each.items()}
 
     gradients = Gradients(tuple(layers), loss, micro, at_once, report)
     return _mean(gradients, squares, params, {}, batches)
@@ -155,16 +155,21 @@ def by_rank(layers: tuple[LayerSpec, ...]) -> MadeOf:
 
     def made(params: Any, scores: Scores, each: Each) -> Sums:
         by_path = leaves_by_path(params)
-        return {
-            path: removed_by_rank(
-                by_path[path],
-                scores.get(path),
-                _squares_of(each[path]),
-                kernel.m,
-                kernel.axes,
-            )
-            for path, kernel in kernels(layers).items()
-        }
+
+        def of(path: str, kernel: Kernel) -> jax.Array:
+            def of_one(gradient: jax.Array) -> jax.Array:
+                return removed_by_rank(
+                    by_path[path],
+                    scores.get(path),
+                    lambda take: _squared(take(gradient)),
+                    kernel.m,
+                    kernel.axes,
+                )
+
+            # Each device sums up its own gradients: what they tell each other are [S, M].
+            return jax.vmap(of_one)(each[path]).sum(0)
+
+        return {path: of(path, kernel) for path, kernel in kernels(layers).items()}
 
     return made
 
@@ -193,9 +198,8 @@ def adding(gradients: Gradients, made_of: MadeOf) -> Callable[[Sums, Any, Scores
     return jax.jit(add, static_argnums=4)
 
 
-def _squares_of(grads: jax.Array) -> Callable[[Take], jax.Array]:
-    """Makes the sum of the squares of some gradients, of the part that is taken of each."""
-    return lambda take: jnp.square(jax.vmap(take)(grads).astype(jnp.float32)).sum(0)
+def _squared(gradients: jax.Array) -> jax.Array:
+    return jnp.square(gradients.astype(jnp.float32))
 
 
 def _devices(batch: Any, taken: int) -> int:

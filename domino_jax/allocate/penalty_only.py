@@ -78,10 +78,17 @@ def after(logs: np.ndarray, decays: Decays, *, below: bool) -> np.ndarray:
         [M, G], falling along M.
     """
     logs = logs.copy()
-    parts = [logs[:, start : start + _AT_ONCE] for start in range(0, logs.shape[1], _AT_ONCE)]
+    parts = np.array_split(logs, _parts(logs.shape[1]), axis=1)
     with ThreadPoolExecutor(_THREADS) as pool:
         list(pool.map(lambda part: _decay(part, decays, below=below), parts))
     return logs
+
+
+def _parts(groups: int) -> int:
+    """Says in how many parts of equal size groups are gone through: as many for each thread."""
+    if groups <= _AT_ONCE // 2:
+        return 1
+    return -(-groups // (_AT_ONCE * _THREADS)) * _THREADS
 
 
 def _decay(logs: np.ndarray, decays: Decays, *, below: bool) -> None:
