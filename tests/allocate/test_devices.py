@@ -36,10 +36,15 @@ shared = [split_batch(mesh, batch) for batch in batches]
 whole = place(Placement(mesh, {}), params)
 for name, table in tables.items():
     print(json.dumps([name, table(params, batches), table(whole, shared)]))
-add = jax.jit(fisher._adding(layers, loss, 2, 1), static_argnums=3)
-squares = jax.tree.map(jnp.zeros_like, whole)
-text = add.lower(squares, whole, shared[0], fisher._devices(shared[0], 2)).compile().as_text()
+add = fisher.adding(fisher.Gradients(layers, loss, 2, 1), fisher.by_rank(layers))
+sums = {path: jnp.zeros((1, 4)) for path in whole}
+lowered = jax.jit(add, static_argnums=4).lower(
+    sums, whole, {}, shared[0], fisher._devices(shared[0], 2)
+)
+text = lowered.compile().as_text()
 print(sorted(set(re.findall(r" (all-reduce|all-gather|all-to-all|collective-\\w+)\\(", text))))
+reduced = "".join(re.findall(r"= (.*) all-reduce\\(", text))
+print(sorted(set(re.findall(r"f32\\[[\\d,]*\\]", reduced))))
 """
 
 
@@ -53,7 +58,7 @@ def test_tables_are_those_of_one_device():
         check=False,
     )
     assert run.returncode == 0, run.stderr
-    *tables, collectives = run.stdout.splitlines()
+    *tables, collectives, exchanged = run.stdout.splitlines()
     assert len(tables) == 4
     for line in tables:
         name, one, eight = json.loads(line)
@@ -63,5 +68,7 @@ def test_tables_are_those_of_one_device():
             found = np.array(list(eight[layer].values()))
             assert wanted[0] > 0, name
             np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-6, err_msg=name)
-    # Fisher's micro-batches stay on the device that has their examples: only sums are exchanged.
+    # Fisher's micro-batches stay on the device that has their examples: only sums are exchanged,
+    # M of each layer.
     assert collectives == "['all-reduce']"
+    assert exchanged == "['f32[1,4]']"

@@ -96,8 +96,10 @@ def rise_of_kronecker():
     return rise, w, w, 0, found._replace(products=None), found.products, 2
 
 
-def squares_of_fisher():
-    return partial(fisher._adding(LAYERS, loss, 1, 1), devices=1), PARAMS, PARAMS, BATCH
+def sums_of_fisher():
+    add = fisher.adding(fisher.Gradients(LAYERS, loss, 1, 1), fisher.by_rank(LAYERS))
+    sums = {path: jax.ShapeDtypeStruct((1, 4), jnp.float32) for path in N}
+    return (lambda *given: add(*given, 1)), sums, PARAMS, {}, BATCH
 
 
 def thresholds():
@@ -138,7 +140,7 @@ PROGRAMS = {
     "sums of taps": sums_of_taps,
     "means of taps": means_of_taps,
     "kronecker": rise_of_kronecker,
-    "fisher": squares_of_fisher,
+    "fisher": sums_of_fisher,
     "SparseGPT's update": update,
     "evaluation": lambda: (
         evaluation.eval_step(apply),
