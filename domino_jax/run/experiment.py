@@ -23,7 +23,7 @@ from domino_jax.core.layers import LayerSpec
 from domino_jax.core.masked import PATTERNS
 from domino_jax.core.scheme import NM, Scheme
 from domino_jax.pytorch import hugging_face, state_dict
-from domino_jax.run import checks, monitor, repairs
+from domino_jax.run import checks, memory, monitor, repairs
 from domino_jax.run.kinds import EVERY
 from domino_jax.run.phases import Phase, calibration_batches, make_phase, planned_steps
 from domino_jax.run.provenance import PHASES
@@ -91,6 +91,7 @@ def build(config: ConfigDict, workdir: Path, should_stop: Callable[[], bool]) ->
     repairs.require_readable(workdir, data)
     data = repairs.settled(workdir, data)
     exp = assemble(config, workdir, data, should_stop)
+    memory.give_back_of(sum(leaf.nbytes for leaf in jax.tree.leaves(exp.model.params)))
     repairs.record(workdir, data)
     return exp
 

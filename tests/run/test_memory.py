@@ -12,8 +12,12 @@ from domino_jax.run import memory
 PAGES = """
 import ctypes, resource, sys
 from domino_jax.run import memory
-if sys.argv[1] == "kept":
+if sys.argv[1] != "given back":
     assert memory.keep_freed()
+if sys.argv[1] == "of many weights":
+    assert memory.give_back_of(2**27 + 1)
+else:
+    assert not memory.give_back_of(2**27)
 library = ctypes.CDLL(None)
 library.malloc.restype = ctypes.c_void_p
 library.free.argtypes = [ctypes.c_void_p]
@@ -29,11 +33,12 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has the options")
 def test_the_second_block_needs_no_new_pages():
     pages = {}
-    for word in ("kept", "given back"):
+    for word in ("kept", "given back", "of many weights"):
         command = [sys.executable, "-c", PAGES, word]
         pages[word] = int(subprocess.run(command, capture_output=True, check=True).stdout)
     assert pages["kept"] < 100
     assert pages["given back"] > 100
+    assert pages["of many weights"] > 100
 
 
 @pytest.mark.parametrize("platforms", ["cuda,cpu", "tpu"])
