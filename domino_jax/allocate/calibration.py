@@ -1,6 +1,7 @@
 """What is told by the loss: fixed batches, the table on disk, which of several schemes is best."""
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -82,11 +83,7 @@ def taken_scheme(problem: Problem, table: LossTable, method: str, scores: Scores
     candidates = of_table(problem.layers, table, problem.budgets)
     loss, apart = _true_loss(problem, scores), _batches_apart(problem)
     dense = loss(dense_scheme(problem.layers), apart)
-    trials = try_each(
-        candidates,
-        lambda scheme: [loss(scheme, [batch]) for batch in apart],
-        lambda scheme: dense + predicted(table, scheme),
-    )
+    trials = _tried(problem, candidates, loss, apart, lambda s: dense + predicted(table, s))
     return _refined(problem, trials, table, method, loss)
 
 
@@ -102,8 +99,31 @@ def guarded_scheme(problem: Problem, scheme: Scheme, method: str) -> Scheme:
         candidates = of_scheme(problem.layers, scheme, method, losses, problem.budgets)
     scores = own_scores(problem, own_batches(problem))
     loss, apart = _true_loss(problem, scores), _batches_apart(problem)
-    trials = try_each(candidates, lambda scheme: [loss(scheme, [batch]) for batch in apart])
+    trials = _tried(problem, candidates, loss, apart)
     return _refined(problem, trials, losses, method, loss)
+
+
+def _tried(
+    problem: Problem,
+    candidates: Sequence[Candidate],
+    loss: LossOn,
+    batches: Sequence[Batch],
+    expected: Callable[[Scheme], float] | None = None,
+) -> list[Trial]:
+    """Measures the schemes on the same batches; see `try_each`."""
+    schemes: list[Scheme] = []
+    for candidate in candidates:
+        if candidate.scheme not in schemes:
+            schemes.append(candidate.scheme)
+    done = itertools.count(1)
+    with problem.progress("schemes", len(schemes) * len(batches), 0) as show:
+
+        def measured(scheme: Scheme, batch: Batch) -> float:
+            found = loss(scheme, [batch])
+            show(next(done), "")
+            return found
+
+        return try_each(candidates, lambda s: [measured(s, batch) for batch in batches], expected)
 
 
 def _refined(
