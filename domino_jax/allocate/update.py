@@ -8,6 +8,7 @@ weight changed in the outputs is taken over by the weights of the inputs that ar
 Letters: K inputs, O outputs, M group size, P inputs with padding.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -137,6 +138,7 @@ def update_weights(
     *,
     masks: Masks | None = None,
     untapped: Callable[[LayerSpec, str], None] = _refused,
+    report: Callable[[int], None] = lambda done: None,
 ) -> Params:
     """Makes a network sparse without training: layer after layer, in the order of the trace.
 
@@ -152,6 +154,7 @@ def update_weights(
         masks: as `make_masks` gives them; None chooses as `update_matrix`.
         untapped: called with a layer that cannot be tapped, and the reason; unless it raises, the
             layer is masked and no more: without masks by magnitude.
+        report: called with the number of layers done.
 
     Raises:
         InputError: the scheme is of other layers; or, where `untapped` is left as it is, a layer
@@ -161,8 +164,10 @@ def update_weights(
     n = n_by_path(scheme, layers)  # refuses a scheme of other layers
     kernel_weights(params, layers)  # and parameters without them
     pruned = [layer for layer in grouped(layers) if scheme[layer.name].n < layer.m]
+    done = itertools.count(1)
 
     def turn(w: jax.Array, layer: LayerSpec, own: Statistics | str) -> jax.Array:
+        report(next(done))
         mask = (masks or {}).get(layer.path)
         if not isinstance(own, str):
             return update_layer(w, layer, own, scheme[layer.name].n, mask=mask)

@@ -174,6 +174,7 @@ def _training(settings: ConfigDict, layers: tuple[LayerSpec, ...], phase: Phase)
         PATTERNS[settings.pattern],
         batches=partial(calibration_batches, phase),
         say=monitor.say,
+        progress=lambda title, pieces: monitor.progress(title, pieces, 0, unit="layers"),
     )
 
 

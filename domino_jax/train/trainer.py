@@ -1,6 +1,7 @@
 """What a way of training is: four functions; and how an optax transform becomes one."""
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +11,13 @@ from domino_jax.core.errors import InputError
 from domino_jax.core.layers import LayerSpec
 from domino_jax.core.masked import MakeMasks, apply_masks, make_masks
 from domino_jax.train.masking import through_masks
+
+Show = Callable[[int, str], None]  # of the pieces done, and a text
+
+
+def _shows_nothing(title: str, pieces: int) -> AbstractContextManager[Show]:
+    del title, pieces
+    return nullcontext(lambda done, text: None)
 
 
 class Start(NamedTuple):
@@ -69,6 +77,7 @@ class Training(NamedTuple):
         loss: (params, batch) -> mean loss of such a batch, at the batch statistics of the network
             that the training starts from.
         say: takes a line of what was found, for a person.
+        progress: (title, pieces) -> a context that yields show(pieces done, text).
     """
 
     layers: tuple[LayerSpec, ...]
@@ -79,6 +88,7 @@ class Training(NamedTuple):
     batches: Callable[[], Iterable[Any]] = _nothing_here
     loss: Callable[[Any, Any], jax.Array] = _nothing_here
     say: Callable[[str], None] = lambda line: None
+    progress: Callable[[str, int], AbstractContextManager[Show]] = _shows_nothing
 
 
 Update = Callable[[Any, Any, Any, Any, Any], tuple[Any, Any]]

@@ -27,14 +27,18 @@ def update_trainer(training: Training) -> Trainer:
 
     def finish(params: Any, state: Any, n: Any) -> Any:
         del state
-        return update_weights(
-            layers,
-            params,
-            as_scheme(layers, by_layer(layers, n)),
-            training.loss,
-            list(training.batches()),
-            masks=None if chooses else masks_of(params, n),
-            untapped=tell,
-        )
+        scheme = as_scheme(layers, by_layer(layers, n))
+        pruned = sum(nm.n < nm.m for nm in scheme.values())
+        with training.progress("update", pruned) as show:
+            return update_weights(
+                layers,
+                params,
+                scheme,
+                training.loss,
+                list(training.batches()),
+                masks=None if chooses else masks_of(params, n),
+                untapped=tell,
+                report=lambda done: show(done, ""),
+            )
 
     return no_trainer(training)._replace(finish=finish)

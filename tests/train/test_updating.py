@@ -153,8 +153,9 @@ def test_a_run_that_updates(tmp_path, capsys):
     scripts.search(tmp_path, *updating)
     capsys.readouterr()
     scripts.train(tmp_path, *updating)
-    said, found = capsys.readouterr().out, scripts.results(tmp_path)["train"]
+    (said, shown), found = capsys.readouterr(), scripts.results(tmp_path)["train"]
     assert set(found) == {"dense", "masked", "recalibrated", "updated", "shares"}
+    assert "update 1/" in shown
     assert "updated without training" in said
     assert found["updated"]["loss"] < min(
         found[name]["loss"] for name in ("masked", "recalibrated")
