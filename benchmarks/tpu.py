@@ -137,7 +137,7 @@ def gathering(name: str, m: int) -> Iterator[list[str]]:
     yield row("fisher", add.lower(sums, params, {}, batch, 1), 0)
     ready = tapper(loss, params, batch, grouped(layers))
     add_taps = jax.jit(ready.add, donate_argnums=0)
-    for what, products in (("kdiag and Wanda's norms", False), ("kronecker", True)):
+    for what, products in (("kdiag", False), ("kronecker", True)):
         taps = {path: jax.eval_shape(partial(ready.zeros, path, False, products)) for path in own}
         h = sum(sums.products.size * 4 for sums in taps.values() if sums.products is not None)
         yield row(what, add_taps.lower(place(taps), params, batch, None), h)
