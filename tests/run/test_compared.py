@@ -33,7 +33,7 @@ def test_trials_and_times_are_written(dense):
     assert written[0]["true"] <= uniform
     assert all(trial["predicted"] > 0 for trial in written)
     times = json.loads((dense / "timing.json").read_text())["search"]
-    assert set(times) == {"fisher_seconds", "refine_seconds"}
+    assert set(times) == {"fisher_seconds", "schemes_seconds", "refine_seconds"}
     assert min(times.values()) > 0
 
 
