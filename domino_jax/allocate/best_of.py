@@ -62,6 +62,15 @@ class Trial(NamedTuple):
     gap: float = 0.0
 
 
+def distinct(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Leaves out what has the scheme of one before it."""
+    found: list[Candidate] = []
+    for candidate in candidates:
+        if all(candidate.scheme != other.scheme for other in found):
+            found.append(candidate)
+    return found
+
+
 def try_each(
     candidates: Sequence[Candidate],
     true_losses: Callable[[Scheme], Sequence[float]],
@@ -79,11 +88,10 @@ def try_each(
     """
     trials: list[Trial] = []
     measured: dict[str, Sequence[float]] = {}
-    for name, scheme, gap in candidates:
-        if all(scheme != trial.scheme for trial in trials):
-            expected = predicted(scheme) if predicted else None
-            measured[name] = true_losses(scheme)
-            trials.append(Trial(name, scheme, expected, statistics.fmean(measured[name]), gap))
+    for name, scheme, gap in distinct(candidates):
+        expected = predicted(scheme) if predicted else None
+        measured[name] = true_losses(scheme)
+        trials.append(Trial(name, scheme, expected, statistics.fmean(measured[name]), gap))
     uniform = measured.get(UNIFORM)
     noisy = {
         name

@@ -13,6 +13,7 @@ from domino_jax.allocate.best_of import (
     Candidate,
     Trial,
     described,
+    distinct,
     of_scheme,
     of_table,
     try_each,
@@ -28,6 +29,7 @@ from domino_jax.allocate.scores import Scores, make_scores
 from domino_jax.core.scheme import Scheme
 
 TABLE = "table.json"
+Show = Callable[[int, str], None]  # of the pieces done, and a text
 
 
 def refuse_early(problem: Problem) -> None:
@@ -53,7 +55,7 @@ def loss_of(problem: Problem) -> Callable[[Any, Batch], jax.Array]:
     return lambda params, batch: loss(params, stats, batch)
 
 
-def shown(batches: Sequence[Batch], show: Callable[[int, str], None]) -> Iterator[Batch]:
+def shown(batches: Sequence[Batch], show: Show) -> Iterator[Batch]:
     """Yields batches, and shows how many of them are done."""
     for done, batch in enumerate(batches, start=1):
         yield batch
@@ -63,7 +65,7 @@ def shown(batches: Sequence[Batch], show: Callable[[int, str], None]) -> Iterato
 def own_scores(problem: Problem, batches: Sequence[Batch]) -> Scores:
     """Makes the scores that the masks go by, at the running batch statistics."""
     rule = problem.options["score"]
-    if rule == "magnitude":
+    if rule == "magnitude":  # looks at no batch, so there is no progress to show
         return {}
     params, stats = problem.weights()
 
@@ -111,12 +113,8 @@ def _tried(
     expected: Callable[[Scheme], float] | None = None,
 ) -> list[Trial]:
     """Measures the schemes on the same batches; see `try_each`."""
-    schemes: list[Scheme] = []
-    for candidate in candidates:
-        if candidate.scheme not in schemes:
-            schemes.append(candidate.scheme)
     done = itertools.count(1)
-    with problem.progress("schemes", len(schemes) * len(batches), 0) as show:
+    with problem.progress("schemes", len(distinct(candidates)) * len(batches), 0) as show:
 
         def measured(scheme: Scheme, batch: Batch) -> float:
             found = loss(scheme, [batch])

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 
 from domino_jax.allocate.calibration import (
+    Show,
     keep_table,
     own_batches,
     own_scores,
@@ -16,8 +17,6 @@ from domino_jax.allocate.loss_table import LossTable
 from domino_jax.allocate.problem import Batch, Problem
 from domino_jax.allocate.scores import Scores
 from domino_jax.core.scheme import Scheme
-
-Show = Callable[[int, str], None]  # of the pieces done, and a text
 
 
 class Measured(NamedTuple):

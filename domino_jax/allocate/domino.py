@@ -32,7 +32,7 @@ from domino_jax.core.costs import (
     total_cost,
 )
 from domino_jax.core.errors import InputError
-from domino_jax.core.kernels import kernel_weights, kernels, stacked
+from domino_jax.core.kernels import Kernel, kernel_weights, kernels, stacked
 from domino_jax.core.layers import LayerSpec, group_count, grouped
 from domino_jax.core.paths import require_known
 
@@ -173,13 +173,15 @@ def rules_of(problem: Problem) -> dict[str, Any]:
 
 def _first_n(layers: tuple[LayerSpec, ...], weights: Mapping[str, jax.Array]) -> dict[str, int]:
     """Returns the n that each layer starts from: M, or less where it has zeros for the rest."""
-    nonzeros = by_layer(
-        layers,
-        {
-            path: _most_nonzeros(weights[path], kernel.m, kernel.axes)
+
+    @jax.jit
+    def most(weights: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        return {
+            path: masks.most_nonzeros(weights[path], kernel.m, kernel.axes)
             for path, kernel in kernels(layers).items()
-        },
-    )
+        }
+
+    nonzeros = by_layer(layers, most(weights))
     return {
         layer.name: next(n for n in layer.candidates if n >= nonzeros[layer.name])
         for layer in grouped(layers)
@@ -190,20 +192,20 @@ def _thresholds(
     layers: tuple[LayerSpec, ...], weights: Mapping[str, jax.Array], n: Mapping[str, int]
 ) -> dict[str, jax.Array]:
     """Returns the threshold of each group, among the weights that it starts with."""
-    made = {}
-    for path, kernel in kernels(layers).items():
-        w, first = weights[path], stacked(kernel, n, kernel.m)
-        if (first == kernel.m).all():
-            made[path] = _of_all_weights(w, kernel.m, kernel.axes)
-        else:
-            made[path] = _of_the_largest(w, first, kernel.m, kernel.axes)
-    return made
+    first = {path: stacked(kernel, n, kernel.m) for path, kernel in kernels(layers).items()}
 
+    def threshold(path: str, kernel: Kernel, w: jax.Array) -> jax.Array:
+        if (first[path] == kernel.m).all():
+            return masks.thresholds(w, kernel.m, kernel.axes)
+        return masks.thresholds_among(w, first[path], kernel.m, kernel.axes)
 
-# By kernel: of networks many kernels have the same shape, which is compiled once.
-_most_nonzeros = jax.jit(masks.most_nonzeros, static_argnums=(1, 2))
-_of_all_weights = jax.jit(masks.thresholds, static_argnums=(1, 2))
-_of_the_largest = jax.jit(masks.thresholds_among, static_argnums=(2, 3))
+    @jax.jit
+    def of_all(weights: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        return {
+            path: threshold(path, kernel, weights[path]) for path, kernel in kernels(layers).items()
+        }
+
+    return of_all(weights)
 
 
 def _to_arrays(layers: tuple[LayerSpec, ...], values: Mapping[str, int]) -> dict[str, jax.Array]:

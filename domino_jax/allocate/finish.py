@@ -7,7 +7,6 @@ squared weights that its masks remove, added up over layers.
 
 import math
 from collections.abc import Iterable, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -15,7 +14,6 @@ import jax.numpy as jnp
 
 from domino_jax.allocate.exact import within_bounds
 from domino_jax.allocate.loss_table import LossTable
-from domino_jax.core.canonical import Axes
 from domino_jax.core.costs import Budget, total_cost
 from domino_jax.core.kernels import kernels
 from domino_jax.core.layers import LayerSpec, grouped
@@ -63,21 +61,21 @@ def finished(
 
 def magnitude_table(layers: Iterable[LayerSpec], params: Any) -> LossTable:
     """Makes the table of the share of a layer's squared weights that its masks remove."""
-    layers, weights = tuple(layers), leaves_by_path(params)
-    by_rank = jax.device_get(
-        {
-            path: _squares_by_rank(weights[path], kernel.m, kernel.axes)
+    layers = tuple(layers)
+
+    @jax.jit
+    def sums(params: Any) -> dict[str, jax.Array]:
+        by_path = leaves_by_path(params)
+        wide = {path: by_path[path].astype(jnp.float32) for path in kernels(layers)}
+        return {
+            path: sums_by_rank(by_path[path], jnp.square(wide[path]), kernel.m, kernel.axes)
             for path, kernel in kernels(layers).items()
         }
-    )
+
+    by_rank = jax.device_get(sums(params))
     table = {}
     for layer in grouped(layers):
         row = by_rank[layer.path][layer.index or 0].tolist()
         whole = math.fsum(row) or 1.0
         table[layer.name] = {n: math.fsum(row[n:]) / whole for n in layer.candidates}
     return table
-
-
-@partial(jax.jit, static_argnums=(1, 2))  # a shape that comes again is not compiled again
-def _squares_by_rank(w: jax.Array, m: int, axes: Axes) -> jax.Array:
-    return sums_by_rank(w, jnp.square(w.astype(jnp.float32)), m, axes)

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from domino_jax.allocate.curvature import Measured, Show, curvature_scheme
+from domino_jax.allocate.calibration import Show
+from domino_jax.allocate.curvature import Measured, curvature_scheme
 from domino_jax.allocate.loss_table import LossTable
 from domino_jax.allocate.problem import Problem
 from domino_jax.allocate.quadratic import removed_by_rank, table_by_rank

@@ -15,8 +15,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from domino_jax.allocate.calibration import shown
-from domino_jax.allocate.curvature import Measured, Show, curvature_scheme
+from domino_jax.allocate.calibration import Show, shown
+from domino_jax.allocate.curvature import Measured, curvature_scheme
 from domino_jax.allocate.loss_table import LossTable
 from domino_jax.allocate.problem import Problem
 from domino_jax.allocate.quadratic import quadratic_table

@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from domino_jax.allocate.calibration import shown
-from domino_jax.allocate.curvature import Measured, Show, curvature_scheme
+from domino_jax.allocate.calibration import Show, shown
+from domino_jax.allocate.curvature import Measured, curvature_scheme
 from domino_jax.allocate.kdiag import require_tapped
 from domino_jax.allocate.loss_table import LossTable, without_noise
 from domino_jax.allocate.problem import Problem
