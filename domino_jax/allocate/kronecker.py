@@ -8,7 +8,8 @@ inputs go together: of two equal ones either may go, not both.
 Scale: as `kdiag`. Letters: G feature groups of a convolution, K inputs, O outputs.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -29,7 +30,8 @@ from domino_jax.core.layers import LayerSpec, grouped
 from domino_jax.core.masked import where_kept
 from domino_jax.core.masks import top_n
 from domino_jax.core.scheme import Scheme
-from domino_jax.trace.taps import Statistics, Taps, tap, tap_each
+from domino_jax.trace.taps import Statistics, Taps, tap
+from domino_jax.trace.turns import change_in_turn
 
 
 def kronecker_table(
@@ -66,9 +68,13 @@ def kronecker_table_of(
 
     Arguments and errors are those of `kronecker_table`; taps are of all grouped layers.
     """
-    found: list[tuple[str, Statistics | str]] = [*taps.statistics.items()]
-    found += taps.untapped.items()
-    return _table(tuple(layers), params, scores, found)
+    layers = tuple(layers)
+    weights = kernel_weights(params, layers)
+    found: Mapping[str, Statistics | str] = {**taps.statistics, **taps.untapped}
+    return {
+        layer.name: _row(layer, weights[layer.path], scores.get(layer.path), found[layer.name])
+        for layer in grouped(layers)
+    }
 
 
 def kronecker_table_by_layer(
@@ -80,7 +86,9 @@ def kronecker_table_by_layer(
     scores: Scores = {},  # noqa: B006 (read only)
     report: Callable[[int], None] = lambda done: None,
 ) -> LossTable:
-    """Makes the same table with one H in memory, and a pass over the batches for each layer.
+    """Makes the same table with one H in memory, for a second pass forward over the batches.
+
+    A layer with several products, or in a loop or branch, takes a pass of its own.
 
     Args:
         layers: as for `kronecker_table`, and so are params, loss and batches.
@@ -88,17 +96,33 @@ def kronecker_table_by_layer(
         loss: as above.
         batches: as above.
         scores: as above.
-        report: called with the number of layers done.
+        report: called with the number of batches and layers done.
     """
     layers = tuple(layers)
-    names = [layer.name for layer in grouped(layers)]
+    names, done = [layer.name for layer in grouped(layers)], itertools.count(1)
 
-    def each() -> Iterator[tuple[str, Statistics | str]]:
-        for done, found in enumerate(tap_each(loss, params, batches, layers, only=names), start=1):
-            yield found
-            report(done)
+    def told() -> Iterator[Any]:
+        for batch in batches:
+            yield batch
+            report(next(done))
 
-    return _table(layers, params, scores, each())
+    without_h = tap(loss, params, told(), layers, products=False, only=names)
+    weights = kernel_weights(params, layers)
+    rows = {
+        layer.name: _row(layer, weights[layer.path], None, without_h.untapped[layer.name])
+        for layer in grouped(layers)
+        if layer.name in without_h.untapped
+    }
+
+    def turn(w: jax.Array, layer: LayerSpec, own: Statistics | str) -> None:
+        if not isinstance(own, str):
+            own = without_h.statistics[layer.name]._replace(products=own.products)
+        rows[layer.name] = _row(layer, w, scores.get(layer.path), own)
+        report(next(done))
+
+    tapped = [layer for layer in grouped(layers) if layer.name not in rows]
+    change_in_turn(loss, params, batches, tapped, turn)
+    return {name: rows[name] for name in names}
 
 
 def allocate(problem: Problem) -> Scheme:
@@ -121,36 +145,22 @@ def allocate(problem: Problem) -> Scheme:
 
     if not problem.options["low_memory"]:
         return curvature_scheme(problem, "kronecker", at_once)
-    return curvature_scheme(problem, "kronecker", by_layer, pieces=len(grouped(problem.layers)))
+    pieces = problem.options["calibration_batches"] + len(grouped(problem.layers))
+    return curvature_scheme(problem, "kronecker", by_layer, pieces=pieces)
 
 
-def _table(
-    layers: tuple[LayerSpec, ...],
-    params: Any,
-    scores: Scores,
-    found: Iterable[tuple[str, Statistics | str]],
-) -> LossTable:
-    weights = kernel_weights(params, layers)
-    movable = {layer.name: layer for layer in grouped(layers)}
-    rows = {}
-    for name, own in found:
-        layer = movable[name]
-        if isinstance(own, str):
-            require_tapped(name, own)
-            rows[name] = dict.fromkeys(layer.candidates, 0.0)
-        else:
-            w = weights[layer.path]
-            rows[name] = _row(layer, w, scores.get(layer.path, w), own)
-    return {name: rows[name] for name in movable}
-
-
-def _row(layer: LayerSpec, w: jax.Array, score: jax.Array, own: Statistics) -> dict[int, float]:
+def _row(
+    layer: LayerSpec, w: jax.Array, score: jax.Array | None, own: Statistics | str
+) -> dict[int, float]:
     """Returns the rise at each candidate; the masks of fewer weights remove all that others do."""
+    if isinstance(own, str):
+        require_tapped(layer.name, own)
+        return dict.fromkeys(layer.candidates, 0.0)
     h = own.products
     if layer.groups is None or layer.roles is None or h is None:
         raise InputError(f"{layer.name}: expected a layer with groups, and its H")
-    numbers = own._replace(products=None)
-    rise = partial(_rise, layer.groups.along, layer.roles, layer.m, w, score, layer.index or 0)
+    numbers, by = own._replace(products=None), w if score is None else score
+    rise = partial(_rise, layer.groups.along, layer.roles, layer.m, w, by, layer.index or 0)
     rises = {n: float(rise(numbers, h, n)) for n in layer.candidates}
     if not np.isfinite(list(rises.values())).all():
         raise InputError(f"{layer.name}: expected a finite rise of the loss, got {rises}")

@@ -219,25 +219,28 @@ def _solved(
             rows, errors = carry
             first = index * m
             here = jax.lax.dynamic_slice_in_dim(rows, first, m)
+            along = jax.lax.dynamic_slice_in_dim(own, first, m)  # [m, size]
+            among = jax.lax.dynamic_slice_in_dim(along, first, m, axis=1)
             if mask is None:
-                diagonal = jax.lax.dynamic_slice_in_dim(jnp.diagonal(own), first, m)
-                keep = top_scores(jnp.square(here / diagonal[:, None]), n, m, _COLUMN)
+                keep = top_scores(jnp.square(here / jnp.diagonal(among)[:, None]), n, m, _COLUMN)
             else:
                 keep = jax.lax.dynamic_slice_in_dim(mask, start + first, m)
 
             def column(j: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple:
-                rows, errors = carry
-                at = first + j
-                kept = jnp.where(keep[j], rows[at], jnp.zeros_like(rows[at]))
-                error = (rows[at] - kept) / own[at, at]
+                here, errors = carry
+                kept = jnp.where(keep[j], here[j], jnp.zeros_like(here[j]))
+                error = (here[j] - kept) / among[j, j]
                 # A row of U begins at its own input: only what is still to come changes.
-                rows = (rows - own[at][:, None] * error[None]).at[at].set(kept)
-                return rows, errors.at[at].set(error)
+                here = (here - among[j][:, None] * error[None]).at[j].set(kept)
+                return here, errors.at[j].set(error)
 
-            return jax.lax.fori_loop(0, m, column, (rows, errors))
+            here, own_errors = jax.lax.fori_loop(0, m, column, (here, jnp.zeros_like(here)))
+            # Later groups change once a group, later blocks once a block, by all of its errors.
+            rows = rows - dot(along.T, own_errors)
+            rows = jax.lax.dynamic_update_slice_in_dim(rows, here, first, 0)
+            return rows, jax.lax.dynamic_update_slice_in_dim(errors, own_errors, first, 0)
 
         rows, errors = jax.lax.fori_loop(0, size // m, group, (rows, jnp.zeros_like(rows)))
-        # Later blocks change once a block, by all of its errors.
         later = jnp.arange(w.shape[0]) >= start + size
         w = w - jnp.where(later[:, None], dot(across.T, errors), jnp.zeros_like(w))
         return jax.lax.dynamic_update_slice_in_dim(w, rows, start, 0)

@@ -36,8 +36,8 @@ from domino_jax.trace.walk import walk
 
 Params = TypeVar("Params")
 # (the parameter as it is, a layer of it, its statistics with H or why there are none) -> the layer,
-# in the shape of the parameter with stack axes of 1.
-Turn = Callable[[jax.Array, LayerSpec, Statistics | str], jax.Array]
+# in the shape of the parameter with stack axes of 1; None leaves it as it is.
+Turn = Callable[[jax.Array, LayerSpec, Statistics | str], jax.Array | None]
 
 
 class _Finished(Exception):  # noqa: N818 (no error)
@@ -74,7 +74,9 @@ def change_in_turn(
 
     def change(layer: LayerSpec, own: Statistics | str) -> None:
         w, index = weights[layer.path], layer.index or 0
-        weights[layer.path] = with_slice(w, turn(w, layer, own), index, _roles(layer))
+        made = turn(w, layer, own)
+        if made is not None:
+            weights[layer.path] = with_slice(w, made, index, _roles(layer))
         del left[layer.path, index]
 
     def ask(layers: Iterable[LayerSpec]) -> None:
