@@ -37,16 +37,19 @@ from domino_jax.allocate.problem import Problem, Weights
 from domino_jax.allocate.quadratic import quadratic_table
 from domino_jax.allocate.scores import Scores
 from domino_jax.allocate.table import allocate
-from domino_jax.allocate.update import update_weights
+from domino_jax.allocate.update import update_layer, update_weights
+from domino_jax.core.canonical import with_slice
 from domino_jax.core.costs import Budget, budget_of
 from domino_jax.core.kernels import n_by_path
-from domino_jax.core.layers import grouped
+from domino_jax.core.layers import LayerSpec, grouped
 from domino_jax.core.masked import apply_masks, make_masks
+from domino_jax.core.paths import replace_leaves
 from domino_jax.core.scheme import Scheme
 from domino_jax.run.experiment import forward_of
 from domino_jax.run.settings import defaults
 from domino_jax.trace.layers import find_layers
-from domino_jax.trace.taps import tap
+from domino_jax.trace.taps import Statistics, tap
+from domino_jax.trace.turns import change_in_turn
 from domino_jax.train.criteria import find_criterion
 from domino_jax.train.losses import mean_loss, totals
 from tests.support import english, smollm2
@@ -55,13 +58,15 @@ BATCH = 4
 DENSE_RULES = ((r"embed_tokens|lm_head", "dense"),)
 WITHOUT_LOSS = ("uniform", "erk", "instant")
 BY_TABLE = ("kronecker", "fisher")
-# Which masks, and whether the weights that stay make up for the others; the update by itself
-# chooses its masks on its way.
+# Which masks, and how the weights that stay make up for the others: not at all, each layer by the
+# inputs that the sparse ones before it leave it, or each by those of the dense network. The update
+# by itself chooses its masks on its way.
 COLUMNS = {
-    "magnitude": ("magnitude", False),
-    "wanda": ("wanda", False),
-    "wanda, updated": ("wanda", True),
-    "updated": (None, True),
+    "magnitude": ("magnitude", "not"),
+    "wanda": ("wanda", "not"),
+    "wanda, updated": ("wanda", "in turn"),
+    "updated": (None, "in turn"),
+    "updated at once": (None, "at once"),
 }
 
 
@@ -233,16 +238,35 @@ def scheme_of(network: Network, method: str, budget: Budget, score: str | None) 
     return scheme
 
 
-def sparse(network: Network, scheme: Scheme, score: str | None, *, is_updated: bool) -> Any:
+def sparse(network: Network, scheme: Scheme, score: str | None, update: str) -> Any:
     """Returns the sparse weights."""
     params, layers = network.model.params, network.layers
+    if update == "at once":
+        return updated_at_once(network, scheme)
     masks = None
-    if score or not is_updated:
+    if score:
         n = n_by_path(scheme, layers)
         masks = make_masks(params, layers, n, scores=network.scores(score))
-    if not is_updated:
+    if update == "not":
         return apply_masks(params, masks or {})
     return update_weights(layers, params, scheme, network.loss, network.calibration, masks=masks)
+
+
+def updated_at_once(network: Network, scheme: Scheme) -> Any:
+    """Updates each layer by what it sees in the dense network."""
+    made: dict[str, jax.Array] = {}
+
+    def turn(w: jax.Array, layer: LayerSpec, own: Statistics | str) -> None:
+        if isinstance(own, str) or layer.roles is None:
+            raise TypeError(f"{layer.name}: expected statistics")
+        new = update_layer(w, layer, own, scheme[layer.name].n)
+        before = made.get(layer.path, w)
+        made[layer.path] = with_slice(before, new, layer.index or 0, layer.roles)
+
+    params = network.model.params
+    pruned = [layer for layer in grouped(network.layers) if scheme[layer.name].n < layer.m]
+    change_in_turn(network.loss, params, network.calibration, pruned, turn)
+    return replace_leaves(params, made)
 
 
 def measured(network: Network, cells: Path, name: str, make: Callable[[], tuple[Any, Any]]) -> dict:
@@ -282,10 +306,10 @@ def shown(cell: Mapping[str, Any], uniform: Mapping[str, Any]) -> str:
 
 
 def _cell(
-    network: Network, method: str, budget: Budget, score: str | None, is_updated: bool
+    network: Network, method: str, budget: Budget, score: str | None, update: str
 ) -> tuple[Any, Scheme]:
     scheme = scheme_of(network, method, budget, score)
-    return sparse(network, scheme, score, is_updated=is_updated), scheme
+    return sparse(network, scheme, score, update), scheme
 
 
 def table_rows(

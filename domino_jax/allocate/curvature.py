@@ -1,4 +1,9 @@
-"""What 'fisher', 'kdiag' and 'kronecker' share: a table by curvature, at the running statistics."""
+"""What 'fisher', 'kdiag' and 'kronecker' share: a table by curvature, at the running statistics.
+
+Scale: squared gradients stand for the curvature where the labels are as the network expects them.
+An example of T labels, such as a window of tokens, has the mean of T losses, whose gradients count
+as independent: the square of their mean is T times less than the mean of their squares.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -60,5 +65,8 @@ def curvature_scheme(
     measured = Measured(params, loss, batches, own_scores(problem, batches))
     with problem.progress(method, pieces or len(batches), 0) as show:
         table = table_of(measured, show)
+    labels = sum(float(problem.labels_of(batch)) for batch in batches)
+    each = labels / sum(jax.tree.leaves(batch)[0].shape[0] for batch in batches)
+    table = {name: {n: each * rise for n, rise in row.items()} for name, row in table.items()}
     keep_table(problem, table, method=method, statistics="running")
     return taken_scheme(problem, table, method, measured.scores)

@@ -41,6 +41,10 @@ def _no_progress(title: str, pieces: int, before: int) -> Any:
     return nullcontext(lambda done, text: None)
 
 
+def _examples(batch: Batch) -> int:
+    return jax.tree.leaves(batch)[0].shape[0]
+
+
 class Problem(NamedTuple):
     """A network and its budget; what costs time is a function, and only its call spends it.
 
@@ -55,6 +59,7 @@ class Problem(NamedTuple):
         weights: () -> the dense network, trained if it is not.
         loss: (params, stats, batch) -> mean loss of a batch at the running statistics.
         training_loss: (params, stats, batch) -> the same at the batch's own statistics.
+        labels_of: batch -> over how many labels its mean loss goes: of a text over many an example.
         batches: (first, count) -> batches first .. first + count - 1 of a fixed order of the
             training data; the same ones at every call.
         should_stop: asked between pieces of long work.
@@ -72,6 +77,7 @@ class Problem(NamedTuple):
     weights: Callable[[], Weights] = _nothing_here
     loss: Callable[[Any, Any, Batch], jax.Array] = _nothing_here
     training_loss: Callable[[Any, Any, Batch], jax.Array] = _nothing_here
+    labels_of: Callable[[Batch], jax.Array | int] = _examples
     batches: Callable[[int, int], Iterable[Batch]] = _nothing_here
     should_stop: Callable[[], bool] = lambda: False
     progress: Progress = _no_progress

@@ -19,6 +19,7 @@ from domino_jax.run.phases import train_batches
 from domino_jax.run.steps import loss_of
 from domino_jax.run.workdir import read_parts, update_json, writing
 from domino_jax.train import loop
+from domino_jax.train.losses import counting
 from domino_jax.train.mesh import split_batch
 
 
@@ -81,6 +82,7 @@ def problem_of(
         weights=weights,
         loss=loss_of(exp, train=False),
         training_loss=loss_of(exp, train=True),
+        labels_of=counting(exp.data.ignore_label),
         batches=batches,
         should_stop=exp.should_stop,
         progress=progress,

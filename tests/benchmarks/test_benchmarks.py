@@ -132,7 +132,7 @@ def test_a_language_model_is_not_measured_twice(tmp_path):
         assert f"| {method} |" in printed
     (cells,) = (tmp_path / "keep").glob("*/cells_4.jsonl")
     before = cells.read_text()
-    assert len(before.splitlines()) == 1 + len(methods) * 4
+    assert len(before.splitlines()) == 1 + len(methods) * 5
     again = run("language_model", *flags, *methods)
     assert again.splitlines()[-5:] == printed.splitlines()[-5:]
     assert cells.read_text() == before
