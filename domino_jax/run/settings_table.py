@@ -198,7 +198,7 @@ _SEARCH = {
     "low_memory": Setting(
         False,
         *kinds.flag(),
-        "'kronecker' keeps the statistics of one layer at a time, and reads the batches for each.",
+        "'kronecker' keeps the H of one layer at a time, for a second pass over the batches.",
     ),
     "table": Setting("", *kinds.text(), "The loss table (JSON) that the method 'table' reads."),
     "guard": Setting(
