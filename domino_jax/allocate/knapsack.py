@@ -24,6 +24,8 @@ if TYPE_CHECKING:  # imported where they are used: 0.4 s, which most starts need
 
 # HiGHS stops at an absolute gap of 1e-6, and scipy does not pass that setting on.
 _SCALE = 1e4
+# Limits are at most this to HiGHS: with coefficients of 16 digits it cuts off choices that fit.
+_LIMIT = 1e6
 # Integers up to here are exact as floats, and so are their sums.
 _EXACT = 2**50
 # Choices above a limit that are cut off before HiGHS is given up.
@@ -152,12 +154,12 @@ def _prices(table: _Table) -> np.ndarray | None:
     from scipy import optimize, sparse  # noqa: PLC0415 (as above)
 
     program = _program(table, np.isfinite(table.loss))
-    scale = np.maximum(program.limits, 1)
+    share = np.maximum(program.limits, 1)
     with _silent():
         result = optimize.linprog(
             program.loss,
-            A_ub=sparse.csr_array(program.costs / scale[:, None]),
-            b_ub=program.limits / scale,
+            A_ub=sparse.csr_array(program.costs / share[:, None]),
+            b_ub=program.limits / share,
             A_eq=program.ones,
             b_eq=np.ones(len(table.loss)),
             bounds=(0, 1),
@@ -167,7 +169,7 @@ def _prices(table: _Table) -> np.ndarray | None:
         return None
     if result.status != 0:
         return np.zeros(len(table.left))
-    return np.maximum(-result.ineqlin.marginals, 0) * program.unit / scale
+    return np.maximum(-result.ineqlin.marginals, 0) * program.unit / (share * program.scale)
 
 
 def _climb(table: _Table, prices: np.ndarray) -> np.ndarray | None:
@@ -222,7 +224,8 @@ class _Program(NamedTuple):
         loss: [V], in units.
         unit: the loss that is 1 in the objective.
         costs: [L, V].
-        limits: [L].
+        limits: [L]; costs are in the same units, in which large ones are not.
+        scale: how many are one of them, [L].
         ones: [R, V], 1 where the item is of the row.
     """
 
@@ -232,6 +235,7 @@ class _Program(NamedTuple):
     unit: float
     costs: np.ndarray
     limits: np.ndarray
+    scale: np.ndarray
     ones: "sparse.csr_array"
 
 
@@ -242,8 +246,9 @@ def _program(table: _Table, open_items: np.ndarray) -> _Program:
     loss = table.loss[rows, items]
     unit = float(loss.max()) / _SCALE or 1.0
     ones = sparse.csr_array((np.ones(len(rows)), (rows, np.arange(len(rows)))))
-    costs = table.cost[:, rows, items].astype(float)
-    return _Program(rows, items, loss / unit, unit, costs, table.left.astype(float), ones)
+    scale = np.maximum(table.left / _LIMIT, 1)
+    costs = table.cost[:, rows, items] / scale[:, None]
+    return _Program(rows, items, loss / unit, unit, costs, table.left / scale, scale, ones)
 
 
 def _solve(
