@@ -112,6 +112,10 @@ def read_config(document: Any) -> DecoderConfig:
         raise InputError("quantization_config: expected none: save the network in plain numbers")
     if document.get("use_bidirectional_attention"):
         raise InputError("use_bidirectional_attention: expected false: the next token is predicted")
+    if not document.get("is_causal", True):
+        raise InputError(
+            f"is_causal: expected true: the next token is predicted, got {document['is_causal']!r}"
+        )
     values = {**KINDS[kind], **document}
     sizes = _sizes(values)
     try:
@@ -165,26 +169,26 @@ def _sizes(values: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _rope(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Joins what older and newer versions of transformers write."""
-    rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
+    """Joins what older and newer versions of transformers write; what wins is as it is there."""
+    rope = values.get("rope_scaling") or values.get("rope_parameters") or {}
     if not isinstance(rope, Mapping):
         raise InputError(f"expected an object, got {rope!r}")
     if any(isinstance(part, Mapping) for part in rope.values()):
         raise InputError("expected one rule for all layers, got one by kind of layer")
-    top = {
-        key: values[key]
-        for key in ("rope_theta", "partial_rotary_factor", "original_max_position_embeddings")
-        if values.get(key) is not None
-    }
-    return {**top, **rope}
+    top, own = (
+        {key: values[key] for key in keys if values.get(key) is not None}
+        for keys in (
+            ("rope_theta", "partial_rotary_factor"),
+            ("original_max_position_embeddings",),
+        )
+    )
+    return {**top, **rope, **own}
 
 
 def _slides(kind: str, values: Mapping[str, Any], depth: int) -> tuple[bool, ...]:
     """Says of each block whether it sees a sliding window alone."""
     if kind == "llama":
         return (False,) * depth
-    if kind == "mistral":
-        return (values["sliding_window"] is not None,) * depth
     types = values["layer_types"]
     if types is not None:
         allowed = ("full_attention", "sliding_attention")
@@ -192,6 +196,8 @@ def _slides(kind: str, values: Mapping[str, Any], depth: int) -> tuple[bool, ...
         if not fits or not all(name in allowed for name in types):
             raise InputError(f"layer_types: expected {depth} of {', '.join(allowed)}, got {types}")
         return tuple(name == "sliding_attention" for name in types)
+    if kind == "mistral":
+        return (values["sliding_window"] is not None,) * depth
     if kind == "gemma2":
         return tuple(block % 2 == 0 for block in range(depth))
     first = _whole(values, "max_window_layers", least=0) if values["use_sliding_window"] else depth

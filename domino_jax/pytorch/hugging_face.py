@@ -4,6 +4,7 @@ The names of a decoder are made of its paths by one rule, both ways: `model/laye
 kernel`, slice 3, is `model.layers.3.mlp.up_proj.weight`, transposed: (outputs, inputs) there.
 """
 
+import hashlib
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -239,14 +240,17 @@ def read_weights(folder: Path, config: DecoderConfig, dtype: Any) -> Any:
     arrays = {path: np.empty(leaf.shape, dtype) for path, leaf in leaves_by_path(tree).items()}
     known = places(config)
     found: set[str] = set()
+    heads: dict[str, str] = {}  # digests of what must be equal, and may lie in two files
     for file, tensors in shards(folder):
         fill = partial(_fill, arrays, known, folder / file)
-        second = tensors.pop(HEAD, None) if config.tied else None
+        if config.tied:
+            heads |= {name: _digest(tensors[name]) for name in (EMBEDDING, HEAD) if name in tensors}
+            tensors.pop(HEAD, None)
         for name, tensor in tensors.items():
             if not name.endswith(_COMPUTED):
                 fill(name, tensor)
                 found.add(name)
-        if second is not None and not np.array_equal(second, tensors.get(EMBEDDING, second)):
+        if len(set(heads.values())) > 1:
             raise InputError(
                 f"{folder / file}: {HEAD} differs from {EMBEDDING}, to which it is tied"
             )
@@ -254,6 +258,11 @@ def read_weights(folder: Path, config: DecoderConfig, dtype: Any) -> Any:
         raise InputError(f"{folder}: {len(missing)} tensors are missing: {missing[0]}, …")
     # One after the other: no second copy of the whole network.
     return replace_leaves(tree, {path: jnp.asarray(arrays.pop(path)) for path in list(arrays)})
+
+
+def _digest(tensor: np.ndarray) -> str:
+    content = hashlib.sha256(np.ascontiguousarray(tensor).tobytes()).hexdigest()
+    return f"{tensor.dtype} {tensor.shape} {content}"
 
 
 def _require_bounded(folder: Path, tree: Any) -> None:

@@ -1,9 +1,9 @@
 """Writes a sparse language model as the folder of Hugging Face that its dense weights came from.
 
-Names, dtypes and files are those of that folder; all else in it, such as the config and the
-tokenizer, is copied; scheme.json says the N:M of each matrix by its name there, and lists as
-`sparse24` those that the 2:4 kernels of GPUs take in 16 bits: in bfloat16, unless the folder is in
-float16.
+Names, dtypes and files are those of that folder, and so is every bit of a weight that the run left
+alone; all else in it, such as the config and the tokenizer, is copied. scheme.json says the N:M of
+each matrix by its name there, and lists as `sparse24` those that the 2:4 kernels of GPUs take in 16
+bits: in bfloat16, unless the folder is in float16.
 """
 
 import shutil
@@ -83,12 +83,18 @@ def _written(
     name: str,
     tensor: np.ndarray,
 ) -> np.ndarray:
-    """Returns what goes into the place of a tensor of the dense folder."""
+    """Returns what goes into the place of a tensor of the dense folder.
+
+    A weight that is as it was read keeps all its bits, also those that the parameter has no room
+    for.
+    """
     if name == hugging_face.HEAD and name not in places:  # a second name of the embedding
         name = hugging_face.EMBEDDING
     if name not in places:  # computed, no weight
         return tensor
     place = places[name]
     part = params[place.path] if place.index is None else params[place.path][place.index]
+    part = part.T if place.turned else part
     with np.errstate(over="ignore"):  # what overflows is refused where it is written
-        return (part.T if place.turned else part).astype(tensor.dtype)
+        stays = (part != 0) & (tensor.astype(part.dtype) == part)
+        return np.where(stays, tensor, part.astype(tensor.dtype))

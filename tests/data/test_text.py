@@ -111,10 +111,12 @@ def test_a_tokenizer_that_does_not_know_a_word(tmp_path):
     words = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "none"}
     (tmp_path / "tokenizer.json").write_text(json.dumps({"version": "1.0", "model": words}))
     text = tmp_path / "a.jsonl"
-    for content in ("b", "\ud800"):
-        text.write_text(json.dumps({"text": content}))
-        with pytest.raises(InputError, match=r"tokenizer\.json: cannot turn the text into tokens"):
-            opened(text, tmp_path)
+    text.write_text(json.dumps({"text": "b"}))
+    with pytest.raises(InputError, match=r"tokenizer\.json: cannot turn the text into tokens"):
+        opened(text, tmp_path)
+    text.write_text(json.dumps({"text": "a"}) + "\n" + json.dumps({"text": "a\ud800"}))
+    with pytest.raises(InputError, match=r"a\.jsonl, line 2: expected Unicode text"):
+        opened(text, tmp_path)
 
 
 def test_a_text_that_went(tmp_path, tokenizer):

@@ -1,5 +1,6 @@
 """Decoders of every kind against transformers, on the same random weights."""
 
+import json
 import math
 
 import jax
@@ -8,6 +9,7 @@ import llm
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from domino_jax import models
 from domino_jax.core.errors import InputError
@@ -41,6 +43,40 @@ def test_logits_are_those_of_transformers(kind, tmp_path):
         expected = network(torch.tensor(TOKENS, dtype=torch.long)).logits.numpy()
     assert np.abs(expected).max() > 0.5
     np.testing.assert_allclose(logits(model), expected, atol=1e-4, rtol=0)
+
+
+ALTERNATE = ["sliding_attention", "full_attention", "sliding_attention"]
+TWICE = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("mistral", {"sliding_window": 3, "layer_types": ALTERNATE}),
+        ("mistral", {"sliding_window": 3, "layer_types": None}),
+        (
+            "llama",
+            {
+                "rope_parameters": None,
+                "rope_theta": 1e4,
+                "rope_scaling": TWICE,
+                "original_max_position_embeddings": 8,
+            },
+        ),
+        ("llama", {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}),
+    ],
+)
+def test_what_wins_of_two_keys_is_as_in_transformers(kind, changes, tmp_path):
+    folder = llm.save(llm.make(kind), tmp_path)
+    path = folder / "config.json"
+    document = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({k: v for k, v in document.items() if k not in changes or v}))
+    network = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    )
+    with torch.no_grad():
+        expected = network(torch.tensor(TOKENS, dtype=torch.long)).logits.numpy()
+    np.testing.assert_allclose(logits(ours(folder)), expected, atol=1e-4, rtol=0)
 
 
 def test_the_future_is_not_seen(tmp_path):
@@ -90,6 +126,8 @@ YARN, LLAMA3 = llm.YARN, llm.LLAMA3
             "layer_types: expected 3 of full_attention, sliding_attention",
         ),
         ({"use_bidirectional_attention": True}, "use_bidirectional_attention: expected false"),
+        ({"is_causal": False}, "is_causal: expected true: the next token is predicted, got False"),
+        ({"is_causal": None}, "is_causal: expected true"),
         ({"rope_scaling": [1]}, "expected an object, got [1]"),
         ({"rope_theta": 10**400}, "rope_theta of the rotary embeddings: expected a number from"),
         ({"rope_theta": math.nan}, "rope_theta of the rotary embeddings: expected a number from"),

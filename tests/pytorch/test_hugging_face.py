@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from domino_jax import models
 from domino_jax.core.errors import InputError
 from domino_jax.core.paths import leaves_by_path
-from domino_jax.pytorch import hugging_face
+from domino_jax.pytorch import hugging_face, hugging_face_writer
 
 EXAMPLE = jax.ShapeDtypeStruct((1, 16), np.int32)
 
@@ -120,6 +120,32 @@ def test_a_head_that_is_not_the_embedding_it_is_tied_to(copy):
     assert said.endswith(
         "lm_head.weight differs from model.embed_tokens.weight, to which it is tied"
     )
+
+
+def test_such_a_head_in_another_file_than_the_embedding(shards):
+    index = shards / "model.safetensors.index.json"
+    document = json.loads(index.read_text())
+    where = document["weight_map"]
+    embedding = load_file(shards / where["model.embed_tokens.weight"])["model.embed_tokens.weight"]
+    for other in sorted({*where.values()} - {where["model.embed_tokens.weight"]}):
+        arrays = load_file(shards / other)
+        for head, fits in ((embedding, True), (embedding + 0.5, False)):
+            save_file(arrays | {"lm_head.weight": head}, shards / other)
+            if fits:
+                read(shards)
+            else:
+                with pytest.raises(InputError, match=r"lm_head.weight differs from model.embed"):
+                    read(shards)
+        save_file(arrays, shards / other)
+
+
+def test_what_is_written_again_keeps_bits_that_its_parameter_has_no_room_for():
+    place = {"model.norm.weight": hugging_face.Place("model/norm/scale", None, turned=False)}
+    tensor = np.array([1 / 3, 0.1, 1e-50, 2.0])
+    params = {"model/norm/scale": tensor.astype(np.float32)}
+    params["model/norm/scale"][[1, 3]] = 0, 5  # one went, one was trained
+    written = hugging_face_writer._written(params, place, "model.norm.weight", tensor)
+    np.testing.assert_array_equal(written, [1 / 3, 0, 0, 5])
 
 
 def test_shards_that_are_missing_or_damaged(shards):

@@ -211,6 +211,10 @@ def _document(path: Path, number: int, line: str) -> str:
     text = document.get("text") if isinstance(document, Mapping) else None
     if not isinstance(text, str):
         raise InputError(f"{path}, line {number}: expected an object with its 'text'")
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a pair, such as "\\ud800", is JSON and no text
+        raise InputError(f"{path}, line {number}: expected Unicode text") from None
     return text
 
 
