@@ -1,4 +1,4 @@
-"""The pictures of a tree of class folders, each real file once, whatever links lead to it.
+"""The files of a tree, each real one once, whatever links lead to it: text, or pictures by class.
 
     data/train/cat/1.jpg               a file counts where it really lies
     data/train/cat/again.jpg -> 1.jpg           the same file: not counted again
@@ -7,11 +7,12 @@
     data/train/cat/more      -> /disk/cats      lies in no class: followed, its files are cats
     data/train/dog/more      -> /disk/cats      would make dogs of these cats: refused
 
-Hidden files, those in hidden folders and those without an extension of pictures are passed over.
+A folder of text has no classes: all files in it count. Hidden files, those in hidden folders and
+those without an extension of their kind are passed over.
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +30,29 @@ class Pictures(NamedTuple):
 
     paths: list[str]
     labels: list[int]
+
+
+def files(folder: Path, extensions: Collection[str]) -> dict[str, Path]:
+    """Lists the files of a folder and of those below: name -> path, in the order of names.
+
+    Args:
+        folder: where there is none, there are no files.
+        extensions: in small letters, with their dots.
+
+    Returns:
+        The name is the path within the folder, of a link to a file that lies in it too that of
+        this file.
+    """
+    top, real_top = str(folder), os.path.realpath(folder)
+    path_by_real: dict[str, str] = {}
+    for path, real in _walk(top, "", set(), extensions):
+        path_by_real.setdefault(real, path)
+    found = {}
+    for real, path in path_by_real.items():
+        inside = Path(real).is_relative_to(real_top)
+        name = Path(real).relative_to(real_top) if inside else Path(path).relative_to(top)
+        found[name] = Path(path)
+    return {name.as_posix(): found[name] for name in sorted(found)}
 
 
 def class_names(folder: Path) -> list[str]:
@@ -70,7 +94,7 @@ def _of_split(
     owner_by_file: dict[str, tuple[int, str]] = {}  # real file -> label and path
     for label, name in enumerate(names):
         kept = []
-        for path, real in _walk(str(folder / name), os.path.realpath(folder), set()):
+        for path, real in _walk(str(folder / name), os.path.realpath(folder), set(), EXTENSIONS):
             owner = _owner(real, owners)
             if owner is not None and (split, label) not in owner:
                 continue
@@ -99,13 +123,16 @@ def _owner(real: str, owners: Mapping[str, set[tuple[int, int]]]) -> set[tuple[i
     return owners[above]
 
 
-def _walk(folder: str, parent: str, seen: set[str]) -> Iterator[tuple[str, str]]:
-    """Yields (path, real path) of the pictures below a folder, real folders before links.
+def _walk(
+    folder: str, parent: str, seen: set[str], extensions: Collection[str]
+) -> Iterator[tuple[str, str]]:
+    """Yields (path, real path) of the files below a folder, real ones before links.
 
     Args:
         folder: whose real path is asked for only here: `realpath` looks at each folder above.
-        parent: the real path of the folder in which it lies.
+        parent: the real path of the folder in which it lies; '' for the top.
         seen: real folders that were walked: a cycle of links ends.
+        extensions: of the files.
     """
     real = os.path.realpath(folder)
     leads_up = parent == real or parent.startswith(real.rstrip(os.sep) + os.sep)
@@ -119,8 +146,8 @@ def _walk(folder: str, parent: str, seen: set[str]) -> Iterator[tuple[str, str]]
         )
     for entry in entries:
         if _is_folder(entry):
-            yield from _walk(entry.path, real, seen)
-        elif Path(entry.name).suffix.lower() in EXTENSIONS and _is_picture(entry):
+            yield from _walk(entry.path, real, seen, extensions)
+        elif Path(entry.name).suffix.lower() in extensions and _is_file(entry):
             inside = os.path.join(real, entry.name)  # noqa: PTH118
             yield entry.path, os.path.realpath(entry.path) if entry.is_symlink() else inside
 
@@ -132,13 +159,13 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _is_picture(entry: os.DirEntry[str]) -> bool:
-    """Says whether it is a file, or a link to nothing, which the check of pictures names.
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Says whether it is a file, or a link to nothing, which whoever reads it names.
 
     The target of such a link may be on a disk that is not there; a link to itself has none.
     """
     try:
-        return entry.is_file() or entry.is_symlink()
+        return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))  # noqa: PTH110
     except OSError:
         return False
 

@@ -76,6 +76,8 @@ _COMMON = {
     "max_window_layers": 28,
     "layer_types": None,
     "use_sliding_window": False,
+    "use_bidirectional_attention": False,
+    "is_causal": True,
 }
 KINDS: Mapping[str, Mapping[str, Any]] = {
     "llama": _COMMON | {"max_position_embeddings": 2048},
@@ -110,13 +112,13 @@ def read_config(document: Any) -> DecoderConfig:
         raise InputError(f"model_type: expected one of {', '.join(KINDS)}, got {kind!r}")
     if document.get("quantization_config"):
         raise InputError("quantization_config: expected none: save the network in plain numbers")
-    if document.get("use_bidirectional_attention"):
-        raise InputError("use_bidirectional_attention: expected false: the next token is predicted")
-    if not document.get("is_causal", True):
-        raise InputError(
-            f"is_causal: expected true: the next token is predicted, got {document['is_causal']!r}"
-        )
     values = {**KINDS[kind], **document}
+    for key, expected in (("use_bidirectional_attention", False), ("is_causal", True)):
+        if _flag(values, key) != expected:
+            raise InputError(
+                f"{key}: expected {str(expected).lower()}: the next token is predicted, got "
+                f"{values[key]!r}"
+            )
     sizes = _sizes(values)
     try:
         rotary = frequencies(_rope(values), size=sizes["head_size"], positions=sizes["positions"])
@@ -138,7 +140,7 @@ def read_config(document: Any) -> DecoderConfig:
         slides=slides,
         score_cap=_cap(values, "attn_logit_softcapping") if gemma else None,
         logit_cap=_cap(values, "final_logit_softcapping") if gemma else None,
-        tied=bool(values["tie_word_embeddings"]),
+        tied=_flag(values, "tie_word_embeddings"),
     )
 
 
@@ -200,16 +202,17 @@ def _slides(kind: str, values: Mapping[str, Any], depth: int) -> tuple[bool, ...
         return (values["sliding_window"] is not None,) * depth
     if kind == "gemma2":
         return tuple(block % 2 == 0 for block in range(depth))
-    first = _whole(values, "max_window_layers", least=0) if values["use_sliding_window"] else depth
+    slides = _flag(values, "use_sliding_window")
+    first = _whole(values, "max_window_layers", least=0) if slides else depth
     return tuple(block >= first for block in range(depth))
 
 
 def _biases(kind: str, values: Mapping[str, Any]) -> dict[str, bool]:
-    asked = bool(values["attention_bias"]) and kind in ("llama", "qwen3", "gemma2")
+    asked = _flag(values, "attention_bias") and kind in ("llama", "qwen3", "gemma2")
     return {
         "query": asked or kind == "qwen2",
         "out": asked,
-        "mlp": bool(values["mlp_bias"]) and kind == "llama",
+        "mlp": _flag(values, "mlp_bias") and kind == "llama",
     }
 
 
@@ -217,6 +220,14 @@ def _activation(values: Mapping[str, Any], key: str) -> str:
     if values[key] not in ACTIVATIONS:
         raise InputError(f"{key}: expected one of {', '.join(ACTIVATIONS)}, got {values[key]!r}")
     return str(values[key])
+
+
+def _flag(values: Mapping[str, Any], key: str) -> bool:
+    """Reads true or false; null is false, as it is in transformers."""
+    value = values[key]
+    if value is not None and not isinstance(value, bool):
+        raise InputError(f"{key}: expected true or false, got {value!r}")
+    return value is True
 
 
 def _cap(values: Mapping[str, Any], key: str) -> float | None:

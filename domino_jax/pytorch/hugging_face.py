@@ -175,7 +175,8 @@ def files_of(folder: Path) -> dict[str, tuple[str, ...]]:
             files[file] = (*files.get(file, ()), name)
         for file in files:
             if not (folder / file).is_file():
-                raise InputError(f"{folder / file}: this shard is missing: {INDEX} names it")
+                kind = "no regular file" if (folder / file).exists() else "missing"
+                raise InputError(f"{folder / file}: this shard is {kind}: {INDEX} names it")
         return files
     if (folder / WEIGHTS).is_file():
         return {WEIGHTS: ()}
@@ -292,12 +293,9 @@ def _fill(
     whole = arrays[place.path]
     part = whole if place.index is None else whole[place.index]
     turned = tensor.T if place.turned else tensor
-    if tensor.dtype.name not in torch_file.FLOATS:
-        allowed = ", ".join(torch_file.FLOATS)
-        raise InputError(f"{file}: {name} is {tensor.dtype}; expected one of {allowed}")
     if turned.shape != part.shape:
         expected = part.T.shape if place.turned else part.shape
         raise InputError(
             f"{file}: {name}: expected {list(expected)} by {CONFIG}, got {list(tensor.shape)}"
         )
-    part[...] = turned
+    part[...] = torch_file.rounded(file, name, turned, part.dtype)

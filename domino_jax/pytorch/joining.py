@@ -1,7 +1,8 @@
 """Which tensors of a file are a network: its keys, prefixes and wrappers are tried until all fits.
 
 A fit is exact: every tensor of the network is there, in its shape, and beside a prefix nothing is
-too much.
+too much. Where one fits, so do others that hold the network and more: bare names beside a copy of
+them, `conv1.weight` and `ema.conv1.weight`.
 """
 
 import re
@@ -32,9 +33,10 @@ class Attempt(NamedTuple):
         where: the keys of the set in the file.
         prefix: what was taken off the start of its names.
         notes: what else was done to them.
-        arrays: name -> array or tensor, without counters.
+        arrays: of the network: name -> array or tensor, without counters.
         layout: of the leaves that it is for.
         reason: why it does not fit; '' where it does.
+        holds: the network is in it, maybe with more.
         matches: number of names that the network has.
         left: names of the set that are left out.
     """
@@ -45,6 +47,7 @@ class Attempt(NamedTuple):
     arrays: dict[str, Any]
     layout: Sequence[Tensor]
     reason: str
+    holds: bool
     matches: int
     left: tuple[str, ...]
 
@@ -52,6 +55,11 @@ class Attempt(NamedTuple):
     def label(self) -> str:
         """Says where it lies: 'model: module.'."""
         return ": ".join(filter(None, (self.where, self.prefix)))
+
+    @property
+    def quoted(self) -> str:
+        """The same for a message."""
+        return repr(self.label) if self.label else "the names without a prefix"
 
 
 def choose(
@@ -79,20 +87,21 @@ def choose(
         for where, arrays in sets.items()
         for attempt in _attempts(where, arrays, layout, fresh)
     ]
-    fits = [attempt for attempt in attempts if not attempt.reason]
-    if not fits:
+    exact = [attempt for attempt in attempts if not attempt.reason]
+    if not exact:
         nearest = max(attempts, key=lambda attempt: attempt.matches)
         within = f" (in {nearest.label!r})" if nearest.label else ""
         raise InputError(f"{path}: {nearest.reason}{within}")
-    fits = [attempt for attempt in fits if attempt.layout is fits[0].layout]
+    more = [attempt for attempt in attempts if attempt.reason and attempt.holds]
+    fits = [fit for fit in (*exact, *more) if fit.layout is exact[0].layout]
     first, *others = [fit for fit in fits if "ema" not in fit.label.lower()] or fits
     for other in others:
         if not all(_equal(first.arrays[name], other.arrays[name]) for name in first.arrays):
             raise InputError(
-                f"{path}: holds several networks that fit: {first.label!r} and {other.label!r}; "
+                f"{path}: holds several networks that fit: {first.quoted} and {other.quoted}; "
                 "save the one that you want in a file of its own"
             )
-    if line := _told(first, [fit.label for fit in fits if fit.label != first.label]):
+    if line := _told(first, [fit.quoted for fit in fits if fit.label != first.label]):
         say(f"{path}: {line}")
     return first
 
@@ -101,7 +110,7 @@ def _told(taken: Attempt, others: Sequence[str]) -> str:
     """Says in one line what was taken and what was not; '' where all was, as it was."""
     parts = [f"took {taken.where!r}"] if taken.where else []
     parts += [f"without the prefix {taken.prefix!r}"] if taken.prefix else []
-    parts += [*taken.notes, *(f"not {other!r}, which fits too" for other in others)]
+    parts += [*taken.notes, *(f"not {other}, which fits too" for other in others)]
     if taken.left:
         parts.append(f"left out {len(taken.left)} of its tensors ({taken.left[0]}, …)")
     return ", ".join(parts)
@@ -153,14 +162,15 @@ def _attempt(
     arrays = {name: array for name, array in current.items() if name not in unused}
     arrays = _without_tied(arrays, expected)
     arrays, resized, reason = _resized(arrays, expected)
-    matches = sum(name in expected for name in arrays)
-    used = {f"{prefix}{origins[name]}" for name in arrays} | {f"{prefix}{name}" for name in unused}
+    network = {name: array for name, array in arrays.items() if name in expected}
+    used = {f"{prefix}{origins[name]}" for name in network} | {f"{prefix}{name}" for name in unused}
     left = tuple(name for name in bare if name not in used)
+    holds = not (reason or _reason_against(network, expected))
     reason = reason or _reason_against(arrays, expected)
     notes += (resized,) if resized else ()
     if any(name != origin for name, origin in origins.items()):
         notes = (*notes, "names of an older torchvision")
-    return Attempt(where, prefix, notes, arrays, layout, reason, matches, left)
+    return Attempt(where, prefix, notes, network, layout, reason, holds, len(network), left)
 
 
 def _owner(name: str) -> str:

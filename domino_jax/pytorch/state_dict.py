@@ -73,36 +73,18 @@ def restore(
         say(f"{path}: rounded {len(doubles)} float64 tensors to float32 ({doubles[0]}, …)")
     leaves = paths.leaves_by_path(params) | paths.leaves_by_path(stats)
     arrays = {
-        name: _single(path, name, torch_file.as_array(path, name, tensor))
+        name: torch_file.rounded(path, name, torch_file.as_array(path, name, tensor), np.float32)
         for name, tensor in taken.arrays.items()
     }
     new = {key: np.asarray(leaf) for key, leaf in leaves.items()}
     new |= {
-        key: array.astype(leaves[key].dtype)
+        key: np.array(torch_file.rounded(path, key, array, leaves[key].dtype))
         for key, array in from_torch(arrays, taken.layout).items()
     }
     return tuple(
         paths.replace_leaves(tree, {key: new[key] for key in paths.leaves_by_path(tree)})
         for tree in (params, stats)
     )
-
-
-def _single(path: Path, name: str, array: np.ndarray) -> np.ndarray:
-    """Rounds float64, in which a network may have been saved, to the float32 of ours.
-
-    Raises:
-        InputError: it is no array of floats, or a number is too large for float32.
-    """
-    if array.dtype.name not in torch_file.FLOATS:
-        allowed = ", ".join(torch_file.FLOATS)
-        raise InputError(f"{path}: {name!r} is {array.dtype}; allowed are {allowed}")
-    if array.dtype != np.float64:
-        return array
-    with np.errstate(over="ignore"):
-        single = array.astype(np.float32)
-    if np.isinf(single).any() and np.isfinite(array).all():
-        raise InputError(f"{path}: {name!r} is float64 and holds numbers too large for float32")
-    return single
 
 
 def _layouts(

@@ -37,7 +37,8 @@ def read(path: Path) -> Sets:
         InputError: one line; no such file, damaged, or it cannot be read without running its code.
     """
     if not path.is_file():
-        raise InputError(f"{path}: there is no such file")
+        found = "something else" if path.exists() else "none: there is no such file"
+        raise InputError(f"{path}: expected a file of tensors, got {found}")
     if path.suffix == ".safetensors":
         return {"": _read_safetensors(path)}
     sets = dict(_sets(_read_pickle(path), "", DEPTH))
@@ -58,6 +59,25 @@ def as_array(path: Path, name: str, tensor: Any) -> np.ndarray:
         tensor = np.asarray((tensor.float() if "bfloat16" in str(tensor.dtype) else tensor).numpy())
     low = tensor.dtype.name in ("float16", "bfloat16")
     return tensor.astype(np.float32) if low else tensor
+
+
+def rounded(path: Path, name: str, array: np.ndarray, dtype: Any) -> np.ndarray:
+    """Rounds an array of a file to the floats of a parameter; one that has them stays as it is.
+
+    Raises:
+        InputError: it is no array of floats, or a number is too large for them.
+    """
+    if array.dtype.name not in FLOATS:
+        allowed = ", ".join(FLOATS)
+        raise InputError(f"{path}: {name!r}: expected one of {allowed}, got {array.dtype}")
+    with np.errstate(over="ignore"):
+        new = array.astype(dtype, copy=False)
+    if new is not array and (np.isinf(new) & np.isfinite(array)).any():
+        raise InputError(
+            f"{path}: {name!r}: expected numbers that {new.dtype} has room for, got {array.dtype} "
+            "with larger ones"
+        )
+    return new
 
 
 def _require_plain(path: Path, name: str, tensor: Any) -> None:
@@ -106,7 +126,8 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
             f"{path}: {name!r} is a {dtype} tensor; expected plain {', '.join(FLOATS)}: "
             "save it as tensor.float()"
         )
-    return arrays | {name: arrays[kept] for name, kept in aliases.items() if kept in arrays}
+    # What the file itself has of that name wins.
+    return {name: arrays[kept] for name, kept in aliases.items() if kept in arrays} | arrays
 
 
 def _read_pickle(path: Path) -> Any:

@@ -1,14 +1,18 @@
 """Text of one's own: tokens, windows, and the split by file."""
 
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
 import tokens
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from domino_jax import data
 from domino_jax.core.errors import InputError
 from domino_jax.data.sets import text as text_set
+from domino_jax.data.tokenizer import _in_one_line, read_words
 
 
 @pytest.fixture
@@ -75,6 +79,90 @@ def test_pieces_join_to_the_whole_text(tmp_path, tokenizer, monkeypatch):
     assert opened(path, tokenizer).fingerprint == whole
 
 
+def test_pieces_join_where_the_tokenizer_begins_a_text_with_a_space(tmp_path, monkeypatch):
+    """As Llama-2's (a normalizer), newer ones of sentencepiece and RoBERTa's (a pre-tokenizer)."""
+    text = "a  b\n\n c\nd" * 20 + "\n"
+    vocabulary = {letter: index for index, letter in enumerate("abcd\n▁ĊĠ?")}
+    for name, part in (
+        (
+            "normalizer",
+            normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]),
+        ),
+        ("pre_tokenizer", pre_tokenizers.Metaspace()),
+        ("pre_tokenizer", pre_tokenizers.ByteLevel(add_prefix_space=True)),
+        ("pre_tokenizer", pre_tokenizers.ByteLevel(add_prefix_space=False)),
+    ):
+        made = Tokenizer(models.BPE(vocabulary, [], unk_token="?"))
+        setattr(made, name, part)
+        made.save(str(tmp_path / "tokenizer.json"))
+        (tmp_path / "a.txt").write_text(text)
+        words = read_words(str(tmp_path))
+        with monkeypatch.context() as patch:
+            patch.setattr("domino_jax.data.sets.text._PIECE", 7)
+            pieces = [*text_set._of_file(tmp_path / "a.txt", words)]
+        assert len(pieces) > 9
+        assert [token for piece in pieces for token in piece] == made.encode(text).ids, part
+
+
+def test_a_tokenizer_that_takes_a_text_for_one_word_loses_no_piece(tmp_path):
+    words = {"type": "WordLevel", "vocab": {"?": 0}, "unk_token": "?"}
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"version": "1.0", "model": words}))
+    assert read_words(str(tmp_path)).encode_on("a") == [0]
+
+
+def test_links_to_text_add_nothing(tmp_path, tokenizer):
+    folder = write(tmp_path / "text", a_txt="abcd" * 9, b_txt="efgh" * 9)
+    plain = opened(folder, tokenizer).fingerprint
+    for name, target in (("la.txt", "a.txt"), ("0.txt", "b.txt"), ("up", ".."), ("me", ".")):
+        (folder / name).symlink_to(target)
+    assert opened(folder, tokenizer).fingerprint == plain
+
+
+def test_what_is_no_regular_file(tmp_path, tokenizer):
+    for make in (os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")):
+        for name in ("a.txt", "tokenizer.json"):
+            make(tmp_path / name)
+        with pytest.raises(InputError, match=r"data\.dir: expected a file, or a folder"):
+            opened(tmp_path / "a.txt", tokenizer)
+        with pytest.raises(InputError, match=r"data\.tokenizer: expected a tokenizer\.json"):
+            read_words(str(tmp_path / "tokenizer.json"))
+        for name in ("a.txt", "tokenizer.json"):
+            shutil.rmtree(tmp_path / name) if make is os.mkdir else (tmp_path / name).unlink()
+
+
+def test_a_folder_in_the_place_of_the_tokenizers_config(tokenizer):
+    config = tokenizer / "tokenizer_config.json"
+    config.unlink()
+    config.mkdir()
+    with pytest.raises(InputError, match=r"tokenizer_config\.json: expected a JSON file"):
+        read_words(str(tokenizer))
+
+
+def test_a_panic_of_the_tokenizer_is_one_line(tokenizer, capfd):
+    path = tokenizer / "tokenizer.json"
+    document = json.loads(path.read_text())
+    lost = {"SpecialToken": {"id": "lost", "type_id": 0}}
+    processor = {"type": "TemplateProcessing", "single": [lost], "pair": [], "special_tokens": {}}
+    for changes, said in (
+        ({"post_processor": processor}, "cannot turn the text into tokens: no entry found for key"),
+        ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}}, "damaged: Pre"),
+    ):
+        path.write_text(json.dumps(document | changes))
+        with pytest.raises(InputError, match=said) as error:
+            read_words(str(tokenizer))
+        assert "\n" not in str(error.value)
+        os.write(2, b"after")
+        assert capfd.readouterr() == ("", "after")
+
+
+def test_what_is_no_fault_of_the_tokenizer_passes():
+    for error in (KeyboardInterrupt, SystemExit):
+        with pytest.raises(error), _in_one_line("x"):
+            raise error
+    with pytest.raises(InputError, match=r"x: one$"), _in_one_line("x"):
+        raise ValueError("one\ntwo")
+
+
 def test_a_truncation_in_the_tokenizer_is_not_ours(tmp_path):
     tokenizer = tokens.save(tmp_path / "tokenizer", truncate=3)
     path = write(tmp_path / "text", one_txt="abcdefghij" * 10) / "one.txt"
@@ -120,7 +208,7 @@ def test_a_tokenizer_that_does_not_know_a_word(tmp_path):
 
 
 def test_a_text_that_went(tmp_path, tokenizer):
-    words = text_set._words(str(tokenizer))
+    words = read_words(str(tokenizer))
     with pytest.raises(InputError, match=r"a\.txt: cannot be read: No such file"):
         list(text_set._of_file(tmp_path / "a.txt", words))
 

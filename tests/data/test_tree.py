@@ -1,12 +1,13 @@
 """Links in a folder of pictures: each real file once, no way up, one class each."""
 
+import os
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from domino_jax import data
-from domino_jax.data.tree import pictures
+from domino_jax.data.tree import files, pictures
 
 NAMES = ("cat", "dog")
 
@@ -52,6 +53,7 @@ PLAIN = [(f"{name}/{number}.png", label) for label, name in enumerate(NAMES) for
         ("cat/wrong.png", "../dog/1.png"),
         ("cat/leak", "../../test/cat"),
         ("cat/leak.png", "../../test/dog/1.png"),
+        ("cat/zero.png", "/dev/zero"),
         (".hidden", "cat"),
     ],
 )
@@ -104,3 +106,44 @@ def test_whole_classes_and_splits_may_be_links(root, tmp_path):
     (root / "test").rename(root / "val")
     (root / "test").symlink_to("val")
     assert found(root) == PLAIN
+
+
+@pytest.mark.parametrize(
+    ("link", "target"),
+    [
+        ("li.txt", "i.txt"),
+        ("A.txt", "z/deep/j.TXT"),
+        ("self.txt", "self.txt"),
+        ("up", ".."),
+        ("me", "."),
+        ("a", "z/deep"),
+        ("z/back", ".."),
+        ("z/deep/back.txt", "../../i.txt"),
+        ("more.txt", "/dev/zero"),
+        (".hidden", "/usr"),
+    ],
+)
+def test_links_add_no_text(tmp_path, link, target):
+    folder = tmp_path / "text"
+    (folder / "z" / "deep").mkdir(parents=True)
+    for name in ("i.txt", "z/deep/j.TXT"):
+        (folder / name).write_text(name)
+    (folder / link).symlink_to(target)
+    os.mkfifo(folder / "pipe.txt")
+    found = files(folder, (".txt",))
+    assert {name: path.read_text() for name, path in found.items()} == {
+        "i.txt": "i.txt",
+        "z/deep/j.TXT": "z/deep/j.TXT",
+    }
+    assert [*found] == ["i.txt", "z/deep/j.TXT"]
+
+
+def test_text_from_elsewhere_counts_once(tmp_path):
+    folder, disk = tmp_path / "text", tmp_path / "disk"
+    folder.mkdir()
+    disk.mkdir()
+    (disk / "i.txt").write_text("i")
+    (folder / "more").symlink_to(disk)
+    (folder / "i.txt").symlink_to(disk / "i.txt")
+    (folder / "gone.txt").symlink_to(disk / "gone.txt")
+    assert [*files(folder, (".txt",))] == ["gone.txt", "i.txt"]

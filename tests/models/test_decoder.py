@@ -128,6 +128,15 @@ YARN, LLAMA3 = llm.YARN, llm.LLAMA3
         ({"use_bidirectional_attention": True}, "use_bidirectional_attention: expected false"),
         ({"is_causal": False}, "is_causal: expected true: the next token is predicted, got False"),
         ({"is_causal": None}, "is_causal: expected true"),
+        ({"is_causal": "false"}, "is_causal: expected true or false, got 'false'"),
+        ({"use_bidirectional_attention": 0}, "expected true or false, got 0"),
+        ({"tie_word_embeddings": "false"}, "tie_word_embeddings: expected true or false, got 'f"),
+        ({"attention_bias": "no"}, "attention_bias: expected true or false, got 'no'"),
+        ({"mlp_bias": 1.5}, "mlp_bias: expected true or false, got 1.5"),
+        (
+            {"model_type": "qwen2", "use_sliding_window": "false"},
+            "use_sliding_window: expected true or false, got 'false'",
+        ),
         ({"rope_scaling": [1]}, "expected an object, got [1]"),
         ({"rope_theta": 10**400}, "rope_theta of the rotary embeddings: expected a number from"),
         ({"rope_theta": math.nan}, "rope_theta of the rotary embeddings: expected a number from"),
@@ -154,6 +163,13 @@ def test_configs_that_are_refused(changes, said):
         read_config(CONFIG | changes)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_flags_that_are_null_are_false():
+    nulls = dict.fromkeys(("tie_word_embeddings", "attention_bias", "mlp_bias"))
+    config = read_config(CONFIG | {"model_type": "llama"} | nulls)
+    assert (config.tied, {*config.biases.values()}) == (False, {False})
+    assert not any(read_config(CONFIG | {"model_type": "qwen2", "use_sliding_window": None}).slides)
 
 
 def test_older_and_newer_configs_say_the_same():

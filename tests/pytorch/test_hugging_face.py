@@ -1,6 +1,7 @@
 """Folders of Hugging Face: read, and refused in one line."""
 
 import json
+import os
 import shutil
 
 import jax
@@ -106,7 +107,14 @@ def test_tensors_that_do_not_fit(copy):
     said = changed(copy, lambda arrays: arrays.update({path: np.zeros((16, 32), np.float32)}))
     assert said.endswith(f"{path}: expected [32, 16] by config.json, got [16, 32]")
     said = changed(copy, lambda arrays: arrays.update({path: np.zeros((32, 16), np.int8)}))
-    assert said.endswith(f"{path} is int8; expected one of float16, bfloat16, float32, float64")
+    floats = "float16, bfloat16, float32, float64"
+    assert said.endswith(f"'{path}': expected one of {floats}, got int8")
+    large = np.full((32, 16), 1e300)
+    said = changed(copy, lambda arrays: arrays.update({path: large}))
+    assert said == (
+        f"{copy / 'model.safetensors'}: '{path}': expected numbers that float32 has room for, got "
+        "float64 with larger ones"
+    )
     said = changed(copy, lambda arrays: arrays.pop(path))
     assert said.endswith(f"1 tensors are missing: {path}, …")
     said = changed(copy, lambda arrays: arrays.update({"model.norms.weight": np.zeros(16)}))
@@ -174,6 +182,16 @@ def test_files_of_an_index_lie_in_its_folder(shards, file):
         (place / "out.safetensors").write_bytes(next(shards.glob("*.safetensors")).read_bytes())
     llm.change(index, weight_map={"model.norm.weight": file})
     assert "a .safetensors file of this folder" in refused(shards)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")])
+def test_what_is_no_regular_file_is_no_shard(shards, copy, make):
+    first, *_ = sorted(shards.glob("*.safetensors"))
+    for path in (first, copy / "model.safetensors"):
+        path.unlink()
+        make(path)
+    assert f"{first}: this shard is no regular file" in refused(shards)
+    assert "expected model.safetensors or model.safetensors.index.json" in refused(copy)
 
 
 def test_a_config_of_more_weights_than_the_files_have_bytes(copy, shards):

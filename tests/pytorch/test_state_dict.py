@@ -149,7 +149,24 @@ def test_double_precision_is_rounded_and_said(tmp_path, small, suffix):
 def test_double_precision_that_is_too_large(tmp_path, small):
     arrays = _arrays(small[2])
     large = arrays | {"fc.bias": np.full(arrays["fc.bias"].shape, 1e60)}
-    assert "'fc.bias' is float64 and holds numbers too large" in _refused(small, large, tmp_path)
+    assert "'fc.bias': expected numbers that float32 has room for, got float64 with" in _refused(
+        small, large, tmp_path
+    )
+    large["fc.bias"][0] = np.inf  # does not hide the others
+    assert "'fc.bias': expected numbers that float32 has room for" in _refused(
+        small, large, tmp_path
+    )
+
+
+def test_numbers_that_a_parameter_has_no_room_for(tmp_path, small):
+    model, axes, network = small
+    arrays = _arrays(network)
+    path = tmp_path / "weights.safetensors"
+    large = arrays | {"fc.bias": np.full(arrays["fc.bias"].shape, 1e6, np.float32)}
+    safetensors.numpy.save_file(large, path)
+    params = {**model.params, "fc": jax.tree.map(jnp.float16, model.params["fc"])}
+    with pytest.raises(ValueError, match="'fc/bias': expected numbers that float16 has room for"):
+        state_dict.restore(path, params, model.stats, axes)
 
 
 def _refused(small, arrays, tmp_path, **options):
@@ -172,7 +189,9 @@ def test_missing_extra_and_misshaped_tensors_are_named(tmp_path, small):
     text = _refused(small, turned, tmp_path)
     assert "'conv1.weight' is (3, 3, 1, 16) in the file, (16, 1, 3, 3) in the network" in text
     whole = arrays | {"fc.bias": np.arange(7)}
-    assert "'fc.bias' is int64" in _refused(small, whole, tmp_path)
+    assert "'fc.bias': expected one of float16, bfloat16, float32, float64, got int64" in _refused(
+        small, whole, tmp_path
+    )
 
 
 def test_another_architecture(tmp_path, small):

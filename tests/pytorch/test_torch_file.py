@@ -3,6 +3,7 @@
 import argparse
 import collections
 import json
+import os
 import struct
 import sys
 import types
@@ -109,6 +110,18 @@ FORMS = {
         lambda w: {"state_dict": _with("model.", w) | _with("model_ema.", _other(w))},
         "took 'state_dict', without the prefix 'model.', not 'state_dict: model_ema.'",
     ),
+    "average beside bare names": (
+        lambda w: {**w, **_with("ema.", _other(w))},
+        "not 'ema.', which fits too, left out 2 of its tensors (ema.hidden.weight",
+    ),
+    "average below a prefix": (
+        lambda w: _with("model.", w) | _with("model.ema.module.", _other(w)) | {"model.n": w[OUT]},
+        "without the prefix 'model.', not 'model.ema.module.', which fits too, left out 3 of its",
+    ),
+    "average beside more": (
+        lambda w: {"model": {**w, "loss.weight": torch.ones(3)}, "model_ema": _other(w)},
+        "took 'model', not 'model_ema', which fits too, left out 1 of its tensors (loss.weight",
+    ),
     "twice the same": (lambda w: {"last": w, "best": w}, "took 'last', not 'best'"),
     "tied by memory": (lambda w: {**w, "again.weight": w[OUT]}, "left out 1 of its tensors (again"),
     "tied by value": (
@@ -163,10 +176,21 @@ def test_a_tied_tensor_written_once(tmp_path, network, weights):
     np.testing.assert_array_equal(params["head"]["kernel"], weights[OUT].numpy().T)
 
 
+def test_metadata_replaces_no_tensor_of_the_file(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    arrays = {"a": np.ones((4, 4), np.float32), "b": np.zeros((4, 4), np.float32)}
+    safetensors.numpy.save_file(arrays, path, metadata={"a": "b", "c": "b"})
+    (found,) = torch_file.read(path).values()
+    assert {name: array.max() for name, array in found.items()} == {"a": 1, "b": 0, "c": 0}
+
+
 def test_several_networks_that_fit_are_refused(tmp_path, network, weights):
     path = tmp_path / "weights.pth"
     torch.save({"student": weights, "teacher": _other(weights)}, path)
     assert "several networks that fit: 'student' and 'teacher'" in _refused(network, path)
+    torch.save({**weights, **_with("teacher.", _other(weights))}, path)
+    line = "several networks that fit: 'teacher.' and the names without a prefix; save"
+    assert line in _refused(network, path)
 
 
 def test_what_is_equal_by_chance_is_too_much(tmp_path, network, weights):
@@ -200,7 +224,7 @@ def test_the_nearest_set_is_named(tmp_path, network, weights):
         (lambda t: t.to("meta"), "has no values .device meta"),
         (lambda t: t.to(torch.complex64), "is a complex64 tensor.*real"),
         (lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8), "is a qint8 tensor.*dequant"),
-        (lambda t: t.long(), "is int64; allowed are float16, bfloat16, float32"),
+        (lambda t: t.long(), "expected one of float16, .*, got int64"),
     ],
     ids=["float8", "coo", "csr", "meta", "complex", "quantized", "whole"],
 )
@@ -340,6 +364,16 @@ def test_a_network_that_pytorch_has_no_layout_for(tmp_path):
     safetensors.numpy.save_file({"v": np.asarray(params["w"])}, path)
     with pytest.raises(ValueError, match="w: PyTorch has no layout for stacked kernels"):
         state_dict.restore(path, params, {}, layers)
+
+
+@pytest.mark.parametrize("suffix", torch_file.SUFFIXES)
+def test_what_is_no_regular_file(tmp_path, network, suffix):
+    pipe, folder, device = (tmp_path / f"{name}{suffix}" for name in ("pipe", "folder", "device"))
+    os.mkfifo(pipe)
+    folder.mkdir()
+    device.symlink_to("/dev/zero")
+    for path in (pipe, folder, device):
+        assert "expected a file of tensors, got something else" in _refused(network, path)
 
 
 def test_a_folder_is_no_file(tmp_path):

@@ -16,40 +16,23 @@ memory. Letters: B rows of one batch, T tokens of an example.
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from domino_jax.core.errors import InputError
-from domino_jax.core.files import read_json
-from domino_jax.data import Data, Spec
+from domino_jax.data import Data, Spec, tree
 from domino_jax.data.in_memory import evaluate_arrays, train_arrays
 from domino_jax.data.options import require_whole
 from domino_jax.data.pipeline import Batch
+from domino_jax.data.tokenizer import Words, read_words
 
 SUFFIXES = (".txt", ".md", ".jsonl")
 _TEST_SHARE = 10
 _PIECE = 1 << 20  # characters that are tokenized at a time
-
-
-class _Words(NamedTuple):
-    """A tokenizer.
-
-    Attributes:
-        encode: text -> its tokens, without any around them.
-        start: token before every text; None: there is none.
-        end: token after every document; None: there is none.
-        size: different tokens.
-    """
-
-    encode: Callable[[str], Sequence[int]]
-    start: int | None
-    end: int | None
-    size: int
 
 
 def create(
@@ -80,7 +63,7 @@ def create(
     del workers
     require_whole("length", length, 1)
     files = _files(data_dir)
-    words = _words(tokenizer)
+    words = read_words(tokenizer)
     train, test = _split(files, words)
     windows = {}
     for name, tokens in (("training", train), ("test", test)):
@@ -143,18 +126,18 @@ def _cut(tokens: np.ndarray, start: int | None, length: int, batch: Batch) -> Ba
 def _files(data_dir: str) -> dict[str, Path]:
     """Lists the files of text: path within the folder -> path."""
     root = Path(data_dir)
-    if root.is_file() and root.suffix in SUFFIXES:
+    if root.is_file() and root.suffix.lower() in SUFFIXES:
         return {root.name: root}
-    found = [p for p in root.rglob("*") if p.suffix in SUFFIXES and p.is_file()]
-    if not data_dir or not found:
+    found = tree.files(root, SUFFIXES) if data_dir else {}
+    if not found:
         raise InputError(
             f"data.dir: expected a file, or a folder with files, that end in "
             f"{', '.join(SUFFIXES)}, got {data_dir!r}"
         )
-    return {path.relative_to(root).as_posix(): path for path in sorted(found)}
+    return found
 
 
-def _split(files: Mapping[str, Path], words: _Words) -> tuple[np.ndarray, np.ndarray]:
+def _split(files: Mapping[str, Path], words: Words) -> tuple[np.ndarray, np.ndarray]:
     """Returns the tokens of the training and of the test text."""
     if len(files) == 1:
         tokens = _tokens(files.values(), words)
@@ -169,7 +152,7 @@ def _split(files: Mapping[str, Path], words: _Words) -> tuple[np.ndarray, np.nda
     return _tokens(parts, words), _tokens([files[name] for name in files if name in tests], words)
 
 
-def _tokens(paths: Iterable[Path], words: _Words) -> np.ndarray:
+def _tokens(paths: Iterable[Path], words: Words) -> np.ndarray:
     """Tokenizes files, one after the other, into a file that goes with the array: uint32."""
     with tempfile.TemporaryFile() as file:
         for path in paths:
@@ -180,20 +163,20 @@ def _tokens(paths: Iterable[Path], words: _Words) -> np.ndarray:
         return np.memmap(file, np.uint32, "r", shape=(size,)) if size else np.zeros(0, np.uint32)
 
 
-def _of_file(path: Path, words: _Words) -> Iterator[Sequence[int]]:
+def _of_file(path: Path, words: Words) -> Iterator[Sequence[int]]:
     """Yields the tokens of a file, piece by piece, and the end after each document."""
     end = [] if words.end is None else [words.end]
     try:
         with path.open(encoding="utf-8-sig") as file:
-            if path.suffix == ".jsonl":
+            if path.suffix.lower() == ".jsonl":
                 for number, line in enumerate(file, 1):
                     if text := _document(path, number, line):
                         yield [*words.encode(text), *end]
                 return
             found = False
             while piece := file.read(_PIECE) + file.readline(_PIECE):
+                yield words.encode_on(piece) if found else words.encode(piece)
                 found = True
-                yield words.encode(piece)
             if found:
                 yield end
     except UnicodeDecodeError:
@@ -216,56 +199,6 @@ def _document(path: Path, number: int, line: str) -> str:
     except UnicodeEncodeError:  # half of a pair, such as "\\ud800", is JSON and no text
         raise InputError(f"{path}, line {number}: expected Unicode text") from None
     return text
-
-
-def _words(where: str) -> _Words:
-    """Reads a tokenizer.
-
-    Raises:
-        InputError: there is none, or it is broken.
-    """
-    from tokenizers import Tokenizer  # noqa: PLC0415 (a Rust library, for text alone)
-
-    path = Path(where) / "tokenizer.json" if Path(where).is_dir() else Path(where)
-    if not where or not path.is_file():
-        raise InputError(
-            f"data.tokenizer: expected a tokenizer.json or a folder that holds one, got {where!r}"
-        )
-    try:
-        found = Tokenizer.from_file(str(path))
-    except Exception as error:  # a plain Exception of Rust
-        raise InputError(f"{path}: not a tokenizer.json, or damaged: {error}") from None
-    found.no_truncation()
-    found.no_padding()
-    encode = partial(_encode, path, found)
-    nothing, something = encode("")[:1], encode("a")[:1]
-    start = nothing[0] if nothing and nothing == something else None
-    size = max(found.get_vocab(with_added_tokens=True).values(), default=0) + 1
-    name = _end_of_text(path.with_name("tokenizer_config.json"))
-    end = found.token_to_id(name) if name else None
-    return _Words(partial(encode, add_special_tokens=False), start, end, size)
-
-
-def _encode(path: Path, tokenizer: Any, text: str, **options: bool) -> list[int]:
-    """Turns text into tokens.
-
-    Raises:
-        InputError: the tokenizer cannot, such as one without a token for what it does not know.
-    """
-    try:
-        return list(tokenizer.encode(text, **options).ids)
-    except Exception as error:  # a plain Exception of Rust
-        line = next(iter(str(error).splitlines()), type(error).__name__)
-        raise InputError(f"{path}: cannot turn the text into tokens: {line}") from None
-
-
-def _end_of_text(path: Path) -> str:
-    """Returns the token that ends a text; '' where none is named."""
-    document = read_json(path) if path.is_file() else {}
-    token = document.get("eos_token") if isinstance(document, Mapping) else None
-    if isinstance(token, Mapping):  # an added token with its flags
-        token = token.get("content")
-    return token if isinstance(token, str) else ""
 
 
 def _fingerprint(*parts: np.ndarray) -> str:
