@@ -54,15 +54,39 @@ def exact_scheme(
         seconds: after which the solver stops.
 
     Raises:
-        InputError: a budget is out of reach, or all together are.
+        InputError: the table lacks a layer or a candidate; a budget is out of reach, or all
+            together are.
     """
     layers = tuple(layers)
+    _require_whole(layers, table, budgets)
     for budget in budgets:
         require_reachable(layers, budget)
     found = within_bounds(layers, table, budgets, seconds=seconds)
     if found is None:
         raise InputError(_not_together(layers, budgets, seconds))
     return found
+
+
+def _require_whole(
+    layers: tuple[LayerSpec, ...], table: LossTable, budgets: Sequence[Budget]
+) -> None:
+    """Refuses a table without a layer or candidate, and what are no budgets.
+
+    Raises:
+        InputError: what is missing, or what came.
+    """
+    for layer in grouped(layers):
+        row = table.get(layer.name, {})
+        missing = [n for n in layer.candidates if n not in row]
+        if missing:
+            raise InputError(
+                f"{layer.name}: expected in the table a loss for each of the candidates "
+                f"{list(layer.candidates)}, got none for {missing[0]}"
+            )
+    if isinstance(budgets, Budget) or not all(isinstance(each, Budget) for each in budgets):
+        raise InputError(
+            f"budgets: expected a list of them, as budget_of makes them, got {budgets!r}"
+        )
 
 
 def require_together(layers: Iterable[LayerSpec], budgets: Sequence[Budget]) -> None:

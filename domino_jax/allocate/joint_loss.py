@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from domino_jax.allocate.scores import Scores
 from domino_jax.core.errors import InputError
@@ -20,7 +21,7 @@ def joint_loss(
     layers: Iterable[LayerSpec],
     params: Any,
     loss: Callable[[Any, Any], jax.Array],
-    batches: Sequence[Any],
+    batches: Iterable[Any],
     *,
     scores: Scores = {},  # noqa: B006 (read only)
 ) -> Callable[[Mapping[str, NM]], float]:
@@ -29,9 +30,11 @@ def joint_loss(
     The masks go by the scores of `make_scores`, if there are any.
 
     Raises:
-        InputError: of the function: the loss is not finite.
+        InputError: there is no batch; of the function: the loss is not one finite number.
     """
-    of_scheme = joint_loss_on(layers, params, loss, scores=scores)
+    of_scheme, batches = joint_loss_on(layers, params, loss, scores=scores), list(batches)
+    if not batches:
+        raise InputError("expected at least one calibration batch, got none")
     return lambda scheme: of_scheme(scheme, batches)
 
 
@@ -52,7 +55,7 @@ def joint_loss_on(
     def of_scheme(scheme: Mapping[str, NM], batches: Sequence[Any]) -> float:
         n = n_by_path(scheme, layers)
         # One after another: of batches under way at once each would take memory of its own.
-        values = [float(masked_loss(params, n, batch, scores)) for batch in batches]
+        values = [_number(masked_loss(params, n, batch, scores)) for batch in batches]
         mean = math.fsum(values) / len(values)
         if not math.isfinite(mean):
             pruned = [f"{name} at {nm}" for name, nm in scheme.items() if nm.n < nm.m]
@@ -61,3 +64,11 @@ def joint_loss_on(
         return mean
 
     return of_scheme
+
+
+def _number(loss: jax.Array) -> float:
+    if jnp.shape(loss) != ():
+        raise InputError(
+            f"expected a loss that is one number, got one of the shape {jnp.shape(loss)}"
+        )
+    return float(loss)

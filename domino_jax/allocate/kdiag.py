@@ -116,7 +116,7 @@ def require_tapped(name: str, reason: str) -> None:
 
 def _curvature(own: Statistics) -> jax.Array:
     groups = own.squares.shape[0]
-    return own.rows * own.squares[:, :, None] * own.gradients.reshape(groups, 1, -1)
+    return own.squares[:, :, None] * (own.rows * own.gradients).reshape(groups, 1, -1)
 
 
 def _laid_out(kernel: Kernel, values: Mapping[str, jax.Array], shape: tuple[int, ...]) -> jax.Array:

@@ -180,11 +180,11 @@ def _rise(
     h: jax.Array,
     n: int,
 ) -> jax.Array:
-    """Half of rows times the sum of E[g²] δᵀHδ of one slice at one n; no score is below 0."""
+    """Half the sum of rows · E[g²] δᵀHδ of one slice at one n; no score is below 0."""
     w, score = (one_slice(x, index, roles) for x in (w, score))
     removed = where_kept(~top_n(score, n, m, along), w.astype(own.squares.dtype))
     groups, inputs, _ = h.shape
     delta = matrices(removed, roles)[0].reshape(inputs, groups, -1)  # [K, G, O / G]
     moved = jnp.einsum("gkl,lgo->kgo", h, delta, precision="highest")
     by_output = (delta * moved).sum(0).reshape(-1)
-    return 0.5 * own.rows * jnp.vdot(own.gradients, by_output, precision="highest")
+    return 0.5 * jnp.vdot(own.rows * own.gradients, by_output, precision="highest")

@@ -9,7 +9,7 @@ Letters: K inputs, O outputs, M group size, P inputs with padding.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, TypeVar
 
@@ -57,10 +57,12 @@ def update_matrix(
         [K, O], the dtype of w but at least float32; n nonzeros of every m at the most.
 
     Raises:
-        InputError: the shapes do not fit.
+        InputError: the shapes do not fit, or n is not in 1..m.
     """
     inputs = w.shape[0]
     run = inputs if run is None else run
+    if not isinstance(n, jax.core.Tracer) and not 1 <= np.asarray(n) <= m:
+        raise InputError(f"n: expected the number of weights to keep of every {m}, got {n}")
     if h.shape != (inputs, inputs) or inputs % run or (mask is not None and mask.shape != w.shape):
         raise InputError(
             f"expected H of shape {(inputs, inputs)}, a mask of shape {tuple(w.shape)} or none and "
@@ -134,7 +136,7 @@ def update_weights(
     params: Params,
     scheme: Scheme,
     loss: Callable[[Any, Any], jax.Array],
-    batches: Sequence[Any],
+    batches: Iterable[Any],
     *,
     masks: Masks | None = None,
     untapped: Callable[[LayerSpec, str], None] = _refused,

@@ -154,8 +154,19 @@ def _expected_n(m: int) -> str:
 
 
 def apply_masks(params: Params, masks: Masks) -> Params:
-    """Sets the weights outside the masks to zero; a gradient reaches the survivors only."""
+    """Sets the weights outside the masks to zero; a gradient reaches the survivors only.
+
+    Raises:
+        InputError: a mask is of no parameter, or of another shape.
+    """
     by_path = leaves_by_path(params)
+    require_known(masks, list(by_path), what="parameter in the masks")
+    for path, mask in masks.items():
+        if jnp.shape(mask) != jnp.shape(by_path[path]):
+            raise InputError(
+                f"{path}: expected a mask of the shape {jnp.shape(by_path[path])}, got "
+                f"{jnp.shape(mask)}"
+            )
     return replace_leaves(
         params, {path: where_kept(mask, by_path[path]) for path, mask in masks.items()}
     )

@@ -17,7 +17,13 @@ from domino_jax.core.layers import LayerSpec
 from domino_jax.core.masks import at_least_float32
 from domino_jax.core.paths import require_known
 from domino_jax.trace import views
-from domino_jax.trace.example import arrays_by_path, is_array, one_example
+from domino_jax.trace.example import (
+    arrays_by_path,
+    batch_shapes,
+    is_array,
+    one_example,
+    require_alike,
+)
 from domino_jax.trace.rebuild import Plan, run
 from domino_jax.trace.sites import Refused, sites_of
 from domino_jax.trace.slots import Held, Slot, Sums
@@ -87,6 +93,7 @@ def tapper(
     shapes = [aval.shape for aval in jaxpr.out_avals]
     if shapes != [()]:
         raise InputError(f"tap: expected a loss that is one number, got results of shapes {shapes}")
+    first = batch_shapes(batch)
     interpreter = sites_of(of_path)
     values: list[Value] = [
         (views.whole(path, leaf.shape),) if path in of_path else frozenset({path})
@@ -101,6 +108,7 @@ def tapper(
     def add(
         before: dict[str, Sums], params: Any, batch: Any, chosen: jax.Array | None
     ) -> dict[str, Sums]:
+        require_alike(batch, first)
         operands = [leaf for leaf in jax.tree.leaves((params, batch)) if is_array(leaf)]
         return compiled(before, operands, chosen)
 
@@ -140,9 +148,9 @@ def _zeros(traced: _Traced, path: str, one_slice: bool, products: bool) -> Sums:
     stack = [] if one_slice else [leaf.shape[a] for a in axes.stack]
     groups, dtype = traced.layers[path].convolution_groups, at_least_float32(leaf.dtype)
     squares, rows = (jnp.zeros((*stack, groups, k), dtype) for _ in range(2))
-    gradients, seen = (jnp.zeros((*stack, o), dtype) for _ in range(2))
+    by_output = (jnp.zeros((*stack, o), dtype) for _ in range(3))
     h = jnp.zeros((*stack, groups, k, k), dtype) if products else None
-    return Sums(h, squares, rows, gradients, seen)
+    return Sums(h, squares, rows, *by_output)
 
 
 def _add(
@@ -177,6 +185,6 @@ def _add_inputs(
 ) -> dict[str, Sums]:
     """Adds the sums of inputs alone: of the pass back nothing is left that any result needs."""
     return {
-        path: own._replace(gradients=before[path].gradients, seen=before[path].seen)
+        path: own._replace(gradients=before[path].gradients)
         for path, own in _add(traced, before, operands, chosen).items()
     }

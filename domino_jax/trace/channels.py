@@ -120,7 +120,7 @@ def _interpreter(joined: _Joined) -> Interpreter:
         joined.join([FIXED, value[0]])
         return value[1:]
 
-    return Interpreter(constant, step, join, row, rows, lambda facts, _: facts, lambda facts: [])
+    return Interpreter(constant, step, join, row, rows, lambda facts, *_: facts, lambda facts: [])
 
 
 def _fixed(joined: _Joined, eqn: Any, values: Sequence[_Dims]) -> list[_Dims]:

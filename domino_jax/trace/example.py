@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.extend import core
 
 from domino_jax.core.errors import InputError
@@ -32,6 +33,35 @@ def arrays_by_path(tree: Any) -> dict[str, jax.ShapeDtypeStruct]:
 def is_array(leaf: Any) -> bool:
     """Says whether a leaf is an array, or stands for one."""
     return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+
+
+def batch_shapes(batch: Any) -> list[tuple[int, ...]]:
+    """Returns the shapes of a batch's leaves, [B, ...].
+
+    Raises:
+        InputError: there is no leaf, or not each of them has B examples along its first axis.
+    """
+    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(batch)]
+    if len({shape[:1] for shape in shapes}) != 1 or () in shapes:
+        raise InputError(
+            "batches: expected arrays with the examples along the first axis, as many in each, got "
+            f"the shapes {', '.join(map(str, shapes)) or 'of none'}"
+        )
+    return shapes
+
+
+def require_alike(batch: Any, first: Sequence[tuple[int, ...]]) -> None:
+    """Refuses a batch of other shapes than the first; a shorter last one would weigh too much.
+
+    Raises:
+        InputError: which shapes.
+    """
+    shapes = batch_shapes(batch)
+    if shapes != list(first):
+        raise InputError(
+            f"batches: expected all of the shapes of the first, {', '.join(map(str, first))}, got "
+            f"{', '.join(map(str, shapes))}: leave a shorter last one out"
+        )
 
 
 def one_example(

@@ -18,7 +18,7 @@ from domino_jax.core.canonical import Axes
 from domino_jax.core.layers import LayerSpec
 from domino_jax.core.rules import DEPTHWISE
 from domino_jax.trace.example import Apply, arrays_by_path
-from domino_jax.trace.products import Unweighted, Use, merge_roles
+from domino_jax.trace.products import Loop, Unweighted, Use, merge_roles
 from domino_jax.trace.views import Piece, pieces, positions
 from domino_jax.trace.weights import find_products
 
@@ -79,7 +79,7 @@ def find_kernels(
     uses, unweighted = find_products(apply, params, inputs, batched)
     arrays = arrays_by_path(params)
     of_path: dict[str, Numbered] = {path: [] for path in arrays}
-    starts: dict[object, int] = {}
+    starts: dict[Loop, int] = {}
     for number, use in enumerate(uses):
         of_path[use.view.path].append((number, use))
         starts |= {loop: number for loop in use.loops if loop not in starts}
@@ -98,7 +98,7 @@ def _constants(unweighted: Sequence[Unweighted]) -> list[LayerSpec]:
     return [LayerSpec(name, shape, None, 0, reason=CONSTANT) for name, shape in shapes.items()]
 
 
-def _kernel(leaf: jax.ShapeDtypeStruct, uses: Numbered, starts: Mapping[object, int]) -> _Kernel:
+def _kernel(leaf: jax.ShapeDtypeStruct, uses: Numbered, starts: Mapping[Loop, int]) -> _Kernel:
     """Sums up the uses of one parameter; `starts` tells where each scan begins."""
     reasons = [use.reason for _, use in uses if use.reason]
     # Weights that take part in no product are outside of every budget, whatever else they do.
@@ -177,7 +177,7 @@ def _axes(roles: Sequence[str], shape: Sequence[int]) -> Axes:
 
 
 def _shared(
-    shape: Sequence[int], axes: Axes, used: Numbered, starts: Mapping[object, int]
+    shape: Sequence[int], axes: Axes, used: Numbered, starts: Mapping[Loop, int]
 ) -> tuple[list[int], list[Place | None]]:
     """Shares the MACs of each use out among the slices it covers; also gives their first use."""
     stack = [shape[axis] for axis in axes.stack]
@@ -195,21 +195,27 @@ def _shared(
     return _rounded(exact), firsts
 
 
-def _place(use: Use, number: int, starts: Mapping[object, int], spot: Mapping[int, int]) -> Place:
+def _place(use: Use, number: int, starts: Mapping[Loop, int], spot: Mapping[int, int]) -> Place:
     """Returns the place of one slice in a use of its kernel; `spot` is stack axis -> index."""
-    passes = [_pass(use, piece, spot) for piece in use.view.stack if piece.size > 1]
+    over = [piece for piece in use.view.stack if piece.size > 1]
     # The outermost scan runs over the first of them; what a scan does not run over meets its first
     # pass first.
-    passes += [0] * len(use.loops)
-    begun = zip(use.loops, passes, strict=False)
+    passes = [
+        _pass(use, loop, piece, spot) if piece else 0
+        for loop, piece in itertools.zip_longest(use.loops, over[: len(use.loops)])
+    ]
+    begun = zip(use.loops, passes, strict=True)
     return (*(each for loop, number in begun for each in (starts[loop], number)), number)
 
 
-def _pass(use: Use, piece: Piece, spot: Mapping[int, int]) -> int:
+def _pass(use: Use, loop: Loop, piece: Piece, spot: Mapping[int, int]) -> int:
     """Returns the pass of a scan over a piece that meets a slice; 0 where it is not known."""
     alone = sum(other.axis == piece.axis and other.size > 1 for other in pieces(use.view)) == 1
     start = use.view.offset[piece.axis] if piece.axis in spot else None
-    return 0 if start is None or not alone else (spot[piece.axis] - start) // piece.stride
+    if start is None or not alone:
+        return 0
+    row = (spot[piece.axis] - start) // piece.stride
+    return piece.size - 1 - row if loop.backwards else row
 
 
 def _rounded(exact: Sequence[Fraction]) -> list[int]:

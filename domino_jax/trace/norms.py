@@ -64,6 +64,6 @@ _NORMS = Interpreter(
     join=_join,
     row=lambda value: value,
     rows=lambda value, _: (value, []),
-    repeat=lambda facts, _: facts,
+    repeat=lambda facts, *_: facts,
     either=lambda branches: [fact for facts in branches for fact in facts],
 )

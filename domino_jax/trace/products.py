@@ -16,6 +16,17 @@ Marked = list[tuple[Piece, str]]
 NOT_SUMMED = "only in products that sum over none of its axes"
 
 
+@dataclass(frozen=True, eq=False)
+class Loop:
+    """A scan, which equals itself alone.
+
+    Attributes:
+        backwards: it takes its rows from the last to the first.
+    """
+
+    backwards: bool
+
+
 @dataclass(frozen=True)
 class Use:
     """What happens to a parameter at one place of the trace.
@@ -33,7 +44,7 @@ class Use:
         flipped: axes of the parameter that the product reads backwards.
         transposed: a convolution whose inputs are spread apart by zeros.
         apart: axes of the parameter along which it turned out to be several weights: experts.
-        loops: an object for each scan around it, the outermost first; uses in one scan share it.
+        loops: the scans around it, the outermost first; uses in one scan share it.
     """
 
     view: View
@@ -46,7 +57,7 @@ class Use:
     flipped: frozenset[int] = frozenset()
     transposed: bool = False
     apart: frozenset[int] = frozenset()
-    loops: tuple[object, ...] = field(default=(), compare=False)
+    loops: tuple[Loop, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,8 @@ def _started(values: Sequence[Value], result: Value, layers: Mapping[str, LayerS
     return tuple(made)
 
 
-def _repeat(facts: Facts, times: int | None) -> Facts:
+def _repeat(facts: Facts, times: int | None, backwards: bool) -> Facts:
+    del backwards
     if times is not None:
         return facts
     return [Refused(fact.path, fact.weak, IN_WHILE) for fact in facts]

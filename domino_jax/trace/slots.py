@@ -29,6 +29,7 @@ class Sums(NamedTuple):
         rows: how many there were, for each input, [G, K].
         gradients: sum of the squared output gradients over the rows, [O].
         seen: how many rows there were, for each output, [O].
+        whole: the same, each counted as the share of all inputs that its product takes, [O].
     """
 
     products: jax.Array | None
@@ -36,6 +37,7 @@ class Sums(NamedTuple):
     rows: jax.Array
     gradients: jax.Array
     seen: jax.Array
+    whole: jax.Array
 
 
 class Slot(NamedTuple):
@@ -148,10 +150,13 @@ def as_seen(slot: Slot, site: Site) -> Sums:
 
     sums: Sums = jax.tree.map(sliced, slot.sums)
     h = sums.products
+    # What is added up at the product passes through this factor on its way back.
+    share = len(site.inputs) / sums.squares.shape[-1]
+    by_output = sums.gradients, sums.seen, share * sums.whole
     return Sums(
         None if h is None else _along(_along(h, site.inputs, -1), site.inputs, -2),
         *(_along(x, site.inputs, -1) for x in (sums.squares, sums.rows)),
-        *(_along(x, site.outputs, -1) for x in (sums.gradients, sums.seen)),
+        *(_along(x, site.outputs, -1) for x in by_output),
     )
 
 
@@ -190,5 +195,5 @@ def sums_of(site: Site, x: jax.Array, g: jax.Array, like: Sums) -> Sums:
         squares,
         jnp.full_like(like.rows, count),
         grads.sum(1),
-        jnp.full_like(like.seen, grads.shape[1]),
+        *(jnp.full_like(x, grads.shape[1]) for x in (like.seen, like.whole)),
     )

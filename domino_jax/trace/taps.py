@@ -21,6 +21,7 @@ from domino_jax.core.errors import InputError
 from domino_jax.core.layers import LayerSpec, counted
 from domino_jax.core.paths import require_known
 from domino_jax.trace.adding import Loss, Tapper, tapper
+from domino_jax.trace.example import batch_shapes
 from domino_jax.trace.slots import Sums
 
 NOT_SEEN = "no example's loss depends on it"
@@ -34,7 +35,8 @@ class Statistics(NamedTuple):
         squares: its diagonal, E[x²], [G, K].
         gradients: mean over all rows of the squared gradient of an example's loss by each output,
             [O].
-        rows: of one example, of all uses together, [].
+        rows: of one example, of all uses together, for each output, [O]; of a product that takes
+            some of the inputs that share alone.
     """
 
     products: jax.Array | None
@@ -93,7 +95,7 @@ def tap(
         for layer in wanted:
             if layer.path == path:
                 found[layer.name] = own if layer.index is None else _slice(own, layer)
-    seen = [layer.name for layer in wanted if layer.name in found and found[layer.name].rows > 0]
+    seen = [layer.name for layer in wanted if layer.name in found and _is_seen(found[layer.name])]
     reasons = {layer.name: ready.reasons.get(layer.path, NOT_SEEN) for layer in wanted}
     return Taps(
         {name: found[name] for name in seen},
@@ -144,7 +146,7 @@ def layer_tap(
         zeros = {path: ready.zeros(path, True, True)}
         sums, examples = _total(ready, params, batches, zeros, jnp.int32(layer.index or 0))
         own = _means(sums[path], float(examples))
-        return own if own.rows > 0 else NOT_SEEN
+        return own if _is_seen(own) else NOT_SEEN
 
     return tap_layer
 
@@ -183,8 +185,12 @@ def _total(
     for batch in batches:
         # Waited for: of batches that are under way at once each would take memory of its own.
         sums = jax.block_until_ready(ready.add(sums, params, batch, chosen))
-        examples += jax.tree.leaves(batch)[0].shape[0]
+        examples += batch_shapes(batch)[0][0]
     return sums, examples
+
+
+def _is_seen(own: Statistics) -> bool:
+    return bool(own.rows.max() > 0)
 
 
 @jax.jit
@@ -199,7 +205,7 @@ def _means(sums: Sums, examples: float) -> Statistics:
         products=None if h is None else h / pairs,
         squares=sums.squares / rows,
         gradients=sums.gradients / seen,
-        rows=sums.rows.max((-2, -1)) / examples,
+        rows=sums.whole / examples,
     )
 
 

@@ -27,7 +27,13 @@ from domino_jax.core.layers import LayerSpec
 from domino_jax.core.paths import leaves_by_path, replace_leaves
 from domino_jax.trace import side_by_side, views
 from domino_jax.trace.adding import Loss
-from domino_jax.trace.example import arrays_by_path, is_array, one_example
+from domino_jax.trace.example import (
+    arrays_by_path,
+    batch_shapes,
+    is_array,
+    one_example,
+    require_alike,
+)
 from domino_jax.trace.side_by_side import Cell, Hooks, Made, Seen
 from domino_jax.trace.sites import Site, sites_of
 from domino_jax.trace.taps import Statistics, layer_tap
@@ -45,7 +51,7 @@ class _Finished(Exception):  # noqa: N818 (no error)
 
 
 def change_in_turn(
-    loss: Loss, params: Params, batches: Sequence[Any], layers: Iterable[LayerSpec], turn: Turn
+    loss: Loss, params: Params, batches: Iterable[Any], layers: Iterable[LayerSpec], turn: Turn
 ) -> Params:
     """Lets each layer change when its turn comes; see the module.
 
@@ -64,8 +70,13 @@ def change_in_turn(
         InputError: there is no batch, the loss is not one number, or params lack a layer.
     """
     layers = tuple(layers)
+    batches = list(batches)
     if not batches:
         raise InputError("tap: expected at least one batch, got none")
+    shapes = batch_shapes(batches[0])
+    for batch in batches:
+        require_alike(batch, shapes)
+    examples = len(batches) * shapes[0][0]
     given = leaves_by_path(params)
     weights = {layer.path: given[layer.path] for layer in layers}
     left = {(layer.path, layer.index or 0): layer for layer in layers}
@@ -92,7 +103,7 @@ def change_in_turn(
             if is_looped or site.path not in alone or not is_whole:
                 ask(dict.fromkeys(layer for layer in own if layer is not None))
             else:
-                _change_each(own, site, see(), change)
+                _change_each(own, site, see(), examples, change)
         if not left:
             raise _Finished
 
@@ -140,6 +151,7 @@ def _change_each(
     own: Sequence[LayerSpec | None],
     site: Site,
     seen: Seen,
+    examples: int,
     change: Callable[[LayerSpec, Statistics], None],
 ) -> None:
     """Lets the layers of a site change, each by its slice of what the site sees."""
@@ -148,7 +160,9 @@ def _change_each(
         if layer is not None:
             h = products[:, order][:, :, order] / seen.rows
             squares = jnp.diagonal(h, axis1=1, axis2=2)
-            change(layer, Statistics(h, squares, jnp.zeros(len(site.outputs)), seen.rows))
+            outputs = len(site.outputs)
+            rows = jnp.full(outputs, seen.rows / examples)
+            change(layer, Statistics(h, squares, jnp.zeros(outputs), rows))
 
 
 def _slices(site: Site, shape: tuple[int, ...]) -> list[int]:

@@ -29,7 +29,8 @@ class Interpreter(NamedTuple):
             value of the predicate, None where there is none; `place` is the primitive.
         row: value of an array -> that of one of its rows, as a scan hands them to its body.
         rows: (value of a row, place) -> the value of all rows together, and facts.
-        repeat: (facts of one pass, number of passes, None if unknown) -> facts of all passes.
+        repeat: (facts of one pass, number of passes, None if unknown, whether rows are taken from
+            the last to the first) -> facts of all passes.
         either: facts of each branch -> facts of the whole.
     """
 
@@ -38,7 +39,7 @@ class Interpreter(NamedTuple):
     join: Callable[[Sequence[Value], Value, str], tuple[Value, Facts]]
     row: Callable[[Value], Value]
     rows: Callable[[Value, str], tuple[Value, Facts]]
-    repeat: Callable[[Facts, int | None], Facts]
+    repeat: Callable[[Facts, int | None, bool], Facts]
     either: Callable[[Sequence[Facts]], Facts]
 
 
@@ -112,7 +113,8 @@ def _scan(eqn: Any, values: list[Value], interpreter: Interpreter) -> tuple[list
     carry, per_pass, inside, lost = passes(
         eqn.params["jaxpr"], values[:first], values[first:last], rows, interpreter, "scan"
     )
-    results, facts = list(carry), interpreter.repeat(inside, eqn.params["length"]) + lost
+    all_passes = interpreter.repeat(inside, eqn.params["length"], eqn.params["reverse"])
+    results, facts = list(carry), all_passes + lost
     for value in per_pass:
         together, more = interpreter.rows(value, "scan")
         results.append(together)
@@ -128,7 +130,7 @@ def _while(eqn: Any, values: list[Value], interpreter: Interpreter) -> tuple[lis
         p["body_jaxpr"], values[first:last], values[last:], (), interpreter, "while"
     )
     _, asked = walk(p["cond_jaxpr"], [*values[:first], *carry], interpreter)
-    return list(carry), interpreter.repeat(asked + inside, None) + lost
+    return list(carry), interpreter.repeat(asked + inside, None, False) + lost
 
 
 def passes(

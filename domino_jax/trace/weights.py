@@ -18,7 +18,7 @@ from domino_jax.trace.branches import either
 from domino_jax.trace.combine import combine, in_doubt
 from domino_jax.trace.example import Apply, arrays_by_path, is_array, one_example
 from domino_jax.trace.known import Known
-from domino_jax.trace.products import PRODUCTS, Unweighted, Use
+from domino_jax.trace.products import PRODUCTS, Loop, Unweighted, Use
 from domino_jax.trace.values import INPUT, Outcome, end, notes, plain, reasons, rest
 from domino_jax.trace.walk import Facts, Interpreter, Value, walk
 
@@ -241,10 +241,10 @@ def _rows(value: Value, place: str) -> tuple[Value, Facts]:
     )
 
 
-def _repeat(facts: Facts, times: int | None) -> Facts:
+def _repeat(facts: Facts, times: int | None, backwards: bool) -> Facts:
     """A constant is used at each pass, each row of an array at one of them."""
     if times is not None:
-        scan = object()
+        scan = Loop(backwards)
         return [
             replace(fact, macs=fact.macs * times, loops=(scan, *fact.loops))
             if isinstance(fact, Use)

@@ -79,7 +79,9 @@ def ramp_of(options: Mapping[str, Any], steps: int, *, default: str = "") -> Ram
     return make_ramp(curve, options["ramp_from"], options["ramp_until"], steps)
 
 
-def gradual_n(layers: Iterable[LayerSpec], n: Levels, left: jax.Array) -> dict[str, jax.Array]:
+def gradual_n(
+    layers: Iterable[LayerSpec], n: Levels, left: jax.typing.ArrayLike
+) -> dict[str, jax.Array]:
     """Returns n + (M - n) * left of each kernel, rounded up: M where all is left, n in the end.
 
     Args:
@@ -87,7 +89,7 @@ def gradual_n(layers: Iterable[LayerSpec], n: Levels, left: jax.Array) -> dict[s
         n: path -> weights kept of every M in the end, [] or [S].
         left: the share of what is to be pruned that is still there, [].
     """
-    levels = {}
+    levels, left = {}, jnp.asarray(left, jnp.float32)
     for path, kernel in kernels(layers).items():
         last = jnp.asarray(n[path], jnp.int32)
         # Rounded down to a thousandth first: of 3.0000002 the float's error is no weight.
@@ -96,7 +98,9 @@ def gradual_n(layers: Iterable[LayerSpec], n: Levels, left: jax.Array) -> dict[s
     return levels
 
 
-def halved_n(layers: Iterable[LayerSpec], n: Levels, left: jax.Array) -> dict[str, jax.Array]:
+def halved_n(
+    layers: Iterable[LayerSpec], n: Levels, left: jax.typing.ArrayLike
+) -> dict[str, jax.Array]:
     """Returns M - 1, M / 2, M / 4, … and in the end n of each kernel, in steps of equal length.
 
     A layer has as many steps as it needs halvings: 1:16 goes by 15, 8, 4, 2, 4:16 by 15, 8.
@@ -107,7 +111,7 @@ def halved_n(layers: Iterable[LayerSpec], n: Levels, left: jax.Array) -> dict[st
         n: path -> weights kept of every M in the end, [] or [S].
         left: as for `gradual_n`.
     """
-    levels = {}
+    levels, left = {}, jnp.asarray(left, jnp.float32)
     for path, kernel in kernels(layers).items():
         last, m = jnp.asarray(n[path], jnp.int32), kernel.m
         halvings = jnp.zeros_like(last)

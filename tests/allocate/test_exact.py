@@ -146,3 +146,16 @@ def test_two_budgets_that_exclude_each_other_name_each_floor():
         "the budgets cannot be met together; beside the others the params budget 0.6 has its floor "
         "at 0.7500, the cost table's budget 0.99 has its floor at 3.0000"
     )
+
+
+def test_tables_and_budgets_that_are_none():
+    layers, table = network(0)
+    budgets, name = [budget_of(layers, 0.5)], next(iter(table))
+    lacking = {**table, name: {n: x for n, x in table[name].items() if n > min(table[name])}}
+    with pytest.raises(InputError, match=rf"^{name}: .* for each of the candidates .*, got none"):
+        exact_scheme(layers, lacking, budgets)
+    with pytest.raises(InputError, match="for each of the candidates"):
+        exact_scheme(layers, {}, budgets)
+    for wrong in ([0.5], budgets[0]):
+        with pytest.raises(InputError, match=r"^budgets: expected a list of them"):
+            exact_scheme(layers, table, wrong)

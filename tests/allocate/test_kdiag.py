@@ -184,3 +184,34 @@ def test_a_layer_without_h_has_no_row():
     bare = Statistics(None, jnp.ones((1, 8)), jnp.ones(2), jnp.ones(()))
     with pytest.raises(InputError, match="w: expected a layer with groups, and its H"):
         kronecker._row(layers[0], w, w, bare)
+
+
+SAME = {
+    "whole": lambda w, x: x @ w,
+    "outputs in three products": lambda w, x: jnp.concatenate(
+        [x @ v for v in jnp.split(w, 3, 1)], 1
+    ),
+    "every other output": lambda w, x: jnp.stack([x @ w[:, ::2], x @ w[:, 1::2]], 2).reshape(-1, 6),
+    "inputs in two products": lambda w, x: x[:, :4] @ w[:4] + x[:, 4:] @ w[4:],
+}
+
+
+@pytest.mark.parametrize("written", SAME)
+def test_a_table_does_not_depend_on_how_many_products_a_layer_is_cut_into(written):
+    rng = np.random.default_rng(0)
+    params = {"w": jnp.asarray(rng.normal(size=(8, 6)), jnp.float32)}
+    x = jnp.asarray(rng.normal(size=(64, 8)), jnp.float32)
+    x = x.at[:, 4:].set(jnp.where(x[:, 4:] > 0, x[:, 4:], 0))
+
+    def rows(table, written):
+        def loss(params, x):
+            return jnp.square(SAME[written](params["w"], x)).sum(1).mean()
+
+        layers = find_layers(lambda p, x: SAME[written](p["w"], x), params, x, 4)
+        return table(layers, params, loss, [x])["w"]
+
+    tables = [kdiag_table]
+    if written != "inputs in two products":  # whose H has no products of one part with the other
+        tables += [kronecker_table, kronecker_table_by_layer]
+    for table in tables:
+        assert rows(table, written) == pytest.approx(rows(table, "whole"), rel=1e-5)

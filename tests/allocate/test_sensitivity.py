@@ -108,3 +108,18 @@ def test_a_loss_that_breaks_names_the_layer():
 
     with pytest.raises(InputError, match="expected a finite loss with head at 1:4, got nan"):
         sensitivity.measure(layers(), PARAMS, breaking, BATCHES)
+
+
+def test_batches_may_come_one_by_one_and_there_must_be_one():
+    table = sensitivity.sensitivity_table(layers(), PARAMS, loss, iter(BATCHES))
+    assert table == sensitivity.sensitivity_table(layers(), PARAMS, loss, BATCHES)
+    with pytest.raises(InputError, match="at least one calibration batch"):
+        sensitivity.sensitivity_table(layers(), PARAMS, loss, [])
+
+
+def test_a_loss_of_each_example_is_refused():
+    def each(params, batch):
+        return loss(params, batch)[None]
+
+    with pytest.raises(InputError, match=r"a loss that is one number, got one of the shape \(1,\)"):
+        sensitivity.measure(layers(), PARAMS, each, BATCHES)

@@ -172,6 +172,9 @@ def test_wrong_input_says_what_came():
     w, h = problem(8, 2)
     with pytest.raises(InputError, match=r"expected H of shape \(8, 8\).*got H \(4, 4\)"):
         update_matrix(w, h[:4, :4], 2, 4)
+    for n in (0, 5):
+        with pytest.raises(InputError, match=rf"weights to keep of every 4, got {n}"):
+            update_matrix(w, h, n, 4)
     with pytest.raises(InputError, match="runs of 3"):
         update_matrix(w, h, 2, 4, run=3)
     layers = find_layers(lambda p, x: x @ p["w"], {"w": w}, jnp.ones((1, 8)), 4)

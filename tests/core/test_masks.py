@@ -9,7 +9,7 @@ import pytest
 from domino_jax.core import canonical, masks
 from domino_jax.core.canonical import Axes
 from domino_jax.core.errors import InputError
-from domino_jax.core.masked import make_masks
+from domino_jax.core.masked import apply_masks, make_masks
 
 CONV = Axes((), (0, 1), (2,), (3,))  # HWIO
 DENSE = Axes((), (), (0,), (1,))  # IO
@@ -214,3 +214,13 @@ def test_counts_that_no_slice_has(n):
     layers = tuple(made.layer(f"w#{i}", (4, 2), axes, 16, (1, 2, 4)) for i in range(2))
     with pytest.raises(InputError, match=rf"^w: expected the number .* got \[{n[0]}, {n[1]}\]"):
         make_masks({"w": jnp.ones((2, 4, 2))}, layers, {"w": np.array(n)})
+
+
+def test_masks_of_another_shape_or_of_nothing():
+    params = {"w": jnp.ones((8, 2))}
+    with pytest.raises(
+        InputError, match=r"w: expected a mask of the shape \(8, 2\), got \(1, 8, 2\)"
+    ):
+        apply_masks(params, {"w": jnp.ones((1, 8, 2), bool)})
+    with pytest.raises(InputError, match="unknown parameter in the masks 'c'"):
+        apply_masks(params, {"c": jnp.ones((8, 2), bool)})

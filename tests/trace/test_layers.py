@@ -144,6 +144,20 @@ def test_the_slices_of_what_a_scan_runs_over_go_pass_by_pass():
     ]
 
 
+def test_a_scan_that_runs_backwards_meets_the_last_slice_first():
+    params = {"w": floats(3, 4, 4), "v": floats(3, 4, 4)}
+
+    def apply(p, x):
+        def block(x, rows):
+            return x @ rows[0] @ rows[1], None
+
+        x, _ = jax.lax.scan(block, x, (p["w"], p["v"][::-1]), reverse=True)
+        return x
+
+    layers = find_layers(apply, params, floats(1, 4), 4)
+    assert [layer.name for layer in layers] == ["w#2", "v#0", "w#1", "v#1", "w#0", "v#2"]
+
+
 def test_a_product_without_inputs_does_not_set_the_order():
     def apply(p, x):
         scale = (jnp.ones((1, 4), F) @ p["b"]).max()

@@ -16,6 +16,7 @@ from domino_jax.trace import adding
 from domino_jax.trace.adding import tapper
 from domino_jax.trace.kernels import find_kernels
 from domino_jax.trace.taps import tap, tap_each
+from domino_jax.trace.turns import change_in_turn
 
 pytestmark = pytest.mark.usefixtures("users_promotion")
 RNG = np.random.default_rng(0)
@@ -177,7 +178,7 @@ def test_nnx_layers(monkeypatch):
     taps = tapped(lambda p, x: nnx.merge(graph, p)(x), params, x)
     require_like(taps.statistics["first/kernel"], first)
     require_like(taps.statistics["twice/kernel"], *twice)
-    assert float(taps.statistics["twice/kernel"].rows) == 10
+    assert (taps.statistics["twice/kernel"].rows == 10).all()
 
 
 def test_equinox_layers(monkeypatch):
@@ -375,7 +376,7 @@ def test_joined_weights_and_parts_of_one():
     np.testing.assert_allclose(own.products[0, :2, :2], x[0].T @ x[0] / 15, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(own.products[0, 2:, 2:], x[1].T @ x[1] / 15, rtol=1e-5, atol=1e-6)
     assert not own.products[0, :2, 2:].any()
-    assert float(own.rows) == 5
+    assert (own.rows == 5).all()
 
 
 CONVOLUTIONS = {
@@ -416,7 +417,7 @@ def test_patches_of_convolutions(kind):
     g = jax.grad(lambda y: mean_square(y) * B)(y)
     np.testing.assert_allclose(own.gradients, np.square(g).mean((0, 1, 2)), rtol=1e-4)
     np.testing.assert_allclose(own.squares, np.einsum("gkk->gk", own.products), rtol=1e-5)
-    assert float(own.rows) == rows / B
+    assert (own.rows == rows / B).all()
 
 
 def test_a_vmapped_stack_of_products_and_of_convolutions():
@@ -549,3 +550,21 @@ def test_without_gradients_there_is_no_pass_back():
         return compiled.cost_analysis()["flops"]
 
     assert flops(False) < 0.7 * flops(True)
+
+
+def test_batches_that_are_not_alike():
+    params = {"w": floats(4, 2)}
+    layers = find_kernels(lambda p, x: x @ p["w"], params, floats(1, 4))
+
+    def loss(params, batch):
+        return mean_square(batch["x"] @ params["w"])
+
+    for batches in ([6, 4], [4, 6]):
+        some = [{"x": floats(size, 4)} for size in batches]
+        with pytest.raises(InputError, match=r"the shapes of the first, \(\d, 4\), got \(\d, 4\)"):
+            tap(loss, params, some, layers)
+        with pytest.raises(InputError, match="the shapes of the first"):
+            change_in_turn(loss, params, some, layers, lambda w, layer, own: None)
+    for other in (jnp.float32(1), 1.0, floats(3)):
+        with pytest.raises(InputError, match="with the examples along the first axis"):
+            tap(loss, params, [{"a": other, "x": floats(4, 4)}], layers)

@@ -106,7 +106,7 @@ def test_each_layer_falls_at_its_own_pace():
         assert found.tolist() == expected, left
     gradual = {1.0: [16, 16, 16, 16], 0.5: [9, 10, 16, 16], 0.2: [4, 7, 16, 16]}
     for left, expected in (gradual | {0.0: last["w"].tolist()}).items():
-        found = gradual_n(layers, last, jnp.asarray(left))["w"]
+        found = gradual_n(layers, last, left)["w"]
         assert found.tolist() == expected, left
     assert found.dtype == jnp.int32
 
