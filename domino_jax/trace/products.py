@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
+
 from domino_jax.core.rules import DEPTHWISE
 from domino_jax.trace.views import Dim, Piece, View, axes_of
 
@@ -85,18 +87,35 @@ def merge_roles(first: str, second: str, size: int) -> str | None:
 
 
 def count(eqn: Any) -> int:
-    """Counts the multiply-adds of a product: padding counts, zeros put between inputs do not."""
+    """Counts the multiply-adds of a product.
+
+    Padding counts; zeros between inputs, and around inputs that are spread apart, do not.
+    """
     left, right, result = (atom.aval.shape for atom in (*eqn.invars[:2], *eqn.outvars))
     numbers = eqn.params.get("dimension_numbers")
     if eqn.primitive.name == "conv_general_dilated":
-        total = result[numbers.out_spec[0]] * math.prod(right)
-        dims = zip(numbers.lhs_spec[2:], numbers.out_spec[2:], strict=True)
-        for (before, after), dilation in zip(dims, eqn.params["lhs_dilation"], strict=True):
-            total *= left[before] if dilation > 1 else result[after]
+        total = result[numbers.out_spec[0]] * math.prod(right[d] for d in numbers.rhs_spec[:2])
+        for dim, (before, after, of_window) in enumerate(
+            zip(numbers.lhs_spec[2:], numbers.out_spec[2:], numbers.rhs_spec[2:], strict=True)
+        ):
+            total *= _pairs(eqn.params, dim, left[before], result[after], right[of_window])
         return total
     numbers = numbers or eqn.params["ragged_dot_dimension_numbers"].dot_dimension_numbers
     (contracting, _), _ = numbers
     return math.prod(result) * math.prod(left[d] for d in contracting)
+
+
+def _pairs(params: Mapping[str, Any], dim: int, before: int, after: int, window: int) -> int:
+    """Counts, along one dim, the pairs of a result and a place of its window that is no zero."""
+    spread, stride = params["lhs_dilation"][dim], params["window_strides"][dim]
+    if spread == 1:
+        return after * window
+    if stride == 1:  # each input meets each place once
+        return before * window
+    places = np.arange(window) * params["rhs_dilation"][dim] - params["padding"][dim][0]
+    places = np.arange(after)[:, None] * stride + places
+    is_inside = (places >= 0) & (places <= (before - 1) * spread)
+    return int((is_inside & (places % spread == 0)).sum())
 
 
 def dot(eqn: Any, values: Sequence[Any], side: int) -> list[Use]:

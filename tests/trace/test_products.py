@@ -9,6 +9,7 @@ import pytest
 from jax import lax
 
 from domino_jax.trace import weights
+from domino_jax.trace.layers import find_layers
 from domino_jax.trace.products import merge_roles
 
 
@@ -186,3 +187,17 @@ def test_blocks_along_the_inputs_are_trouble():
 )
 def test_merged_roles(first, second, size, merged):
     assert merge_roles(first, second, size) == merged
+
+
+def test_products_of_spread_inputs_under_a_stride():
+    """Of 9 inputs, two zeros between each, every other place: as many as there are by hand."""
+
+    def apply(p, x):
+        return lax.conv_general_dilated(
+            x, p["w"], (2,), ((2, 2),), lhs_dilation=(3,), dimension_numbers=LINE
+        )
+
+    params, x = {"w": jnp.ones((3, 4, 5))}, jnp.ones((1, 9, 4))
+    (layer,) = find_layers(apply, params, x, 4)
+    jacobian = jax.jacrev(lambda w: apply({"w": w}, x))(params["w"])
+    assert layer.macs == np.count_nonzero(jacobian) == 14 * 4 * 5
