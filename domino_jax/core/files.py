@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,16 @@ from typing import Any
 from domino_jax.core.errors import InputError
 
 Pairs = list[tuple[str, Any]]
+
+MOST_BYTES = 1 << 30  # of a text file: the names of a million images are 80 MB
+_KINDS = {
+    stat.S_IFREG: "a file",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
 @contextmanager
@@ -48,6 +59,40 @@ def write_text(path: Path, text: str) -> None:
         os.fsync(file.fileno())
 
 
+def kind_of(path: str | os.PathLike[str] | int) -> str:
+    """Says what is at a path, or open under a number: 'a file', 'a folder', 'a pipe', 'a device'.
+
+    Raises:
+        OSError: there is nothing.
+    """
+    status = os.stat(path)  # noqa: PTH116 (of a number too)
+    return _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
+
+
+def read_text(path: str | os.PathLike[str], what: str = "a text file") -> str:
+    """Reads a file of UTF-8 text, with or without a byte order mark.
+
+    Raises:
+        InputError: one line with the path; it cannot be read, is a folder, may never end as a pipe
+            or a device, has more than `MOST_BYTES`, or is no UTF-8.
+    """
+    try:
+        kind = kind_of(path)
+        if kind not in ("a file", "a folder"):  # of a folder the system tells
+            raise InputError(f"{path}: expected {what}, got {kind}")
+        with Path(path).open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise InputError(f"{path}: expected {what} of at most {MOST_BYTES} bytes, got more")
+        return content.decode("utf-8-sig")
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"{path}: expected {what}, got none: {error.strerror}") from None
+    except ValueError:  # not UTF-8, or a path that no file can have
+        raise InputError(f"{path}: expected {what} of UTF-8 text") from None
+
+
 def json_text(value: Any, *, indent: int | None = None, sort_keys: bool = False) -> str:
     """Writes plain values as JSON, which has no NaN and no infinity; all JSON of ours is made here.
 
@@ -72,15 +117,9 @@ def read_json(
         of_pairs: makes an object of its keys and values; may raise an InputError.
 
     Raises:
-        InputError: one line with the path; it cannot be read, is a folder, is broken, or is nested
-            too deeply.
+        InputError: one line with the path; as `read_text`, or it is broken or nested too deeply.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise InputError(f"{path}: expected a JSON file, got none: {error.strerror}") from None
-    except ValueError:  # not UTF-8, or a path that no file can have
-        raise InputError(f"{path}: expected a JSON file of UTF-8 text") from None
+    text = read_text(path, "a JSON file")
     try:
         return json.loads(text, object_pairs_hook=of_pairs)
     except json.JSONDecodeError as error:

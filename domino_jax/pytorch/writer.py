@@ -5,6 +5,7 @@ then renamed, so that it appears whole or not at all.
 """
 
 import importlib.util
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -79,30 +80,45 @@ def export(
 
 
 def require_free(out: Path) -> None:
-    """Refuses a place where something is.
+    """Refuses a place where something is, or where no folder can be put.
 
     Raises:
-        InputError: there is a file, or a folder that is not empty.
+        InputError: there is a link, a file, or a folder that is not empty or is a disk of its own;
+            or the folder around it cannot be written.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
         raise InputError(f"out {out}: exists already; remove it or choose another")
+    if out.name == "..":
+        raise InputError(f"out {out}: expected the name of a folder to make, got '..'")
+    if os.path.ismount(out):
+        raise InputError(f"out {out}: expected a folder to make, got a disk; choose one in it")
+    _beside(out).rmdir()
+
+
+def _beside(out: Path) -> Path:
+    """Makes a folder for what takes the place of `out` later, in the nearest one that is there.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    parent = next(folder for folder in out.absolute().parents if os.path.lexists(folder))
+    try:
+        return Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=parent))
+    except OSError as error:
+        raise InputError(f"out {out}: cannot be written ({error.strerror})") from None
 
 
 @contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
     """Makes a folder that takes the place of `out` only when all went well."""
     require_free(out)
-    parent = next(folder for folder in out.absolute().parents if folder.is_dir())
-    try:
-        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=parent))
-    except OSError as error:
-        raise InputError(f"out {out}: cannot be written ({error.strerror})") from None
+    partial = _beside(out)
     try:
         whole = partial / "export"  # `partial` itself lets nobody but the owner in
         whole.mkdir()
         yield whole
         out.parent.mkdir(parents=True, exist_ok=True)
-        whole.replace(out)
+        whole.replace(out.absolute())  # of '.' the system says that it is busy
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

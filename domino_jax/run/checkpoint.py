@@ -38,14 +38,38 @@ from domino_jax.run import host, manifest, orbax_files, plain
 from domino_jax.run.manifest import Saved, Spec
 
 _WAITS = (0.0, 0.1, 1.0)  # seconds before each try to remove what could not be written
+_MARKS = (manifest.FILE, plain.TREE, plain.STEP)  # a step has at least one of them
 _LEFTOVER = re.compile(r"(\d+)\.(new|old|gone)(\.orbax-checkpoint-tmp.*)?")
 
 
 def steps(folder: str | os.PathLike[str]) -> list[int]:
-    """Lists the saved steps of a folder, increasing; none where the folder does not exist."""
+    """Lists the saved steps of a folder, increasing; none where the folder does not exist.
+
+    Those that Orbax alone wrote, or that lost their manifest, are among them; folders that somebody
+    else named by a number are not.
+    """
     folder = Path(folder)
-    names = [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
-    return sorted(int(name) for name in names if name.isdecimal() and str(int(name)) == name)
+    entries = list(folder.iterdir()) if folder.is_dir() else []
+    return sorted(int(path.name) for path in entries if _is_step(path))
+
+
+def _is_step(path: Path) -> bool:
+    is_number = path.name.isdecimal() and str(int(path.name)) == path.name
+    return is_number and any((path / name).exists() for name in _MARKS)
+
+
+def require_steps(folder: str | os.PathLike[str]) -> None:
+    """Refuses a step without its manifest: of one that is not read nobody would say so.
+
+    Raises:
+        InputError: the first one.
+    """
+    for path in (Path(folder) / str(step) for step in steps(folder)):
+        if not (path / manifest.FILE).is_file():
+            raise InputError(
+                f"{path}: not a checkpoint of this program, or a damaged one (it has no "
+                f"{manifest.FILE}); remove it"
+            )
 
 
 def latest(folder: str | os.PathLike[str]) -> int | None:
@@ -244,7 +268,9 @@ def _certify(folder: Path, step: int, specs: Mapping[str, Spec]) -> None:
 
 def _commit(new: Path, place: Path) -> None:
     old = place.with_name(f"{place.name}.old")
-    if place.exists():
+    if os.path.lexists(place):
+        if not _is_step(place):
+            raise InputError(f"{place}: expected a place for a checkpoint; move away what is there")
         place.rename(old)
     new.rename(place)
     _remove(old)

@@ -3,6 +3,7 @@
 Letters: B examples, ... positions of an example, C outputs per position.
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,8 +22,17 @@ from domino_jax.pytorch import hugging_face
 from domino_jax.pytorch.state_dict import SUFFIXES
 from domino_jax.run import checkpoint
 from domino_jax.run.kinds import LARGEST_COUNT, LARGEST_NUMBER
-from domino_jax.run.provenance import FILES, PHASES
-from domino_jax.run.workdir import CURVE, is_number, prepare, read_parts, require_files
+from domino_jax.run.provenance import FILES
+from domino_jax.run.workdir import (
+    CURVE,
+    PHASES,
+    is_number,
+    prepare,
+    read_curve,
+    read_parts,
+    require_files,
+    text_of,
+)
 from domino_jax.train import loop, mesh
 from domino_jax.train.criteria import find_criterion
 
@@ -31,14 +41,17 @@ def require_usable(workdir: Path) -> None:
     """Refuses a work directory in which something would fail at the end of a run.
 
     Raises:
-        InputError: a folder that is a file or cannot be written, a file that is a folder, or a JSON
-            file that is broken.
+        InputError: a folder that is a file, a link to nothing or cannot be written, a file that is
+            something else, a step without its manifest, or a JSON file or a curve that is broken.
     """
     require_files(workdir, (*FILES, f"search/{CURVE}"))
-    for folder in PHASES:
-        if (workdir / folder).exists():
+    for folder in (*PHASES, "train/sparse"):
+        if os.path.lexists(workdir / folder):
             prepare(workdir / folder)
-    read_parts(workdir / "results.json")
+            checkpoint.require_steps(workdir / folder)
+    read_curve(workdir / "search" / CURVE)
+    results = workdir / "results.json"
+    text_of(results, read_parts(results))  # as at the end, with what is added
     for phase, times in read_parts(workdir / "timing.json").items():
         for name, value in times.items():
             if not is_number(value) or not 0 <= value <= LARGEST_NUMBER:

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from domino_jax.core.errors import InputError
-from domino_jax.core.files import json_text, read_json
+from domino_jax.core.files import json_text, kind_of, read_json
 from domino_jax.core.paths import leaves_by_path
 
 FILE = "leaves.json"
@@ -150,6 +150,10 @@ def require_whole(folder: Path, files: Mapping[str, list[int]]) -> None:
     # Before Orbax reads them: on damaged files it prints hundreds of lines, or nothing at all.
     for name, expected in files.items():
         try:
+            if (kind := kind_of(folder / name)) != "a file":  # a pipe may never end
+                raise InputError(
+                    f"{folder / name}: damaged checkpoint: expected a file, got {kind}"
+                )
             actual = _size_and_sum(folder / name)
         except OSError as error:
             raise InputError(f"{folder / name}: damaged checkpoint: {error.strerror}") from None

@@ -17,14 +17,16 @@ from domino_jax.core.paths import path_of
 from domino_jax.run import orbax_files
 from domino_jax.run.manifest import Saved, Spec
 
-_TREE = "_METADATA"  # in a folder that holds a pytree
-_STEP = "_CHECKPOINT_METADATA"  # in a folder that holds items
+TREE = "_METADATA"  # in a folder that holds a pytree
+STEP = "_CHECKPOINT_METADATA"  # in a folder that holds items
 _PARTS = {"params": "params", "stats": "stats", "batch_stats": "stats"}  # theirs -> ours
 _VALUE = "/value"  # the end of a path of an nnx.State
 
 
 def find(path: Path) -> Saved | None:
     """Finds a checkpoint that Orbax wrote, its leaves by our paths; None if there is none.
+
+    A step of ours that lost its manifest is none: nothing says whether its arrays are whole.
 
     Raises:
         InputError: one line; there is one, but Orbax cannot read it.
@@ -33,6 +35,8 @@ def find(path: Path) -> Saved | None:
     if not items:
         return None
     trees = {name: orbax_files.metadata(folder) for name, folder in items.items()}
+    if any(map(_is_ours, trees.values())):
+        return None
     leaves = {
         (name, path_of(keys)): Spec(str(leaf.dtype), tuple(leaf.shape))
         for name, tree in trees.items()
@@ -53,14 +57,23 @@ def find(path: Path) -> Saved | None:
     return Saved(path, {path: leaves[theirs] for path, theirs in ours.items()}, read)
 
 
+def _is_ours(tree: Any) -> bool:
+    """Says whether `checkpoint.save` wrote a pytree: a flat dictionary of whole paths."""
+    return (
+        isinstance(tree, Mapping)
+        and any(str(key).startswith("params/") for key in tree)
+        and all(hasattr(leaf, "shape") for leaf in tree.values())
+    )
+
+
 def _items(folder: Path | None) -> dict[str, Path]:
     """Returns the folders of pytrees by name; a single one that is no part of ours is named ''."""
     if folder is None or not folder.is_dir():
         return {}
-    if (folder / _TREE).is_file():
+    if (folder / TREE).is_file():
         return {"": folder}
-    folder_by_name = {sub.name: sub for sub in sorted(folder.iterdir()) if (sub / _TREE).is_file()}
-    if not (folder / _STEP).is_file():
+    folder_by_name = {sub.name: sub for sub in sorted(folder.iterdir()) if (sub / TREE).is_file()}
+    if not (folder / STEP).is_file():
         return {}
     if len(folder_by_name) == 1 and not folder_by_name.keys() & _PARTS.keys():
         return {"": next(iter(folder_by_name.values()))}
@@ -71,7 +84,7 @@ def _last_step(path: Path) -> Path | None:
     numbered = {
         int(match[0]): sub
         for sub in (path.iterdir() if path.is_dir() else ())
-        if (match := re.search(r"\d+$", sub.name)) and (sub / _STEP).is_file()
+        if (match := re.search(r"\d+$", sub.name)) and (sub / STEP).is_file()
     }
     return numbered[max(numbered)] if numbered else None
 

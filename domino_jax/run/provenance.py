@@ -22,10 +22,9 @@ from domino_jax.core.files import digest_of, json_text
 from domino_jax.core.scheme import Scheme
 from domino_jax.run import checkpoint, manifest, workdir
 from domino_jax.run.settings import defaults, flat
+from domino_jax.run.workdir import PHASES, PROGRAM, RECORD
 
-RECORD = "config.json"
-OURS = {"program": "domino_jax", "format": 1}
-PHASES = ("dense", "search", "train")
+OURS = {"program": PROGRAM, "format": 1}
 FILES = ("scheme.json", "results.json", "timing.json", "report.png", TABLE, MEASURED)
 COMMON = ("seed", "init", "init_head", "permute", "loss", "accumulate", "model", "data", "dense")
 # No result depends on where the data lie (`DATA` tells which they are), on who reads them, or on
@@ -153,8 +152,8 @@ def _content(key: str, name: str) -> Part:
     if not name or not path.exists():
         return {}
     step = checkpoint.latest(path) if path.is_dir() else None
-    if step is not None:  # the manifest has the sums of all its files
-        path = path / str(step) / manifest.FILE
+    if step is not None and (sums := path / str(step) / manifest.FILE).is_file():
+        path = sums  # of all its files
     return {f"{key}{CONTENT}": digest_of(path)}
 
 

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import secrets
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -15,9 +16,13 @@ from domino_jax.core.errors import InputError
 from domino_jax.run import cluster
 
 LOCK = ".lock"
+RECORD = "config.json"  # how the directory was made (`provenance`)
+PROGRAM = "domino_jax"  # as the record names it
+PHASES = ("dense", "search", "train")  # also their folders
 CURVE = "votes.jsonl"
 # Numbers of processes repeat, from machine to machine and from container to container.
 _OWNER = f"{os.getpid()} {secrets.token_hex(8)}"
+_LONGEST = 100  # characters of a lock that are read
 
 
 def prepare(workdir: Path) -> None:
@@ -32,18 +37,49 @@ def prepare(workdir: Path) -> None:
             pass
     except OSError as error:
         reason = "it is a file" if workdir.is_file() else error.strerror
+        reason = "it is a link to nothing" if _is_broken_link(workdir) else reason
         raise InputError(f"workdir {workdir}: cannot be written ({reason})") from None
 
 
+def _is_broken_link(path: Path) -> bool:
+    return path.is_symlink() and not path.exists()
+
+
 def require_files(folder: Path, names: Iterable[str]) -> None:
-    """Refuses a folder in the place of a file that will be written at the end of a run.
+    """Refuses a folder, a pipe or a device in the place of a file that a run reads or writes.
 
     Raises:
         InputError: the first one.
     """
-    for name in names:
-        if (folder / name).is_dir():
-            raise InputError(f"{folder / name}: expected a file, got a folder; remove it")
+    for path in (folder / name for name in names):
+        if path.exists() and (kind := files.kind_of(path)) != "a file":
+            raise InputError(f"{path}: expected a file, got {kind}; remove it")
+
+
+def require_outside_runs(folder: Path, name: str) -> None:
+    """Refuses a folder within those where another run keeps its checkpoints.
+
+    Args:
+        folder: where something will be written; it need not be there.
+        name: of it, for the message.
+
+    Raises:
+        InputError: which run that is.
+    """
+    place = Path(os.path.realpath(folder))
+    for inside, run in zip((place, *place.parents), place.parents, strict=False):
+        if inside.name in PHASES and _is_run(run):
+            raise InputError(
+                f"{name} {folder}: expected a folder outside {inside}, where the run of {run} "
+                "keeps its checkpoints; choose another"
+            )
+
+
+def _is_run(folder: Path) -> bool:
+    with suppress(InputError):
+        document = files.read_json(folder / RECORD)
+        return isinstance(document, dict) and document.get("program") == PROGRAM
+    return False
 
 
 @contextmanager
@@ -51,8 +87,9 @@ def taken(workdir: Path) -> Iterator[None]:
     """Makes and locks a work directory; folders that it made and that stay empty go again.
 
     Raises:
-        InputError: as `prepare` and `locked`.
+        InputError: as `require_outside_runs`, `prepare` and `locked`.
     """
+    require_outside_runs(workdir, "workdir")
     new_folders: list[Path] = []
     with suppress(OSError):  # what cannot be looked at, `prepare` refuses
         new_folders += [folder for folder in (workdir, *workdir.parents) if not folder.exists()]
@@ -70,7 +107,7 @@ def _remove_empty(folders: list[Path]) -> None:
     with suppress(OSError):  # another process may be making something there
         lock = folders[0] / LOCK
         # The directory may have been removed, and made anew by a process that works there now.
-        if [path.name for path in folders[0].iterdir()] == [LOCK] and lock.read_text() == _OWNER:
+        if [path.name for path in folders[0].iterdir()] == [LOCK] and _owner_of(lock) == _OWNER:
             lock.unlink()
             for folder in folders:
                 folder.rmdir()
@@ -81,20 +118,16 @@ def locked(workdir: Path) -> Iterator[None]:
     """Keeps other processes off a work directory, until the end of the context or the process.
 
     Raises:
-        InputError: another process works there, or the file system has no locks.
+        InputError: another process works there, the file system has no locks, or something else is
+            in the place of the file.
     """
-    try:
-        file = (workdir / LOCK).open("a+")
-    except OSError as error:
-        raise InputError(f"workdir {workdir}: cannot be locked ({error.strerror})") from None
-    with file:
+    with _opened_lock(workdir) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.seek(0)
             raise InputError(
-                f"workdir {workdir}: {_named(file.read())} is at work there; wait for it, or "
-                "choose another"
+                f"workdir {workdir}: {_named(file.read(_LONGEST))} is at work there; wait for it, "
+                "or choose another"
             ) from None
         except OSError as error:
             raise InputError(f"workdir {workdir}: cannot be locked ({error.strerror})") from None
@@ -105,6 +138,38 @@ def locked(workdir: Path) -> Iterator[None]:
         file.write(_OWNER)
         file.flush()
         yield
+
+
+def _opened_lock(workdir: Path) -> IO[str]:
+    """Opens the file of a lock, made if missing; nothing else in its place is followed or changed.
+
+    Raises:
+        InputError: what is there instead, or why it cannot be opened.
+    """
+    path = workdir / LOCK
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe would wait
+    try:
+        number = os.open(path, flags, 0o666)
+    except OSError as error:
+        other = "a link" if path.is_symlink() else "a folder" if path.is_dir() else ""
+        reason = f"its {LOCK} is {other}; remove it" if other else error.strerror
+        raise InputError(f"workdir {workdir}: cannot be locked ({reason})") from None
+    if (kind := files.kind_of(number)) != "a file":
+        os.close(number)
+        raise InputError(f"workdir {workdir}: cannot be locked (its {LOCK} is {kind}; remove it)")
+    return os.fdopen(number, "r+", errors="replace")
+
+
+def _owner_of(lock: Path) -> str:
+    """Reads who has a lock; '' if its file is something else.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if files.kind_of(lock) != "a file":
+        return ""
+    with lock.open(errors="replace") as file:
+        return file.read(_LONGEST)
 
 
 def _is_there(path: Path, file: IO[str]) -> bool:
@@ -131,18 +196,19 @@ def require_held(workdir: Path) -> None:
     """
     if not cluster.is_first():
         return
+    owner, reason = "", f"lost its {LOCK}, which keeps other processes off"
     try:
-        owner = (workdir / LOCK).read_text()
-    except OSError:
-        owner = ""
+        owner = _owner_of(workdir / LOCK)
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # as under a umask that lets nobody read
+        reason = f"has a {LOCK} that cannot be read ({error.strerror})"
     if owner == _OWNER:
         return
     if not workdir.exists():
         reason = "was moved or removed, with all that was saved there"
     elif owner:
         reason = f"was taken by {_named(owner)}, since somebody removed {LOCK}"
-    else:
-        reason = f"lost its {LOCK}, which keeps other processes off"
     raise InputError(
         f"workdir {workdir}: it {reason}; this process stops and writes nothing more; the same "
         "command goes on from what was saved"
@@ -151,17 +217,28 @@ def require_held(workdir: Path) -> None:
 
 @contextmanager
 def writing(workdir: Path) -> Iterator[None]:
-    """Checks that the directory is ours before something is written, and again if that fails.
+    """Checks that the directory is ours before something is written, and again afterwards.
 
     Raises:
-        InputError: as `require_held`.
+        InputError: as `require_held`, or it lost the record of how it was made.
     """
     require_held(workdir)
+    _require_recorded(workdir)
     try:
         yield
     except (InputError, OSError):
         require_held(workdir)
         raise
+    _require_recorded(workdir)
+
+
+def _require_recorded(workdir: Path) -> None:
+    """Refuses to go on without the record: no later command would take the directory."""
+    if cluster.is_first() and not (workdir / RECORD).exists():
+        raise InputError(
+            f"workdir {workdir}: it lost its {RECORD}, which tells how it was made; this process "
+            f"stops and writes nothing more; put {RECORD} back, or choose another --workdir"
+        )
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -178,6 +255,18 @@ def read_json(path: Path) -> dict[str, Any]:
     return document
 
 
+def text_of(path: Path, document: Mapping[str, Any]) -> str:
+    """Makes the text of a JSON file of ours.
+
+    Raises:
+        InputError: with the path; a number is not finite, or something is no plain value.
+    """
+    try:
+        return files.json_text(document, indent=1, sort_keys=True) + "\n"
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
 def read_parts(path: Path) -> dict[str, dict[str, Any]]:
     """Reads a JSON object of objects that we wrote, one for each phase; {} if there is no file.
 
@@ -192,8 +281,12 @@ def read_parts(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
-    """Writes a JSON object in the place of what was there."""
-    files.write_text(path, files.json_text(document, indent=1, sort_keys=True) + "\n")
+    """Writes a JSON object in the place of what was there.
+
+    Raises:
+        InputError: as `text_of`.
+    """
+    files.write_text(path, text_of(path, document))
 
 
 def update_json(path: Path, **entries: Any) -> None:
@@ -238,22 +331,31 @@ def read_curve(path: Path) -> list[dict[str, Any]]:
     """Reads the points of a curve; a last line that a killed process left unfinished is dropped.
 
     Raises:
-        InputError: another line is no point.
+        InputError: the file cannot be read, or another line is no point.
     """
     points: list[dict[str, Any]] = []
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    lines = files.read_text(path).splitlines() if path.exists() else []
     for number, line in enumerate(lines, start=1):
-        try:
-            point = json.loads(line)
-        except (ValueError, RecursionError):
-            point = None
-        if isinstance(point, dict) and all(is_number(point.get(key)) for key in ("step", "share")):
+        point = _point(line)
+        if point is not None:
             points.append(point)
         elif number < len(lines):
             raise InputError(f"{path}, line {number}: expected a point with 'step' and 'share'")
     return points
 
 
+def _point(line: str) -> dict[str, Any] | None:
+    try:
+        point = json.loads(line)
+        files.json_text(point)  # of finite numbers alone
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(point, dict):
+        return None
+    return point if is_number(point.get("step")) and is_number(point.get("share")) else None
+
+
 def is_number(value: Any) -> bool:
-    """Says whether a value of JSON is a number."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Says whether a value of JSON is a finite number."""
+    is_one = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_one and abs(value) <= sys.float_info.max

@@ -90,6 +90,33 @@ def test_no_path_is_too_strange(tmp_path):
             files.read_json(path)
 
 
+def pipe(path):
+    os.mkfifo(path)
+
+
+def device(path):
+    path.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize(("make", "kind"), [(pipe, "a pipe"), (device, "a device")])
+def test_what_may_never_end_is_not_opened(tmp_path, make, kind):
+    path = tmp_path / "a.json"
+    make(path)
+    assert files.kind_of(path) == kind
+    with pytest.raises(InputError, match=rf"^{path}: expected a JSON file, got {kind}$"):
+        files.read_json(path)
+
+
+def test_a_text_that_is_too_long(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    path.write_text("[1]")
+    monkeypatch.setattr(files, "MOST_BYTES", 3)
+    assert files.read_json(path) == [1]
+    monkeypatch.setattr(files, "MOST_BYTES", 2)
+    with pytest.raises(InputError, match="a JSON file of at most 2 bytes, got more"):
+        files.read_json(path)
+
+
 def test_json_with_a_byte_order_mark(tmp_path):
     (tmp_path / "a.json").write_text('{"ä": [1, 2]}', encoding="utf-8-sig")
     assert files.read_json(tmp_path / "a.json") == {"ä": [1, 2]}

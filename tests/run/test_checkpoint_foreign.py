@@ -8,7 +8,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from domino_jax.run import checkpoint, checks
+from domino_jax.run import checkpoint, checks, provenance
 
 PARAMS = {"conv": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3)}, "fc": [jnp.ones(2)]}
 STATS = {"mean": np.full(2, 3, np.float32)}
@@ -97,6 +97,15 @@ def test_a_checkpoint_of_orbax_is_a_start(tmp_path: Path, write: Any) -> None:
     np.testing.assert_array_equal(restored["params"]["conv"]["kernel"], PARAMS["conv"]["kernel"])
     np.testing.assert_array_equal(restored["params"]["fc"][0], [1, 1])
     np.testing.assert_array_equal(restored["stats"]["mean"], [3, 3])
+
+
+@pytest.mark.parametrize("write", [standard, managed])
+def test_another_start_of_the_same_name_is_another(tmp_path: Path, write: Any) -> None:
+    found = [
+        provenance._content("init", str(write(tmp_path / name / "a", tree)))
+        for name, tree in (("one", STATE), ("other", STATE | {"step": 8}))
+    ]
+    assert found[0] != found[1]
 
 
 VALUES = {"conv": {"kernel": {"value": PARAMS["conv"]["kernel"]}}, "fc": [{"value": jnp.ones(2)}]}

@@ -1,6 +1,7 @@
 """What cannot be saved or restored: other templates, foreign folders, damaged files."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -102,12 +103,9 @@ def test_no_such_step(tmp_path: Path) -> None:
 def test_foreign_folders(tmp_path: Path) -> None:
     (tmp_path / "7").mkdir()
     (tmp_path / "7" / "notes.txt").write_text("hello")
-    for call in (checkpoint.restore, checkpoint.restore_parts):
-        with pytest.raises(
-            ValueError, match=r"7: not a checkpoint of this program, .*No such file"
-        ):
-            call(tmp_path, {"a": 1})
-    for path in (tmp_path / "none", tmp_path / "7", tmp_path / "7" / "notes.txt"):
+    with pytest.raises(InputError, match="there is no checkpoint in this folder"):
+        checkpoint.restore(tmp_path, {"a": 1})
+    for path in (tmp_path, tmp_path / "none", tmp_path / "7", tmp_path / "7" / "notes.txt"):
         with pytest.raises(ValueError, match=f"{path.name}: not a checkpoint of this program"):
             checkpoint.restore_parts(path, {"a": 1})
 
@@ -153,6 +151,56 @@ def test_damaged_files(
         assert str(copy / file.relative_to(step)) in str(caught.value)
         assert "\n" not in str(caught.value)
     assert capfd.readouterr().err == ""
+
+
+def test_a_step_of_ours_is_never_read_without_its_manifest(tmp_path: Path) -> None:
+    """Orbax alone would read it, and notices no flipped bit."""
+    tree = {"params": {"conv": np.ones(5), "fc": {"kernel": np.ones(2)}}, "step": 3}
+    wanted = {"params": tree["params"]}
+    checkpoint.save(tmp_path, 30, tree)
+    (tmp_path / "30" / "leaves.json").unlink()
+    for call in (checkpoint.restore_parts, checkpoint.require_fits):
+        for path in (tmp_path, tmp_path / "30"):
+            with pytest.raises(InputError, match="30: not a checkpoint of this program, or a dama"):
+                call(path, wanted)
+
+
+def test_a_folder_of_a_number_is_no_step(tmp_path: Path) -> None:
+    tree = {"params": {"conv": np.ones(500)}}
+    checkpoint.save(tmp_path, 30, tree)
+    (tmp_path / "99").mkdir()
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "image.png").write_text("somebody's own")
+    assert checkpoint.steps(tmp_path) == [30]
+    assert checkpoint.restore_parts(tmp_path, tree)["params"]["conv"].sum() == 500
+    checkpoint.save(tmp_path, 31, tree, keep=1)
+    assert checkpoint.steps(tmp_path) == [31]
+    assert (tmp_path / "1" / "image.png").exists()
+    flip(max((tmp_path / "31" / "d").iterdir(), key=lambda path: path.stat().st_size))
+    with pytest.raises(InputError, match=r"31/d/.*: damaged checkpoint: saved and found are"):
+        checkpoint.restore_parts(tmp_path, tree)
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, Path.touch, lambda path: path.symlink_to("nothing")])
+def test_what_is_no_step_is_not_replaced(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "3")
+    for act in (lambda: checkpoint.save(tmp_path, 3, SMALL), lambda: checkpoint.tidy(tmp_path)):
+        with pytest.raises(InputError, match=r"/3: expected a place for a checkpoint; move away"):
+            act()
+    (tmp_path / "3").rename(tmp_path / "mine")
+    checkpoint.tidy(tmp_path)
+    assert checkpoint.restore(tmp_path, SMALL)["b"] == 1
+
+
+def test_a_pipe_in_the_place_of_a_file(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, 3, SMALL)
+    path = tmp_path / "3" / "manifest.ocdbt"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(
+        InputError, match=f"{path}: damaged checkpoint: expected a file, got a pipe"
+    ):
+        checkpoint.restore(tmp_path, SMALL)
 
 
 def test_a_manifest_of_other_leaves(tmp_path: Path) -> None:

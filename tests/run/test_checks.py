@@ -1,4 +1,6 @@
-"""The labels and the batches that a run takes."""
+"""The work directory, the labels and the batches that a run takes."""
+
+import os
 
 import numpy as np
 import pytest
@@ -6,7 +8,8 @@ import scripts
 
 from domino_jax.core.errors import InputError
 from domino_jax.data.arrays import from_arrays
-from domino_jax.run.checks import require_batches, require_labels
+from domino_jax.run import checkpoint
+from domino_jax.run.checks import require_batches, require_labels, require_usable
 
 SOFTMAX = "softmax_cross_entropy"
 X, Y = np.zeros((3, 2), np.float32), np.arange(3)
@@ -70,3 +73,46 @@ def test_a_batch_that_lacks_a_part(missing):
     batch = {key: value for key, value in _batch(0, 1, 2).items() if key != missing}
     with pytest.raises(InputError, match=f"training batch 0 of the data has no '{missing}', only"):
         require_labels(batch, data, "training batch 0", SOFTMAX)
+
+
+@pytest.mark.parametrize("name", ["dense", "search", "train", "train/sparse"])
+@pytest.mark.parametrize("target", ["nothing", ""])
+def test_a_folder_that_is_a_link_to_nothing_or_to_itself(tmp_path, name, target):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    require_usable(tmp_path)
+    (tmp_path / name).symlink_to(target or tmp_path / name)
+    with pytest.raises(InputError, match=rf"{tmp_path / name}: .* \(it is a link to nothing\)$"):
+        require_usable(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["results.json", "scheme.json", "search/votes.jsonl"])
+def test_a_pipe_is_no_file(tmp_path, name):
+    (tmp_path / "search").mkdir()
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(InputError, match=rf"^{tmp_path / name}: expected a file, got a pipe"):
+        require_usable(tmp_path)
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
+def test_results_that_cannot_be_written_again_are_told_at_the_start(tmp_path, number):
+    path = tmp_path / "results.json"
+    path.write_text(f'{{"search": {{"x": [{number}]}}}}')
+    with pytest.raises(InputError, match=rf"^{path}: not JSON, which has finite numbers"):
+        require_usable(tmp_path)
+
+
+def test_a_curve_that_breaks_the_end_of_a_search_is_told_at_the_start(tmp_path):
+    (tmp_path / "search").mkdir()
+    (tmp_path / "search" / "votes.jsonl").write_text('{"step": 1, "share": NaN}\n{}\n')
+    with pytest.raises(InputError, match=r"votes\.jsonl, line 1: expected a point"):
+        require_usable(tmp_path)
+
+
+@pytest.mark.parametrize("folder", ["dense", "train/sparse"])
+def test_a_step_without_its_manifest_is_told_at_the_start(tmp_path, folder):
+    checkpoint.save(tmp_path / folder, 30, {"a": 1})
+    (tmp_path / folder / "99").mkdir()  # somebody's own
+    require_usable(tmp_path)
+    (tmp_path / folder / "30" / "leaves.json").unlink()
+    with pytest.raises(InputError, match=rf"{folder}/30: .*damaged one \(it has no leaves\.json"):
+        require_usable(tmp_path)

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import json
+import math
 import os
 import shutil
 
@@ -78,6 +79,12 @@ def taken_by_another(folder):
     (folder / workdir.LOCK).write_text("77 abc")
 
 
+def unreadable(folder):
+    """Not by its mode, which does not count for the root user."""
+    (folder / workdir.LOCK).unlink()
+    (folder / workdir.LOCK).symlink_to(workdir.LOCK)
+
+
 def replaced(folder):
     moved(folder)
     folder.mkdir()
@@ -89,6 +96,7 @@ def replaced(folder):
         (moved, "was moved or removed"),
         (shutil.rmtree, "was moved or removed"),
         (replaced, "lost its .lock"),
+        (unreadable, "has a .lock that cannot be read \\("),
         (lambda folder: (folder / workdir.LOCK).unlink(), "lost its .lock"),
         (taken_by_another, "was taken by process 77"),
     ],
@@ -96,6 +104,7 @@ def replaced(folder):
 def test_who_has_lost_the_lock_writes_nothing(tmp_path, happens, words):
     folder = tmp_path / "run"
     with workdir.taken(folder):
+        (folder / workdir.RECORD).write_text("{}")
         workdir.require_held(folder)
         happens(folder)
         before = sorted(tmp_path.rglob("*"))
@@ -109,11 +118,87 @@ def test_who_has_lost_the_lock_writes_nothing(tmp_path, happens, words):
 def test_what_fails_while_the_directory_goes_is_told_by_that(tmp_path):
     folder = tmp_path / "run"
     with workdir.taken(folder):
+        (folder / workdir.RECORD).write_text("{}")
         with pytest.raises(OSError, match="of another kind"), workdir.writing(folder):
             raise OSError("of another kind")
         with pytest.raises(InputError, match="was moved or removed"), workdir.writing(folder):
             moved(folder)
             (folder / "file").write_text("")
+
+
+def test_who_has_lost_the_record_says_so(tmp_path):
+    """Also where it goes during the last write: the run must not end well."""
+    record = tmp_path / workdir.RECORD
+    said = f"^workdir {tmp_path}: it lost its config.json"
+    with workdir.taken(tmp_path):
+        record.write_text("{}")
+        with workdir.writing(tmp_path):
+            pass
+        with pytest.raises(InputError, match=said), workdir.writing(tmp_path):
+            record.unlink()
+        with pytest.raises(InputError, match=said), workdir.writing(tmp_path):
+            (tmp_path / "file").write_text("")
+    assert not (tmp_path / "file").exists()
+
+
+def link(path):
+    path.with_name("target").write_text("precious")
+    path.symlink_to("target")
+
+
+def device(path):
+    path.symlink_to("/dev/null")
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (link, "link"),
+        (device, "link"),
+        (os.mkfifo, "pipe"),
+        (os.mkdir, "folder"),
+    ],
+)
+def test_what_is_no_lock_is_refused_and_left_alone(tmp_path, make, kind):
+    make(tmp_path / workdir.LOCK)
+    with (
+        pytest.raises(
+            InputError, match=rf"{tmp_path}: cannot be locked \(its \.lock is a {kind}; remove it\)"
+        ),
+        workdir.locked(tmp_path),
+    ):
+        pass
+    assert [path.read_text() for path in tmp_path.glob("target")] in ([], ["precious"])
+
+
+def test_a_lock_of_other_bytes_is_taken(tmp_path):
+    (tmp_path / workdir.LOCK).write_bytes(b"\xff\xfe" * 500)
+    with workdir.taken(tmp_path):
+        workdir.require_held(tmp_path)
+
+
+@pytest.mark.parametrize("target", ["nothing", "run"])
+def test_a_link_to_nothing_is_no_directory(tmp_path, target):
+    folder = tmp_path / "run"
+    folder.symlink_to(target)
+    with pytest.raises(InputError, match=rf"^workdir {folder}: .* \(it is a link to nothing\)$"):
+        workdir.prepare(folder)
+
+
+@pytest.mark.parametrize("below", ["dense", "train/sparse/a/b", "link/b"])
+def test_a_directory_among_the_checkpoints_of_a_run_is_refused(tmp_path, below):
+    (tmp_path / "search").mkdir()
+    (tmp_path / "link").symlink_to("search")
+    with workdir.taken(tmp_path / below):  # no run yet
+        pass
+    workdir.write_json(tmp_path / workdir.RECORD, {"program": workdir.PROGRAM})
+    with (
+        pytest.raises(InputError, match=rf"^workdir .*: expected a folder outside {tmp_path}/"),
+        workdir.taken(tmp_path / below),
+    ):
+        pass
+    assert not (tmp_path / below).exists()
+    workdir.require_outside_runs(tmp_path / "other" / "dense", "out")
 
 
 def test_json_entries_are_merged(tmp_path):
@@ -136,6 +221,18 @@ def test_broken_json_is_refused(tmp_path, text):
     assert path.read_text() == text
 
 
+def test_a_number_that_is_not_finite_is_told_with_its_file(tmp_path):
+    path = tmp_path / "results.json"
+    with pytest.raises(InputError, match=rf"^{path}: not JSON, which has finite numbers"):
+        workdir.write_json(path, {"x": math.nan})
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 10**400, True, "1", None])
+def test_what_is_no_number(value):
+    assert not workdir.is_number(value)
+
+
 def test_parts_that_are_no_objects_are_refused(tmp_path):
     path = tmp_path / "timing.json"
     path.write_text('{"dense": {"steps": 3}, "train": 3}')
@@ -145,7 +242,14 @@ def test_parts_that_are_no_objects_are_refused(tmp_path):
     assert workdir.read_parts(path) == {"dense": {"steps": 3}}
 
 
-@pytest.mark.parametrize("line", ["3", "[]", "{}", '{"step": "a", "share": 1}', "{", "[" * 100_000])
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("3", "[]", "{}", '{"step": "a", "share": 1}', "{", "[" * 100_000),
+        *('{"step": 1, "share": NaN}', '{"step": 1e999, "share": 1}'),
+        '{"step": 1, "share": 1, "x": NaN}',
+    ],
+)
 def test_a_line_that_is_no_point_is_refused_unless_it_is_the_last(tmp_path, line):
     path = tmp_path / workdir.CURVE
     first, last = (json.dumps(point) for point in points(10, 20))
@@ -153,6 +257,17 @@ def test_a_line_that_is_no_point_is_refused_unless_it_is_the_last(tmp_path, line
     assert workdir.read_curve(path) == points(10)
     path.write_text(f"{first}\n{line}\n{last}\n")
     with pytest.raises(ValueError, match=rf"^{path}, line 2: expected a point with 'step'"):
+        workdir.read_curve(path)
+
+
+def test_a_curve_that_is_no_text_is_named(tmp_path):
+    path = tmp_path / workdir.CURVE
+    path.write_bytes(b"\xff\n")
+    with pytest.raises(InputError, match=rf"^{path}: expected a text file of UTF-8 text$"):
+        workdir.read_curve(path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(InputError, match=rf"^{path}: expected a text file, got a pipe$"):
         workdir.read_curve(path)
 
 
