@@ -26,6 +26,7 @@ from ml_collections import ConfigDict
 from domino_jax import data, models
 from domino_jax.core import scheme
 from domino_jax.core.errors import TRACEBACK, InputError, escaped, fault, printable
+from domino_jax.core.factories import told
 from domino_jax.core.finite import require_finite
 from domino_jax.core.kernels import n_by_path
 from domino_jax.core.layers import LayerSpec
@@ -34,8 +35,9 @@ from domino_jax.core.scheme import Scheme
 from domino_jax.deploy import sparse24
 from domino_jax.pytorch import hugging_face_writer, writer
 from domino_jax.pytorch.document import Network
-from domino_jax.run import checkpoint, experiment, settings
+from domino_jax.run import checkpoint, experiment, output, settings
 from domino_jax.run.provenance import DATA, read_record
+from domino_jax.run.workdir import require_outside_runs
 from domino_jax.trace.kernels import find_kernels
 
 FORMATS = ("folder", "onnx", "hf")
@@ -179,17 +181,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # what is half written goes
     try:
         _require_flags(flags, rest)
-        _run(flags)
+        with output.arriving():
+            _run(flags)
     except KeyboardInterrupt:
         print("stopped: no folder was made", file=sys.stderr)
         return 130
-    except Exception as error:  # of any type
-        if os.environ.get(TRACEBACK):
-            traceback.print_exc()
-        ours = isinstance(error, InputError | OSError)
-        print(printable(str(error) if ours else fault(error)), file=sys.stderr)
-        return 1
+    except output.OutputLost as error:
+        made = f"{flags.out} was made whole" if Path(flags.out).is_dir() else "no folder was made"
+        return _fail(f"{error}; {made}")
+    except (InputError, OSError) as error:
+        return _fail(str(error))
+    except BaseException as error:  # of any type
+        return _fail(fault(error))
     return 0
+
+
+def _fail(message: str) -> int:
+    if os.environ.get(TRACEBACK):
+        traceback.print_exc()
+    print(printable(message), file=sys.stderr)
+    return 1
 
 
 def _require_flags(flags: argparse.Namespace, rest: Sequence[str]) -> None:
@@ -210,6 +221,7 @@ def _run(flags: argparse.Namespace) -> None:
     logging.set_verbosity(logging.WARNING)  # Orbax reports what it reads at INFO
     out = Path(flags.out)
     writer.require_free(out)
+    require_outside_runs(out, "out")
     said: list[str] = []
     network = network_of(Path(flags.workdir), data_dir=flags.data_dir, say=said.append)
     if flags.format == "hf":
@@ -231,11 +243,12 @@ def _function(name: str) -> Callable[[str], str]:
     module, _, attribute = name.partition(":")
     try:
         names = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # whatever a user's module does when imported
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever a user's module does when imported
         raise InputError(
-            f"--names: expected 'package.module:function', got {name!r} "
-            f"({type(error).__name__}: {error})"
-        ) from None
+            f"--names: expected 'package.module:function', got {name!r} ({told(error, name)})"
+        ) from error
     if not callable(names):
         raise InputError(f"--names {name!r}: is no function")
     return names

@@ -33,6 +33,8 @@ from domino_jax.core.scheme import Scheme
 from domino_jax.trace.taps import Statistics, Taps, tap
 from domino_jax.trace.turns import change_in_turn
 
+_PIECES = 100  # of the progress that is shown of two passes
+
 
 def kronecker_table(
     layers: Iterable[LayerSpec],
@@ -84,7 +86,7 @@ def kronecker_table_by_layer(
     batches: Sequence[Any],
     *,
     scores: Scores = {},  # noqa: B006 (read only)
-    report: Callable[[int], None] = lambda done: None,
+    report: Callable[[float], None] = lambda share: None,
 ) -> LossTable:
     """Makes the same table with one H in memory, for a second pass forward over the batches.
 
@@ -96,15 +98,15 @@ def kronecker_table_by_layer(
         loss: as above.
         batches: as above.
         scores: as above.
-        report: called with the number of batches and layers done.
+        report: called with the share that is done, 0 to 1: each pass counts as half.
     """
     layers = tuple(layers)
     names, done = [layer.name for layer in grouped(layers)], itertools.count(1)
 
     def told() -> Iterator[Any]:
-        for batch in batches:
+        for number, batch in enumerate(batches, start=1):
             yield batch
-            report(next(done))
+            report(number / len(batches) / 2)
 
     without_h = tap(loss, params, told(), layers, products=False, only=names)
     weights = kernel_weights(params, layers)
@@ -118,7 +120,7 @@ def kronecker_table_by_layer(
         if not isinstance(own, str):
             own = without_h.statistics[layer.name]._replace(products=own.products)
         rows[layer.name] = _row(layer, w, scores.get(layer.path), own)
-        report(next(done))
+        report(0.5 + next(done) / len(tapped) / 2)
 
     tapped = [layer for layer in grouped(layers) if layer.name not in rows]
     change_in_turn(loss, params, batches, tapped, turn)
@@ -140,13 +142,12 @@ def allocate(problem: Problem) -> Scheme:
             loss,
             batches,
             scores=scores,
-            report=lambda done: show(done, ""),
+            report=lambda share: show(round(_PIECES * share), "% of two passes"),
         )
 
     if not problem.options["low_memory"]:
         return curvature_scheme(problem, "kronecker", at_once)
-    pieces = problem.options["calibration_batches"] + len(grouped(problem.layers))
-    return curvature_scheme(problem, "kronecker", by_layer, pieces=pieces)
+    return curvature_scheme(problem, "kronecker", by_layer, pieces=_PIECES)
 
 
 def _row(

@@ -12,7 +12,7 @@ from typing import Any
 from domino_jax.core.costs import Budget, Cost, as_fraction, count_macs, count_weights
 from domino_jax.core.erk import erk
 from domino_jax.core.errors import InputError
-from domino_jax.core.factories import find_factory
+from domino_jax.core.factories import explained, find_factory
 from domino_jax.core.layers import LayerSpec, counted, grouped
 
 PaceRule = Callable[[Mapping[str, int]], Mapping[str, float]]
@@ -94,7 +94,8 @@ def pace_rule(
         erk_weight: beta_2; None: the rest to 1 of the paper's beta_1.
 
     Raises:
-        InputError: the name is unknown, or its maker returns no function.
+        InputError: the name is unknown, or its maker returns no function; whatever one of your own
+            raises, or the rule that it makes.
     """
     paper = (0.5, 0.5) if budget.cost is count_weights else (0.8, 0.2)
     rule = find_factory(name, PACES, what="pace")(
@@ -109,7 +110,7 @@ def pace_rule(
             f"pace {name!r}: expected a function {{layer: n}} -> {{layer: factor}}, got a "
             f"{type(rule).__name__}"
         )
-    return rule
+    return explained(rule, name, what="pace") if ":" in name else rule
 
 
 def _wanted_sparsity(layers: list[LayerSpec], sparsity: float) -> dict[str, float]:

@@ -11,7 +11,7 @@ from domino_jax.allocate.problem import Allocator, Problem
 from domino_jax.allocate.search import Search
 from domino_jax.core.costs import shown, total_cost
 from domino_jax.core.errors import InputError
-from domino_jax.core.factories import find_factory
+from domino_jax.core.factories import explained, find_factory
 from domino_jax.core.kernels import n_by_path
 from domino_jax.core.scheme import Scheme
 
@@ -42,15 +42,16 @@ def allocate(name: str, problem: Problem) -> Scheme | Search:
     """Returns the scheme that an allocator gives a problem, or its search.
 
     Raises:
-        InputError: as `allocator`; what the allocator refuses; or what it returns is neither a
-            search nor a scheme of these layers.
+        InputError: as `allocator`; what the allocator refuses; whatever one of your own raises, or
+            the search that it returns; or what it returns is neither a search nor a scheme of these
+            layers.
     """
     find = allocator(name)
     if problem.beside:
         require_together(problem.layers, problem.budgets)
     answer = find(problem)
     if isinstance(answer, Search):
-        return answer
+        return _explained(name, answer) if ":" in name else answer
     if not isinstance(answer, Mapping):
         raise InputError(
             f"allocator {name!r}: expected a scheme {{layer: NM}} or a Search, got a "
@@ -68,3 +69,8 @@ def allocate(name: str, problem: Problem) -> Scheme | Search:
                 f"at most: its scheme costs {shown(spent)}, and {shown(budget.allowed)} are allowed"
             )
     return answer
+
+
+def _explained(name: str, search: Search) -> Search:
+    init, update = (explained(each, name, what="allocator") for each in search[:2])
+    return search._replace(init=init, update=update)

@@ -1,14 +1,16 @@
 """Functions by name, those we know and 'package.module:factory'; and what such code raises."""
 
+import functools
 import importlib
 import inspect
-import traceback
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from domino_jax.core.errors import TRACEBACK, InputError
+from domino_jax.core.errors import TRACEBACK, InputError, place, said
 from domino_jax.core.paths import require_known
+
+_OURS = __name__.partition(".")[0]
 
 
 def call_factory(
@@ -28,17 +30,7 @@ def call_factory(
             arguments, whatever it raises, or a result of another type.
     """
     factory = find_factory(name, known, what=what)
-    signature = inspect.signature(factory)
-    try:
-        signature.bind(**arguments)
-    except TypeError as error:
-        raise InputError(f"{what} {name!r}: {error}; it takes {signature}") from None
-    try:
-        product = factory(**arguments)
-    except InputError:
-        raise
-    except Exception as error:  # whatever a user's factory does
-        raise InputError(f"{what} {name!r}: {told(error, name)}") from error
+    product = explained(factory, name, what=what)(**arguments)
     if not isinstance(product, result):
         raise InputError(
             f"{what} {name!r}: expected a {result.__module__}.{result.__name__} of the factory, "
@@ -48,7 +40,7 @@ def call_factory(
 
 
 def find_factory(name: str, known: Mapping[str, str], *, what: str) -> Callable[..., Any]:
-    """Finds the factory of a name; nothing is made.
+    """Finds the factory of a name; nothing is made. A user's own is `explained`.
 
     Args:
         name: as in `call_factory`.
@@ -63,7 +55,47 @@ def find_factory(name: str, known: Mapping[str, str], *, what: str) -> Callable[
             require_known([name], list(known), what=what)
         except ValueError as error:
             raise InputError(f"{error}; one of your own is 'package.module:factory'") from None
-    return _load(known.get(name, name), what)
+        return _load(known.get(name, name), what)
+    return explained(_load(name, what), name, what=what)
+
+
+def explained(function: Callable[..., Any], name: str, *, what: str) -> Callable[..., Any]:
+    """Returns a function that raises an InputError where `function` fails, or is wrongly called.
+
+    Args:
+        function: to be called.
+        name: of the factory that it is, or that made it.
+        what: as in `call_factory`.
+    """
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **options: Any) -> Any:
+        with named(f"{what} {name!r}", name):
+            _require_takes(function, f"{what} {name!r}", arguments, options)
+            return function(*arguments, **options)
+
+    return call
+
+
+@contextmanager
+def named(subject: str, name: str) -> Iterator[None]:
+    """Makes one InputError of whatever called code raises, `sys.exit` too: what, file and line.
+
+    What our own code raises on purpose while it is called (a refusal, the end of a run that was
+    asked to stop) stays as it is, and so does Ctrl-C.
+
+    Args:
+        subject: what is called, as the line begins.
+        name: as in `told`.
+    """
+    try:
+        yield
+    except (InputError, KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:
+        if type(error).__module__.partition(".")[0] == _OURS:
+            raise
+        raise InputError(f"{subject}: {told(error, name)}") from error
 
 
 def told(error: BaseException, name: str) -> str:
@@ -73,25 +105,23 @@ def told(error: BaseException, name: str) -> str:
         error: what was raised.
         name: of the factory that was called, or of the one that made the called function.
     """
-    text = next(iter(str(error).splitlines()), "").rstrip(".")
-    said = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return f"{said}{_place(error, name)}; {TRACEBACK}=1 shows more"
-
-
-def _place(error: BaseException, name: str) -> str:
-    """Returns the last line in the package of the user's factory; '' of a network of ours."""
     package = name.partition(":")[0].partition(".")[0]
-    lines = [
-        (frame.f_code.co_filename, number)
-        for frame, number in traceback.walk_tb(error.__traceback__)
-        if ":" in name and str(frame.f_globals.get("__name__")).partition(".")[0] == package
-    ]
-    return f" ({_shown(lines[-1][0])}, line {lines[-1][1]})" if lines else ""
+    where = place(error, lambda module: ":" in name and module.partition(".")[0] == package)
+    return f"{said(error)}{where}; {TRACEBACK}=1 shows more"
 
 
-def _shown(filename: str) -> Path:
-    path, here = Path(filename), Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
+def _require_takes(
+    function: Callable[..., Any], subject: str, arguments: tuple[Any, ...], options: dict[str, Any]
+) -> None:
+    """Refuses arguments that a function does not take, as far as it says what it takes."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # some that are written in C do not say it
+        return
+    try:
+        signature.bind(*arguments, **options)
+    except TypeError as error:
+        raise InputError(f"{subject}: {error}; it takes {signature}") from None
 
 
 def _load(target: str, what: str) -> Callable[..., Any]:
@@ -100,15 +130,18 @@ def _load(target: str, what: str) -> Callable[..., Any]:
         raise InputError(
             f"{what}: expected a known name or 'package.module:factory', got {target!r}"
         )
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # whatever a user's module does when imported
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        if isinstance(error, ModuleNotFoundError) and module_name.startswith(error.name or " "):
-            reason += "; is its folder in PYTHONPATH?"
-        raise InputError(f"{what} {target!r}: cannot import {module_name}: {reason}") from error
-    if not callable(getattr(module, attribute, None)):  # a module may make it when it is asked
+    with named(f"{what} {target!r}: cannot import {module_name}", target):
+        try:
+            module = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            if not module_name.startswith(error.name or " "):
+                raise
+            raise InputError(
+                f"{what} {target!r}: cannot import {module_name}: {said(error)}; is its folder in "
+                "PYTHONPATH?"
+            ) from error
+        factory: Any = getattr(module, attribute, None)  # a module may make it when it is asked
+    if not callable(factory):
         functions = [key for key, value in vars(module).items() if callable(value)]
         require_known([attribute], functions, what=f"factory of {module_name}")
-    factory: Callable[..., Any] = getattr(module, attribute)
     return factory

@@ -1,12 +1,10 @@
 """What a user's own data set raises while it is read: one line with its name, file and line."""
 
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from domino_jax.core.errors import InputError
-from domino_jax.core.factories import told
+from domino_jax.core.factories import named
 from domino_jax.data.pipeline import Batch, Batches, Finished
 
 
@@ -16,7 +14,7 @@ def train(name: str, function: Callable[..., Batches], *arguments: Any, **option
     Raises:
         InputError: whatever it raises.
     """
-    with _named(name):
+    with named(f"data set {name!r}", name):
         batches = function(*arguments, **options)
     if isinstance(batches, Finished):  # which `stream` asks for
         return replace(batches, raw=_Own(batches.raw, name))
@@ -31,7 +29,7 @@ def evaluate(
     Raises:
         InputError: whatever it raises.
     """
-    with _named(name):
+    with named(f"data set {name!r}", name):
         yield from function(*arguments, **options)
 
 
@@ -43,20 +41,10 @@ class _Own:
     name: str
 
     def __len__(self) -> int:
-        with _named(self.name):
+        with named(f"data set {self.name!r}", self.name):
             return len(self.batches)
 
     def __getitem__(self, step: int) -> Batch:
-        with _named(self.name):
+        with named(f"data set {self.name!r}", self.name):
             batch: Batch = self.batches[step]
         return batch
-
-
-@contextmanager
-def _named(name: str) -> Iterator[None]:
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:  # whatever a user's data set does
-        raise InputError(f"data set {name!r}: {told(error, name)}") from error

@@ -195,7 +195,9 @@ def _made(name: str) -> nn.Module:
     module, _, function = name.partition(":")
     try:
         model = getattr(import_module(module), function)()
-    except Exception as error:  # whatever a user's module does
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever a user's module does, sys.exit too
         cause = (str(error).splitlines() or [""])[0]
         raise ValueError(
             f"--model={name}: {type(error).__name__}: {cause}; --model=module:function makes "

@@ -170,9 +170,9 @@ def _explained(name: str, apply: Callable[..., tuple[Any, Any]]) -> Callable[...
     def explained(params: Any, stats: Any, inputs: Any, **options: Any) -> tuple[Any, Any]:
         try:
             return apply(params, stats, inputs, **options)
-        except InputError:
+        except (InputError, KeyboardInterrupt):
             raise
-        except Exception as error:  # whatever a user's function does
+        except BaseException as error:  # whatever a user's function does, sys.exit too
             shapes = ", ".join(
                 f"{path} {getattr(leaf, 'dtype', type(leaf).__name__)}{list(np.shape(leaf))}"
                 for path, leaf in leaves_by_path(inputs).items()

@@ -91,7 +91,9 @@ def tensors(
 def _name_of(path: str, names: Names) -> str:
     try:
         name = names(path)
-    except Exception as error:  # whatever a user's function does
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever a user's function does, sys.exit too
         raise InputError(
             f"{path}: expected a name for PyTorch, got {type(error).__name__}: "
             f"{(str(error).splitlines() or [''])[0]}"

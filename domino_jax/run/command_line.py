@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 
 from domino_jax.core.errors import TRACEBACK, InputError, fault, printable
-from domino_jax.run import cluster, memory, signals
+from domino_jax.run import cluster, memory, output, signals
 
 WRONG_INPUT = 1
 STOPPED = 75  # EX_TEMPFAIL: start the same command again
@@ -66,7 +66,12 @@ def main(
         if any(_HELP.fullmatch(word) for word in argv[1:]):
             from domino_jax.run.settings_page import help_text  # noqa: PLC0415 (only for --help)
 
-            print(help_text(sys.modules["__main__"].__doc__ or "", _flag_texts(more)), end="")
+            try:
+                with output.arriving():
+                    text = help_text(sys.modules["__main__"].__doc__ or "", _flag_texts(more))
+                    print(text, end="")
+            except output.OutputLost as error:
+                _fail(str(error))
             sys.exit(0)
         try:
             config.append(read_config(argv))
@@ -78,7 +83,7 @@ def main(
         del argv
         file = (CONFIG.value or "").partition(":")[0]
         folder = Path(WORKDIR.value or f"{parent}/{Path(file).stem}")
-        sys.exit(_guarded(lambda: _work(work, config[0], folder, stops)))
+        sys.exit(_guarded(lambda: _work(work, config[0], folder, stops), folder))
 
     app.run(run, flags_parser=parse)
 
@@ -141,14 +146,14 @@ def _flag_texts(more: Sequence[flags.FlagHolder]) -> dict[str, str]:
 
 def _work(work: Work, config: Any, folder: Path, stops: list[int]) -> None:
     from domino_jax.run import settings, workdir  # noqa: PLC0415
-    from domino_jax.train import mesh  # noqa: PLC0415
+    from domino_jax.train import loop, mesh  # noqa: PLC0415
 
     settings.check(config)
     if config.dry_run:
         from domino_jax.run import rehearsal  # noqa: PLC0415
 
         if stops:
-            sys.exit(STOPPED)
+            raise loop.Stopped("stopped before the first step")
         signals.end_at_once()
         mesh.require_devices()
         rehearsal.rehearse(config)
@@ -165,20 +170,26 @@ def _work(work: Work, config: Any, folder: Path, stops: list[int]) -> None:
             work(config, folder, cluster.agreed(lambda: bool(stops)), ANEW.value)
 
 
-def _guarded(work: Callable[[], None]) -> int:
+def _guarded(work: Callable[[], None], folder: Path) -> int:
+    """Returns the exit code of a work, or exits after one line: nothing that it runs ends it."""
     from domino_jax.train.loop import Stopped  # noqa: PLC0415 (JAX is not needed for --help)
 
     logging.set_verbosity(logging.WARNING)  # Orbax reports every save at INFO
     try:
-        work()
+        with output.arriving():
+            work()
     except Stopped as stopped:
         print(f"{printable(str(stopped))}; the same command goes on from there", file=sys.stderr)
         return STOPPED
+    except output.OutputLost as error:
+        _fail(f"{error}; {f'what was done is in {folder}' if folder.is_dir() else 'all was done'}")
     except (InputError, FloatingPointError) as error:
         _fail(str(error))
     except OSError as error:  # a disk that is full, a file that went: the system's own words
         _fail(f"{error.filename or 'a file'}: {error.strerror}" if error.strerror else fault(error))
-    except Exception as error:  # of any type
+    except KeyboardInterrupt:  # of code that takes Ctrl-C for itself
+        raise
+    except BaseException as error:  # of any type
         _fail(fault(error))
     return 0
 

@@ -6,12 +6,11 @@ import traceback
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import module_from_spec
 from pathlib import Path
-from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
-from domino_jax.core.errors import InputError
-from domino_jax.run.settings import START
+from domino_jax.core.errors import InputError, said
+from domino_jax.run.settings import START, flat
 
 _MODULE = "config_config"
 
@@ -32,29 +31,32 @@ def load(name: str) -> ConfigDict:
     file = Path(path)
     if not file.is_file():
         raise InputError(_no_file(file))
-    config = _call(file, (argument,) if colon else ())
-    if not isinstance(config, ConfigDict):
-        kind = "nothing" if config is None else type(config).__name__
-        raise InputError(
-            f"config file {file}: expected a ConfigDict from get_config(), as {START} makes it, "
-            f"got {kind}"
-        )
-    return config.lock()
+    return _call(file, (argument,) if colon else ())
 
 
-def _call(file: Path, arguments: tuple[str, ...]) -> Any:
+def _call(file: Path, arguments: tuple[str, ...]) -> ConfigDict:
     loader = SourceFileLoader(_MODULE, str(file))
     sys.modules[_MODULE] = module = module_from_spec(ModuleSpec(_MODULE, loader, origin=str(file)))
     try:
         loader.exec_module(module)
         if not callable(getattr(module, "get_config", None)):
             raise InputError("it has no function get_config()")
-        return module.get_config(*arguments)
-    except Exception as error:  # whatever the file does
+        config = module.get_config(*arguments)
+        if not isinstance(config, ConfigDict) or isinstance(config, FrozenConfigDict):
+            kind = "nothing" if config is None else type(config).__name__
+            raise InputError(
+                f"expected a ConfigDict from get_config(), as {START} makes it, got {kind}"
+            )
+        for _ in flat(config.lock()):  # what cannot be read is said with the file
+            pass
+        return config
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever the file does, `sys.exit` too
         raise InputError(f"config file {file}{_line(error, file)}: {_said(error)}") from error
 
 
-def _line(error: Exception, file: Path) -> str:
+def _line(error: BaseException, file: Path) -> str:
     """Returns ', line 3': the last line of the file that was at work; '' if none was."""
     if isinstance(error, SyntaxError) and error.filename == str(file):
         return f", line {error.lineno}" if error.lineno else ""
@@ -66,12 +68,12 @@ def _line(error: Exception, file: Path) -> str:
     return f", line {lines[-1]}" if lines else ""
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     if isinstance(error, SyntaxError):
         return error.msg
     if isinstance(error, InputError):
         return str(error)
-    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+    return said(error)
 
 
 def _no_file(file: Path) -> str:

@@ -79,7 +79,7 @@ def budgets() -> Kind:
 
 def nm() -> Kind:
     """'' or N:M."""
-    return lambda v: v == "" or _is_nm(v), lambda: "'' or N:M, such as '8:16'"
+    return lambda v: _is_text(v) and (v == "" or _is_nm(v)), lambda: "'' or N:M, such as '8:16'"
 
 
 def none_or(kind: Kind) -> Kind:
@@ -112,7 +112,7 @@ def rising() -> Kind:
 def candidates() -> Kind:
     """None, the word 'every', or a rising tuple."""
     return (
-        lambda v: v is None or v == EVERY or _is_rising(v),
+        lambda v: v is None or (isinstance(v, str) and v == EVERY) or _is_rising(v),
         lambda: f"None or {EVERY!r}, or a rising tuple of whole numbers of 1 or more",
     )
 

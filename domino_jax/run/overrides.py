@@ -36,7 +36,7 @@ def split(words: Sequence[str]) -> tuple[list[str], list[Override]]:
         The other words, and the settings in their order.
 
     Raises:
-        InputError: a setting without a value.
+        InputError: a setting without a value, or `--noconfig.key` with one.
     """
     rest: list[str] = []
     overrides: list[Override] = []
@@ -49,6 +49,10 @@ def split(words: Sequence[str]) -> tuple[list[str], list[Override]]:
             rest.append(word)
             continue
         key, equals, text = word.removeprefix(start).partition("=")
+        if equals and start in _NEGATED:
+            raise InputError(
+                f"--noconfig.{key}: expected no value, got {text!r}; --config.{key}={text} sets it"
+            )
         overrides.append(Override(key, text if equals else _value(key, start, remaining)))
     return rest, overrides
 

@@ -98,12 +98,28 @@ def check(config: ConfigDict) -> None:
     _check_together(values)
 
 
-def flat(tree: ConfigDict | Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields the settings of a tree of groups: 'search.budget' and its value."""
+def flat(tree: ConfigDict | Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yields the settings of a tree of groups: 'search.budget' and its value.
+
+    Raises:
+        InputError: a name that is no text, or a group that is within itself.
+    """
+    return _flat(tree, "", ())
+
+
+def _flat(tree: Any, prefix: str, above: tuple[Any, ...]) -> Iterator[tuple[str, Any]]:
+    if any(tree is group for group in above):
+        raise InputError(f"{prefix[:-1]}: expected a value, got a group that it is in")
+    try:
+        wrong = [key for key in tree if not isinstance(key, str)]
+    except TypeError:  # ConfigDict sorts its keys
+        wrong = ["a mixture"]
+    if wrong:
+        raise InputError(f"{prefix[:-1] or 'config'}: expected text as every key, got {wrong[0]}")
     # Items of a ConfigDict, not of to_dict(): that one turns tuples into lists.
     for key, value in tree.items():
         if isinstance(value, ConfigDict | Mapping):
-            yield from flat(value, f"{prefix}{key}.")
+            yield from _flat(value, f"{prefix}{key}.", (*above, tree))
         else:
             yield f"{prefix}{key}", value
 

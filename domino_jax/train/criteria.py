@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from domino_jax.core.errors import InputError
-from domino_jax.core.factories import find_factory, told
+from domino_jax.core.factories import find_factory
 
 Labels = Mapping[str, jax.Array]  # numbers by name, one for each label
 
@@ -150,12 +150,7 @@ def find_criterion(name: str) -> Criterion:
 
     def each(outputs: jax.Array, labels: jax.Array, smoothing: float) -> jax.Array:
         del smoothing
-        try:
-            losses: jax.Array = function(outputs, labels)
-        except InputError:
-            raise
-        except Exception as error:  # whatever a user's function does
-            raise InputError(f"loss {name!r}: {told(error, name)}") from error
+        losses: jax.Array = function(outputs, labels)
         shape = getattr(losses, "shape", None)
         if not shape or shape[0] != outputs.shape[0]:
             raise InputError(

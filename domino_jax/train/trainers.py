@@ -10,7 +10,7 @@ from typing import Any
 import optax
 
 from domino_jax.core.errors import InputError
-from domino_jax.core.factories import find_factory
+from domino_jax.core.factories import explained, find_factory
 from domino_jax.core.masked import apply_masks
 from domino_jax.train.optim import DECOUPLED, dense_optimizer
 from domino_jax.train.scheduled import straight_trainer
@@ -40,15 +40,37 @@ def make_trainer(name: str, training: Training) -> Trainer:
     """Makes the trainer of a name.
 
     Raises:
-        InputError: the name is unknown, or what its function refuses, or it returns no `Trainer`.
+        InputError: the name is unknown, an option is missing, or what its function refuses, or it
+            returns no `Trainer`;
+            whatever one of your own raises, or a function of the trainer that it returns.
     """
+    training = training._replace(options=_Options(training.options))
     trainer = find_factory(name, TRAINERS, what="trainer")(training)
     if not isinstance(trainer, Trainer):
         raise InputError(
             f"trainer {name!r}: expected a Trainer(init, forward, update, finish), got a "
             f"{type(trainer).__name__}"
         )
-    return trainer
+    return _explained(name, trainer) if ":" in name else trainer
+
+
+class _Options(dict[str, Any]):
+    """Settings of a training, one of which may be missing."""
+
+    def __missing__(self, key: str) -> Any:
+        raise InputError(
+            f"options: expected {key!r} among them (docs/settings.md, train.{key}), got "
+            f"{', '.join(sorted(self)) or 'none'}"
+        )
+
+
+def _explained(name: str, trainer: Trainer) -> Trainer:
+    init, forward, finish = (
+        explained(each, name, what="trainer")
+        for each in (trainer.init, trainer.forward, trainer.finish)
+    )
+    update = trainer.update and explained(trainer.update, name, what="trainer")
+    return trainer._replace(init=init, forward=forward, update=update, finish=finish)
 
 
 def sr_ste_trainer(training: Training) -> Trainer:

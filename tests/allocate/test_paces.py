@@ -1,5 +1,7 @@
 """The penalty factors of small networks, computed by hand from the formulas of docs/formulas.md."""
 
+import sys
+
 import made
 import pytest
 
@@ -164,6 +166,54 @@ def test_a_pace_of_ones_own():
         pace_rule("own_parts:broken", (A, B), budget)
     with pytest.raises(InputError, match=r"unknown pace 'cosine'; nearest: .*'package.module:"):
         pace_rule("cosine", (A, B), budget)
+
+
+def failing_maker(layers, budget, **options):
+    return {}["lost"]
+
+
+def without_arguments():
+    return constant_pace
+
+
+def failing_rule(layers, budget, **options):
+    return lambda committed: committed["lost"]
+
+
+def lambda_rule(layers, budget, **options):
+    return lambda: {}
+
+
+def leaving_rule(layers, budget, **options):
+    return lambda committed: sys.exit(0)
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (failing_maker, r"KeyError: 'lost' \(.*test_paces\.py, line \d+\);"),
+        (without_arguments, r"too many positional arguments; it takes \(\)$"),
+    ],
+)
+def test_a_maker_of_ones_own_that_fails_is_named(function, said):
+    name = f"{__name__}:{function.__name__}"
+    with pytest.raises(InputError, match=f"^pace '{name}': {said}"):
+        pace_rule(name, (A, B), costs.budget_of((A, B), 0.5))
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (failing_rule, r"KeyError: 'lost' \(.*test_paces\.py, line \d+\);"),
+        (leaving_rule, r"SystemExit: 0 \(.*test_paces\.py, line \d+\);"),
+        (lambda_rule, r"too many positional arguments; it takes \(\)$"),
+    ],
+)
+def test_a_rule_of_ones_own_that_fails_is_named(function, said):
+    name = f"{__name__}:{function.__name__}"
+    rule = pace_rule(name, (A, B), costs.budget_of((A, B), 0.5))
+    with pytest.raises(InputError, match=f"^pace '{name}': {said}"):
+        rule({"a": 1, "b": 1})
 
 
 @pytest.mark.parametrize("name", [*PACES, "own_parts:slowly"])

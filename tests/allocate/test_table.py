@@ -1,6 +1,7 @@
 """Allocators by name: ours, and those of someone else."""
 
 import dataclasses
+import sys
 
 import made
 import pytest
@@ -14,6 +15,7 @@ from domino_jax.core.canonical import Axes
 from domino_jax.core.errors import InputError
 from domino_jax.core.scheme import NM, load
 from domino_jax.run import rehearsal, settings
+from domino_jax.train.loop import Stopped
 
 DENSE = Axes((), (), (0,), (1,))  # IO
 A = made.layer("a", (8, 8), DENSE, 64, (1, 2, 4))
@@ -89,6 +91,51 @@ def test_budgets_that_cannot_be_met_together_are_named_with_their_floors():
 def test_what_is_no_allocator_is_refused(name, said):
     with pytest.raises(InputError, match=said):
         table.allocate(name, problem())
+
+
+def failing(problem):
+    return {}["lost"]
+
+
+def leaving(problem):
+    sys.exit(0)
+
+
+def stopped(problem):
+    raise Stopped("stopped at step 3")
+
+
+def search_that_fails(problem):
+    return Search(lambda params: params["lost"], lambda state, params: sys.exit(0))
+
+
+@pytest.mark.parametrize(
+    ("function", "said"), [(failing, "KeyError: 'lost'"), (leaving, "SystemExit: 0")]
+)
+def test_an_allocator_of_ones_own_that_fails_is_named_with_file_and_line(function, said):
+    name = f"{__name__}:{function.__name__}"
+    with pytest.raises(InputError, match=rf"^allocator '{name}': {said} \(.*\.py, line \d+\);"):
+        table.allocate(name, problem())
+
+
+def test_a_search_of_ones_own_that_fails_is_named_too():
+    name = f"{__name__}:search_that_fails"
+    search = table.allocate(name, problem())
+    with pytest.raises(InputError, match=rf"^allocator '{name}': KeyError: 'lost' \(.*\.py, line"):
+        search.init({})
+    with pytest.raises(InputError, match=rf"^allocator '{name}': SystemExit: 0 \(.*\.py, line"):
+        search.update({}, {})
+
+
+def test_a_run_that_is_stopped_in_an_allocator_of_ones_own_is_no_fault_of_it():
+    with pytest.raises(Stopped):
+        table.allocate(f"{__name__}:stopped", problem())
+
+
+def test_an_error_of_ours_is_a_fault_of_ours(monkeypatch):
+    monkeypatch.setattr("domino_jax.allocate.dense.allocate", failing)
+    with pytest.raises(KeyError):
+        table.allocate("dense", problem())
 
 
 def test_an_allocator_of_ones_own_runs(tmp_path, capsys):

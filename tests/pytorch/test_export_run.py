@@ -1,6 +1,9 @@
 """From a work directory to an export: what its record lacks is found or said, never guessed."""
 
+import contextlib
 import json
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -85,3 +88,43 @@ def test_a_dtype_that_is_left_out_is_said(tmp_path, capsys):
     first, *_ = capsys.readouterr().out.splitlines()
     assert first == "model.dtype=bfloat16 is left out: the stored logits are of float32"
     assert "dtype" not in json.loads((out / "export.json").read_text())["model_options"]
+
+
+@pytest.mark.parametrize("part", ["dense/x", "search", "train/sparse/x", "train/../train/x"])
+def test_a_folder_within_the_checkpoints_of_a_run_is_refused(part, tmp_path, own_run, capsys):
+    workdir, _ = own_run
+    (workdir / "config.json").write_text('{"program": "domino_jax"}')
+    before = sorted(workdir.rglob("*"))
+    assert export.main([f"--workdir={workdir}", f"--out={workdir / part}"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"out {workdir / part}: expected a folder outside {workdir}/")
+    assert sorted(workdir.rglob("*")) == before
+
+
+def test_a_stdout_that_takes_no_more_is_named(tmp_path, own_run, capsys):
+    workdir, _ = own_run
+    out = tmp_path / "out"
+    with Path("/dev/full").open("w") as full, contextlib.redirect_stdout(full):
+        assert export.main([f"--workdir={workdir}", f"--out={out}"]) == 1
+    said = f"stdout: No space left on device; {out} was made whole"
+    assert capsys.readouterr().err.splitlines() == [said]
+    assert (out / "export.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("sys.exit(0)\n", "--names: expected 'package.module:function', got 'someones_names:f' ("),
+        ("def f(path):\n    sys.exit(0)\n", "unexpected "),
+    ],
+)
+def test_names_of_ones_own_that_end_the_program(text, said, tmp_path, own_run, capsys, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "someones_names", raising=False)
+    (tmp_path / "someones_names.py").write_text(f"import sys\n{text}")
+    workdir, _ = own_run
+    words = [f"--workdir={workdir}", f"--out={tmp_path / 'out'}", "--names=someones_names:f"]
+    assert export.main(words) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{said}SystemExit: 0 ({tmp_path}/someones_names.py, line ")
+    assert not (tmp_path / "out").exists()

@@ -1,5 +1,6 @@
 """What the command line takes besides settings: options of factories, and a call for help."""
 
+import contextlib
 import re
 import signal
 import subprocess
@@ -11,7 +12,9 @@ import pytest
 import scripts
 
 from domino_jax.core.errors import InputError, printable
-from domino_jax.run import overrides, signals
+from domino_jax.run import command_line, overrides, signals
+from domino_jax.run.monitor import console
+from domino_jax.train.loop import Stopped
 
 ROOT = Path(__file__).parents[2]
 
@@ -64,6 +67,13 @@ def test_settings_are_taken_out_of_a_command_line(words, rest, given):
     assert overrides.split(words) == (rest, given)
 
 
+@pytest.mark.parametrize("text", ["True", "False", ""])
+def test_a_denied_setting_takes_no_value(text):
+    said = rf"^--noconfig\.dry_run: expected no value, got '{text}'; --config\.dry_run={text} sets"
+    with pytest.raises(InputError, match=said):
+        overrides.split([f"--noconfig.dry_run={text}"])
+
+
 @pytest.mark.parametrize(
     ("override", "value"),
     [
@@ -105,6 +115,94 @@ def test_help_is_no_error(word):
     assert "--workdir" in done.stdout
     assert "  search.budget=0.2\n" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 100
+
+
+def test_help_that_does_not_arrive_is_one_line():
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "search.py", "--help"],
+            cwd=ROOT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (1, "stdout: No space left on device\n")
+
+
+class _Strange(BaseException):
+    """Is no Exception."""
+
+
+def _end(work, folder, capsys):
+    """Returns how a script ends that does this work, and its lines on stderr."""
+    try:
+        code = command_line._guarded(work, folder)
+    except SystemExit as ended:
+        code = ended.code
+    return code, capsys.readouterr().err.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (SystemExit(0), r"^unexpected SystemExit: 0 \(.*test_command_line\.py, line \d+\): "),
+        (SystemExit(), r"^unexpected SystemExit \(.*test_command_line\.py, line \d+\): "),
+        (_Strange("odd"), r"^unexpected _Strange: odd; "),
+        (GeneratorExit(), r"^unexpected GeneratorExit; "),
+    ],
+)
+def test_code_that_ends_the_program_is_one_line(error, said, tmp_path, capsys):
+    def work():
+        raise error
+
+    code, (line,) = _end(work, tmp_path, capsys)
+    assert code == 1
+    assert re.search(said, line)
+
+
+def test_a_run_that_was_stopped_is_no_fault(tmp_path, capsys):
+    def work():
+        raise Stopped("stopped at step 3")
+
+    assert _end(work, tmp_path, capsys)[0] == 75
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        command_line._guarded(interrupted, tmp_path)
+
+
+@contextlib.contextmanager
+def _full():
+    with Path("/dev/full").open("w") as full, contextlib.redirect_stdout(full):
+        yield
+        with contextlib.suppress(OSError):
+            full.flush()
+
+
+@contextlib.contextmanager
+def _unread():
+    """Is a pipe that nobody reads any more."""
+    with subprocess.Popen("true", stdin=subprocess.PIPE, text=True) as process:
+        process.wait()
+        with contextlib.redirect_stdout(process.stdin):
+            yield
+
+
+@pytest.mark.parametrize(
+    ("stdout", "said"), [(_full, "No space left on device"), (_unread, "Broken pipe")]
+)
+@pytest.mark.parametrize("show", [print, lambda text: console().print(text)], ids=["print", "rich"])
+def test_a_stdout_that_takes_no_more_is_named(stdout, said, show, tmp_path, capsys):
+    with stdout():
+        ended = _end(lambda: show("scheme"), tmp_path, capsys)
+    assert ended == (1, [f"stdout: {said}; what was done is in {tmp_path}"])
+    with stdout():  # what else is wrong is said first
+        ended = _end(lambda: (show("scheme"), {}["lost"]), tmp_path, capsys)
+    assert ended[0] == 1
+    assert len(ended[1]) == 1
 
 
 @pytest.mark.parametrize(

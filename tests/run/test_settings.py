@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 import scripts
 import tiny
@@ -266,6 +267,28 @@ def test_refused(key, value):
     assert (
         settings.expected(key) in message or "expected a last candidate of search.m = 16" in message
     )
+
+
+@pytest.mark.parametrize("key", VALUES)
+def test_an_array_is_refused(key):
+    for array in (np.array([1, 2, 4]), np.array([]), np.array(["every"])):
+        with pytest.raises(InputError, match=key.replace(".", r"\.")):
+            settings.check(set_one(key, array))
+
+
+def test_a_group_that_is_in_itself():
+    config = settings.defaults().unlock()
+    config.model.me = config
+    with pytest.raises(
+        InputError, match=r"^model\.me: expected a value, got a group that it is in$"
+    ):
+        settings.check(config)
+
+
+@pytest.mark.parametrize(("options", "said"), [({3: 4}, "3"), ({3: 4, "a": 1}, "a mixture")])
+def test_a_key_that_is_no_text(options, said):
+    with pytest.raises(InputError, match=rf"^model\.head: expected text as every key, got {said}$"):
+        settings.check(changed(model__head=options))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Trainers by name: ours against PyTorch's rule in numpy, and those of someone else."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import made
@@ -11,8 +13,8 @@ from domino_jax.core.canonical import Axes
 from domino_jax.core.errors import InputError
 from domino_jax.core.masked import PATTERNS
 from domino_jax.train.step import first_state, trainer_step
-from domino_jax.train.trainer import Training
-from domino_jax.train.trainers import TRAINERS, make_trainer
+from domino_jax.train.trainer import Trainer, Training
+from domino_jax.train.trainers import TRAINERS, make_trainer, no_trainer
 
 # Two of four are kept: -4 and 3.
 W = [1.0, -4.0, 3.0, 2.0]
@@ -206,3 +208,43 @@ def test_masking_alone(how, tmp_path, capsys):
 def test_every_name_is_tested():
     soft = {"step", "decaying_mask", "decaying_structure", "maxq"}  # in test_soft_trainers.py
     assert set(TRAINERS) == {"sr_ste", "straight_through", "fixed", "none", "update"} | soft
+
+
+def failing(training):
+    return {}["lost"]
+
+
+def of_functions_that_fail(training):
+    def fails(*arguments):
+        sys.exit(0)
+
+    return Trainer(init=fails, forward=fails, update=fails, finish=fails)
+
+
+def test_a_trainer_of_ones_own_that_fails_is_named_with_file_and_line():
+    name = f"{__name__}:failing"
+    with pytest.raises(InputError, match=rf"^trainer '{name}': KeyError: 'lost' \(.*\.py, line \d"):
+        make(name)
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments"), [("init", 2), ("forward", 3), ("update", 5), ("finish", 3)]
+)
+def test_a_function_of_a_trainer_of_ones_own_that_fails_is_named_too(function, arguments):
+    name = f"{__name__}:of_functions_that_fail"
+    with pytest.raises(InputError, match=rf"^trainer '{name}': SystemExit: 0 \(.*\.py, line \d"):
+        getattr(make(name), function)(*[None] * arguments)
+
+
+def test_a_trainer_of_ones_own_may_train_nothing():
+    assert make(f"{__name__}:training_nothing").update is None
+
+
+def training_nothing(training):
+    return no_trainer(training)
+
+
+@pytest.mark.parametrize(("name", "options"), [("sr_ste", {}), ("step", {"optimizer": "adamw"})])
+def test_an_option_that_is_missing_is_named(name, options):
+    with pytest.raises(InputError, match=r"^options: expected '\w+' among them \(docs/settings.md"):
+        make_trainer(name, Training(LAYERS, 3, lambda step: 0.1, options))
