@@ -16,7 +16,7 @@ import numpy as np
 
 from domino_jax.core import paths
 from domino_jax.core.canonical import Axes
-from domino_jax.core.errors import InputError
+from domino_jax.core.errors import InputError, place, said
 from domino_jax.core.layers import LayerSpec, counted
 
 COUNTER = "num_batches_tracked"
@@ -94,9 +94,9 @@ def _name_of(path: str, names: Names) -> str:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # whatever a user's function does, sys.exit too
+        where = place(error, lambda module: module != __name__)
         raise InputError(
-            f"{path}: expected a name for PyTorch, got {type(error).__name__}: "
-            f"{(str(error).splitlines() or [''])[0]}"
+            f"{path}: expected a name for PyTorch, got {said(error)}{where}"
         ) from error
     if not isinstance(name, str) or not name:
         raise InputError(f"{path}: expected a name for PyTorch, a string, got {name!r}")

@@ -115,7 +115,10 @@ def test_a_stdout_that_takes_no_more_is_named(tmp_path, own_run, capsys):
     ("text", "said"),
     [
         ("sys.exit(0)\n", "--names: expected 'package.module:function', got 'someones_names:f' ("),
-        ("def f(path):\n    sys.exit(0)\n", "unexpected "),
+        (
+            "def f(path):\n    sys.exit(0)\n",
+            "head/kernel: expected a name for PyTorch, got ",
+        ),
     ],
 )
 def test_names_of_ones_own_that_end_the_program(text, said, tmp_path, own_run, capsys, monkeypatch):
