@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from domino_jax import data
+from domino_jax.core.errors import InputError
+from domino_jax.data import own
 from domino_jax.data.pipeline import evaluate_batches, train_batches
 
 MODULE = """
@@ -96,3 +98,13 @@ def test_a_data_of_ones_own_is_three_lines():
     assert made.workers == 0
     assert made.train(0, 4)[0]["inputs"].shape == (4, 3)
     assert sum(batch["weight"].sum() for batch in made.evaluate(2)) == 5
+
+
+def test_a_data_set_that_ends_the_program_is_named():
+    def ends(*arguments):
+        sys.exit(0)
+
+    with pytest.raises(InputError, match=r"^data set 'mine:data': SystemExit: 0"):
+        own.train("mine:data", ends)
+    with pytest.raises(InputError, match=r"^data set 'mine:data': SystemExit: 0"):
+        list(own.evaluate("mine:data", ends))

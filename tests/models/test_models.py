@@ -11,6 +11,7 @@ import pytest
 from flax import nnx
 
 from domino_jax import models
+from domino_jax.core.errors import InputError
 from domino_jax.core.paths import leaves_by_path
 from domino_jax.trace.layers import find_layers
 
@@ -307,3 +308,11 @@ def test_a_module_of_two_inputs_that_wants_rngs():
         "first/kernel": 2,
         "second/kernel": 2,
     }
+
+
+def test_an_apply_that_ends_the_program_is_named():
+    def apply(params, stats, inputs):
+        sys.exit(0)
+
+    with pytest.raises(InputError, match=r"^model 'mine:net': apply failed on .*SystemExit: 0"):
+        models._explained("mine:net", apply)({}, {}, jnp.ones((1, 2)))
