@@ -22,7 +22,7 @@ from domino_jax.allocate.loss_table import LossTable
 from domino_jax.allocate.problem import Batch, Problem
 from domino_jax.allocate.scores import Scores
 from domino_jax.core.scheme import Scheme
-from domino_jax.trace.example import batch_shapes
+from domino_jax.trace.example import examples_in
 
 
 class Measured(NamedTuple):
@@ -67,7 +67,7 @@ def curvature_scheme(
     with problem.progress(method, pieces or len(batches), 0) as show:
         table = table_of(measured, show)
     labels = sum(float(problem.labels_of(batch)) for batch in batches)
-    each = labels / sum(batch_shapes(batch)[0][0] for batch in batches)
+    each = labels / sum(examples_in(batch) for batch in batches)
     table = {name: {n: each * rise for n, rise in row.items()} for name, row in table.items()}
     keep_table(problem, table, method=method, statistics="running")
     return taken_scheme(problem, table, method, measured.scores)

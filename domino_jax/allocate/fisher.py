@@ -28,7 +28,7 @@ from domino_jax.core.kernels import Kernel, kernels
 from domino_jax.core.layers import LayerSpec
 from domino_jax.core.paths import leaves_by_path, replace_leaves
 from domino_jax.core.scheme import Scheme
-from domino_jax.trace.example import batch_shapes
+from domino_jax.trace.example import examples_in
 
 Each = dict[str, jax.Array]  # path -> gradients side by side, [D · at_once, *kernel]
 Sums = dict[str, jax.Array]  # path -> what is made of them
@@ -104,7 +104,7 @@ def fisher_information(
 
 def micro_of(batches: Sequence[Any]) -> int:
     """Chooses how many examples a gradient is of: at most `MICRO`, a divisor of the batch."""
-    size = batch_shapes(batches[0])[0][0]
+    size = examples_in(batches[0])
     return next(b for b in range(min(MICRO, size), 0, -1) if size % b == 0)
 
 
@@ -145,7 +145,7 @@ def _mean(
         devices = _devices(batch, gradients.micro * gradients.at_once)
         # Waited for: of batches that are under way at once each would take memory of its own.
         sums = jax.block_until_ready(add(sums, params, scores, batch, devices))
-        taken += batch_shapes(batch)[0][0] // gradients.micro
+        taken += examples_in(batch) // gradients.micro
         gradients.report(done)
     if not taken:
         raise InputError("fisher: expected at least one calibration batch, got none")
@@ -212,7 +212,7 @@ def _devices(batch: Any, taken: int) -> int:
 
 
 def _require_divides(batch: Any, micro: int, at_once: int) -> None:
-    size = batch_shapes(batch)[0][0]
+    size = examples_in(batch)
     if size % (micro * at_once):
         raise InputError(
             f"fisher: expected micro-batches of {micro} examples, {at_once} at once, to fill "

@@ -142,7 +142,7 @@ def allocate(problem: Problem) -> Scheme:
             loss,
             batches,
             scores=scores,
-            report=lambda share: show(round(_PIECES * share), "% of two passes"),
+            report=lambda share: show(round(_PIECES * share), "percent of two passes"),
         )
 
     if not problem.options["low_memory"]:

@@ -12,6 +12,7 @@ from domino_jax.core.costs import Budget
 from domino_jax.core.errors import InputError
 from domino_jax.core.layers import LayerSpec
 from domino_jax.core.scheme import Scheme
+from domino_jax.trace.example import examples_in
 
 Batch = Mapping[str, jax.Array]
 Progress = Callable[[str, int, int], AbstractContextManager[Callable[[int, str], None]]]
@@ -39,10 +40,6 @@ def _nothing_here(*_: Any) -> Any:
 def _no_progress(title: str, pieces: int, before: int) -> Any:
     del title, pieces, before
     return nullcontext(lambda done, text: None)
-
-
-def _examples(batch: Batch) -> int:
-    return jax.tree.leaves(batch)[0].shape[0]
 
 
 class Problem(NamedTuple):
@@ -77,7 +74,7 @@ class Problem(NamedTuple):
     weights: Callable[[], Weights] = _nothing_here
     loss: Callable[[Any, Any, Batch], jax.Array] = _nothing_here
     training_loss: Callable[[Any, Any, Batch], jax.Array] = _nothing_here
-    labels_of: Callable[[Batch], jax.Array | int] = _examples
+    labels_of: Callable[[Batch], jax.Array | int] = examples_in
     batches: Callable[[int, int], Iterable[Batch]] = _nothing_here
     should_stop: Callable[[], bool] = lambda: False
     progress: Progress = _no_progress

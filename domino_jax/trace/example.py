@@ -50,6 +50,11 @@ def batch_shapes(batch: Any) -> list[tuple[int, ...]]:
     return shapes
 
 
+def examples_in(batch: Any) -> int:
+    """Counts the examples of a batch; errors are those of `batch_shapes`."""
+    return batch_shapes(batch)[0][0]
+
+
 def require_alike(batch: Any, first: Sequence[tuple[int, ...]]) -> None:
     """Refuses a batch of other shapes than the first; a shorter last one would weigh too much.
 

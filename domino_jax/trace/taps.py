@@ -21,7 +21,7 @@ from domino_jax.core.errors import InputError
 from domino_jax.core.layers import LayerSpec, counted
 from domino_jax.core.paths import require_known
 from domino_jax.trace.adding import Loss, Tapper, tapper
-from domino_jax.trace.example import batch_shapes
+from domino_jax.trace.example import examples_in
 from domino_jax.trace.slots import Sums
 
 NOT_SEEN = "no example's loss depends on it"
@@ -185,7 +185,7 @@ def _total(
     for batch in batches:
         # Waited for: of batches that are under way at once each would take memory of its own.
         sums = jax.block_until_ready(ready.add(sums, params, batch, chosen))
-        examples += batch_shapes(batch)[0][0]
+        examples += examples_in(batch)
     return sums, examples
 
 
