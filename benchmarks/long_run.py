@@ -2,8 +2,8 @@
 
     python -m benchmarks.long_run --steps=200000
 
-The network of tests/tiny.py, votes, logs, events and checkpoints as in any run; nothing decays, so
-that the search never ends by itself. Memory is asked for a hundred times; its slope is that of a
+The network of tests/tiny.py; votes, logs, events and checkpoints as in any run, as often as by
+default; nothing decays, so that the search never ends by itself. Memory is asked for a hundred times; its slope is that of a
 line through the later 90 of them.
 """
 
@@ -39,7 +39,7 @@ def measured(steps: int, folder: Path) -> np.ndarray:
     """Makes the steps; returns rows of (step, seconds, MB)."""
     sys.path.insert(0, str(CONFIG.parent))
     config = config_file.load(str(CONFIG))
-    config.checkpoint_every = 1000
+    config.log_every, config.checkpoint_every = 50, 1000
     config.search.update(penalty=0.0, vote_every=10, max_steps=steps, patience=LARGEST_COUNT)
     asked, rows = 0, []
 
