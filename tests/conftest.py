@@ -4,15 +4,19 @@ Compiled programs go to a folder of the session, which processes that a test sta
 them from one session to the next, name one: JAX_COMPILATION_CACHE_DIR=...
 Programs are small and most run once: LLVM does not optimize them, a quarter of the time that a step
 with masks takes to compile. As users compile: XLA_FLAGS=--xla_backend_optimization_level=3.
+Traced programs are many small objects that stay: Python's collector went through them again and
+again, a quarter of the time that a large network takes to trace. It waits for more.
 Properties are tried on few examples, always the same; on more: HYPOTHESIS_PROFILE=more.
 """
 
+import gc
 import os
 import sys
 import tempfile
 import types
 from pathlib import Path
 
+gc.set_threshold(50_000, 20, 20)
 _asked = os.environ.get("XLA_FLAGS", "")
 os.environ["XLA_FLAGS"] = (
     # What comes last counts.

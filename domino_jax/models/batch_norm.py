@@ -69,7 +69,9 @@ class BatchNorm(nnx.Module):
         axes = tuple(range(values.ndim - 1))
         mean = jnp.mean(values, axes)
         var = jnp.var(values, axes)
-        self.mean[...] = (1 - MOMENTUM) * self.mean[...] + MOMENTUM * mean
         unbiased = var * (count / (count - 1))
-        self.var[...] = (1 - MOMENTUM) * self.var[...] + MOMENTUM * unbiased
+        # Not `self.mean[...] =`: Flax asks for the sharding of a tracer, and JAX goes through all
+        # of the program so far to say that it has none.
+        self.mean.set_value((1 - MOMENTUM) * self.mean[...] + MOMENTUM * mean)
+        self.var.set_value((1 - MOMENTUM) * self.var[...] + MOMENTUM * unbiased)
         return mean, var

@@ -19,6 +19,7 @@ from domino_jax.core.canonical import Axes
 from domino_jax.core.layers import LayerSpec
 from domino_jax.trace.forms import FORMS, JOINED, Form, Reads, cuts
 from domino_jax.trace.products import Use
+from domino_jax.trace.slices import split
 from domino_jax.trace.values import Outcome, views_of
 from domino_jax.trace.views import Piece, View
 from domino_jax.trace.walk import Facts, Interpreter, Value
@@ -121,6 +122,7 @@ def _site(eqn: Any, values: Sequence[Value], use: Use, layer: LayerSpec, axes: A
     form = FORMS[eqn.primitive.name](eqn, view, side, parts[values[side].index(view)])
     if isinstance(form, str):
         return refused(form)
+    form = split(form, axes.stack)
     reason = _why_not(view, axes, form, layer.convolution_groups)
     if reason:
         return refused(reason)

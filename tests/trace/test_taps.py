@@ -1,7 +1,6 @@
 """Statistics of products from the trace, against hooks written by hand into the same networks."""
 
 import dataclasses
-import importlib
 
 import jax
 import jax.numpy as jnp
@@ -9,196 +8,28 @@ import made
 import numpy as np
 import pytest
 from jax import lax
+from tapped import (
+    RNG,
+    B,
+    by_hooks,
+    flat,
+    floats,
+    mean_square,
+    require_like,
+    require_same_one_by_one,
+    tapped,
+    unhooked,
+)
 
 from domino_jax.core.canonical import Axes
 from domino_jax.core.errors import InputError
 from domino_jax.trace import adding
 from domino_jax.trace.adding import tapper
 from domino_jax.trace.kernels import find_kernels
-from domino_jax.trace.taps import tap, tap_each
+from domino_jax.trace.taps import tap
 from domino_jax.trace.turns import change_in_turn
 
 pytestmark = pytest.mark.usefixtures("users_promotion")
-RNG = np.random.default_rng(0)
-B = 3
-
-
-def floats(*shape):
-    return jnp.asarray(RNG.normal(size=shape), jnp.float32)
-
-
-def mean_square(y):
-    """Makes a loss of outputs [B, ...] that treats no two of them alike."""
-    wanted = jnp.cos(jnp.arange(y[0].size, dtype=jnp.float32)).reshape(y[0].shape)
-    return jnp.square(y - wanted).sum() / y.shape[0]
-
-
-def by_hooks(network, params, x):
-    """Runs network(hook, params, x); hook(inputs, outputs) -> outputs stands at every product.
-
-    Returns:
-        [(inputs, gradient of the summed loss by the outputs)], in order.
-    """
-    shapes = []
-
-    def measure(x, y):
-        del x
-        shapes.append(y.shape)
-        return y
-
-    jax.eval_shape(lambda x: network(measure, params, x), x)
-
-    def of(probes):
-        inputs, left = [], iter(probes)
-
-        def hook(x, y):
-            inputs.append(x)
-            return y + next(left)
-
-        return mean_square(network(hook, params, x)) * len(x), inputs
-
-    grads, inputs = jax.jit(jax.grad(of, has_aux=True))([jnp.zeros(shape) for shape in shapes])
-    return list(zip(inputs, grads, strict=True))
-
-
-def require_like(own, *uses):
-    """Compares with rows of inputs [..., K] and of output gradients [..., O], of all uses."""
-    x = np.concatenate([np.asarray(x).reshape(-1, x.shape[-1]) for x, _ in uses])
-    g = np.concatenate([np.asarray(g).reshape(-1, g.shape[-1]) for _, g in uses])
-    wanted = x.T @ x / len(x), np.square(x).mean(0), np.square(g).mean(0), len(x) / B
-    got = own.products[0], own.squares[0], own.gradients, own.rows
-    for ours, theirs in zip(got, wanted, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5 * np.abs(theirs).max())
-
-
-def tapped(apply, params, x):
-    """Taps a network, all layers at once."""
-    layers = find_kernels(apply, params, x)
-    return tap(lambda params, x: mean_square(apply(params, x)), params, [x], layers)
-
-
-def require_same_one_by_one(apply, params, x, taps):
-    layers = find_kernels(apply, params, x)
-
-    def loss(params, x):
-        return mean_square(apply(params, x))
-
-    for name, own in tap_each(loss, params, [x], layers):
-        if isinstance(own, str):
-            assert taps.untapped[name] == own
-        else:
-            for a, b in zip(own, taps.statistics[name], strict=True):
-                np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-
-
-def patches(x, shape, strides, padding):
-    """Cuts the patches of NHWC images: [B, H, W, window x channels], by JAX's own function."""
-    cut = lax.conv_general_dilated_patches(
-        x, shape, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-    by_channel = cut.reshape(*cut.shape[:-1], x.shape[-1], -1)  # channel-major
-    return jnp.moveaxis(by_channel, -1, -2).reshape(cut.shape)
-
-
-# By the usual libraries.
-
-
-def test_linen_layers(monkeypatch):
-    nn = importlib.import_module("flax.linen")
-
-    class Net(nn.Module):
-        @nn.compact
-        def __call__(self, x):
-            x = nn.relu(nn.Conv(4, (3, 2), strides=(2, 1), padding=((1, 0), (2, 1)))(x))
-            x = nn.MultiHeadDotProductAttention(num_heads=2)(x.reshape(x.shape[0], -1, 4))
-            return nn.Dense(5)(nn.gelu(nn.Dense(6)(x))).mean(1)
-
-    net, x = Net(), floats(B, 5, 4, 3)
-    params = net.init(jax.random.key(0), x)["params"]
-    calls = []
-
-    def network(hook, params, x):
-        calls.clear()
-
-        def intercept(following, args, kwargs, context):
-            y = following(*args, **kwargs)
-            if context.method_name == "__call__" and isinstance(
-                context.module, nn.Dense | nn.Conv | nn.DenseGeneral
-            ):
-                calls.append("/".join(context.module.path))
-                y = hook(args[0], y)
-            return y
-
-        with nn.intercept_methods(intercept):
-            return net.apply({"params": params}, x)
-
-    pairs = by_hooks(network, params, x)
-    uses = dict(zip(calls, pairs, strict=True))
-    taps = tapped(lambda p, x: net.apply({"params": p}, x), params, x)
-    assert taps.untapped == {}
-    assert set(taps.statistics) == {f"{name}/kernel" for name in uses}
-    for name, (inputs, grads) in uses.items():
-        rows, of_rows = inputs, grads
-        if name == "Conv_0":
-            rows = patches(inputs, (3, 2), (2, 1), ((1, 0), (2, 1)))
-        if name.endswith("out"):
-            rows = inputs.reshape(*inputs.shape[:-2], -1)
-        elif "Attention" in name:
-            of_rows = grads.reshape(*grads.shape[:-2], -1)
-        require_like(taps.statistics[f"{name}/kernel"], (rows, of_rows))
-
-
-def hooked(monkeypatch, kind, hook, params, call):
-    """Calls a network with a hook behind every layer of one kind."""
-    original = kind.__call__
-    with monkeypatch.context() as patch:
-        patch.setattr(kind, "__call__", lambda self, x, **kw: hook(x, original(self, x, **kw)))
-        return call(params)
-
-
-def test_nnx_layers(monkeypatch):
-    nnx = importlib.import_module("flax.nnx")
-
-    class Net(nnx.Module):
-        def __init__(self, rngs):
-            self.first = nnx.Linear(4, 6, rngs=rngs)
-            self.twice = nnx.Linear(6, 6, rngs=rngs)
-            self.norm = nnx.LayerNorm(6, rngs=rngs)
-
-        def __call__(self, x):
-            return self.norm(self.twice(nnx.relu(self.twice(nnx.relu(self.first(x))))))
-
-    graph, state = nnx.split(Net(nnx.Rngs(0)))
-    params, x = nnx.to_pure_dict(state), floats(B, 5, 4)
-
-    def network(hook, params, x):
-        return hooked(monkeypatch, nnx.Linear, hook, params, lambda p: nnx.merge(graph, p)(x))
-
-    first, *twice = by_hooks(network, params, x)
-    taps = tapped(lambda p, x: nnx.merge(graph, p)(x), params, x)
-    require_like(taps.statistics["first/kernel"], first)
-    require_like(taps.statistics["twice/kernel"], *twice)
-    assert (taps.statistics["twice/kernel"].rows == 10).all()
-
-
-def test_equinox_layers(monkeypatch):
-    eqx = importlib.import_module("equinox")
-    net, x = eqx.nn.MLP(4, 3, 5, 2, key=jax.random.key(0)), floats(B, 4)
-    uses = []
-
-    def network(hook, net, x):
-        rows = [hooked(monkeypatch, eqx.nn.Linear, hook, net, lambda n, r=r: n(r)) for r in x]
-        return jnp.stack(rows)
-
-    pairs = by_hooks(network, net, x)
-    uses = [pairs[i::3] for i in range(3)]  # example by example
-    taps = tapped(lambda net, x: jax.vmap(net)(x), net, x)
-    for number, rows in enumerate(uses):
-        require_like(taps.statistics[f"layers/{number}/weight"], *rows)
-
-
-# By hand.
-
 P = {"a": floats(4, 4), "b": floats(4, 6), "stack": floats(3, 4, 4)}
 X = floats(B, 5, 4)
 
@@ -323,15 +154,6 @@ def test_a_branch_that_is_not_taken_sees_nothing():
     taps = tapped(apply, P, X)
     require_like(taps.statistics["b"], *by_hooks(network, P, X))
     assert taps.untapped == {"a": "no example's loss depends on it"}
-
-
-def unhooked(x, y):
-    del x
-    return y
-
-
-def flat(y):
-    return y.reshape(*y.shape[:2], -1)
 
 
 def test_heads_of_attention_by_einsum():

@@ -74,6 +74,12 @@ def forms(p, x):
     return (x.astype(jnp.bfloat16) @ p["cast"].astype(jnp.bfloat16)).astype(jnp.float32).sum()
 
 
+def experts(p, x):
+    """Experts that are all computed: their inputs are the same, their results are added up."""
+    hidden = jnp.tanh(jnp.einsum("bd,edf->bef", x, p["into"]))
+    return jnp.einsum("bef,efo->bo", hidden, p["out"]).sum()
+
+
 ABOUT = {"a": floats(4, 4), "b": floats(4, 2)} | {
     name: floats(4, 4) for name in ("twice", "loop", "branch", "cut")
 }
@@ -86,6 +92,7 @@ NETWORKS = {
     "several products": (shared, ABOUT, (3, 4)),
     "in each pass": (shared_in_passes, {"stack": floats(3, 4, 4), "each": floats(4, 4)}, (3, 4)),
     "forms": (forms, FORMS, (2, 5, 4)),
+    "experts": (experts, {"into": floats(3, 4, 5), "out": floats(3, 5, 2)}, (3, 4)),
 }
 ONE_BY_ONE = {"twice", "loop", "branch", "cut", "each"}  # not seen as a whole when their turn comes
 
