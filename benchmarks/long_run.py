@@ -3,8 +3,8 @@
     python -m benchmarks.long_run --steps=200000
 
 The network of tests/tiny.py; votes, logs, events and checkpoints as in any run, as often as by
-default; nothing decays, so that the search never ends by itself. Memory is asked for a hundred times; its slope is that of a
-line through the later 90 of them.
+default; nothing decays, so that the search never ends by itself. Memory is asked for a hundred
+times; its slope is that of a line through the later 90 of them.
 """
 
 import argparse

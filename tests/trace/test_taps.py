@@ -211,6 +211,11 @@ CONVOLUTIONS = {
         (3, 3, 4, 2),
         {"window_strides": (1, 1), "padding": ((2, 1), (1, 1)), "lhs_dilation": (2, 2)},
     ),
+    "large": ((17, 2, 4, 2), {"window_strides": (1, 2), "padding": ((9, 8), (0, 1))}),
+    "large and dilated": (
+        (19, 1, 4, 2),
+        {"window_strides": (3, 1), "padding": ((20, 19), (0, 0)), "rhs_dilation": (2, 1)},
+    ),
     "cropped": ((1, 1, 4, 2), {"window_strides": (2, 2), "padding": ((-1, 0), (0, -1))}),
     "grouped": (
         (3, 3, 2, 6),
