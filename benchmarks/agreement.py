@@ -49,7 +49,7 @@ def schemes(folder: Path, methods: Sequence[str]) -> dict[tuple[str, str], list[
     found: dict[tuple[str, str], dict[str, Scheme]] = {}
     names = "|".join(map(re.escape, methods))
     for path in sorted(folder.glob("seed*/*/scheme.json")):
-        cell = re.fullmatch(rf"([0-9.]+(?:of[0-9]+)?)_({names})_.*", path.parent.name)
+        cell = re.fullmatch(rf"([0-9.%]+(?:(?:of|over)[0-9]+)?)_({names})_.*", path.parent.name)
         if cell:
             of_cell = found.setdefault((path.parent.parent.name, cell[1]), {})
             of_cell.setdefault(cell[2], load(path))

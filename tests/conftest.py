@@ -3,7 +3,8 @@
 Compiled programs go to a folder of the session, which processes that a test starts share; to keep
 them from one session to the next, name one: JAX_COMPILATION_CACHE_DIR=...
 Programs are small and most run once: LLVM does not optimize them, a quarter of the time that a step
-with masks takes to compile. As users compile: XLA_FLAGS=--xla_backend_optimization_level=3.
+with masks takes to compile. Slow tests compute: they are compiled as users compile, which takes a
+quarter of the time too. For all tests so: XLA_FLAGS=--xla_backend_optimization_level=3.
 Traced programs are many small objects that stay: Python's collector went through them again and
 again, a quarter of the time that a large network takes to trace. It waits for more.
 Properties are tried on few examples, always the same; on more: HYPOTHESIS_PROFILE=more.
@@ -38,6 +39,13 @@ if "DOMINO_JAX_RAISES" in os.environ:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
 
 import jax  # noqa: E402 (reads the environment)
+
+
+def pytest_configure(config):
+    """Has slow tests compiled as users compile; XLA reads its flags when it starts a device."""
+    if config.option.markexpr == "slow" and "optimization_level" not in _asked:
+        os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=3"
+
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -19,7 +19,7 @@ from domino_jax.core.errors import InputError
 from domino_jax.core.files import read_json
 from domino_jax.core.layers import LayerSpec, counted, inputs_of
 from domino_jax.core.paths import require_known
-from domino_jax.core.scheme import Scheme
+from domino_jax.core.scheme import Scheme, require_scheme
 
 Number = int | Fraction
 Cost = Callable[[LayerSpec, int | None], Number]
@@ -169,8 +169,10 @@ def total_cost(layers: Iterable[LayerSpec], cost: Cost, scheme: Scheme | None = 
     A layer that stays dense counts in full, whether the scheme names it or not.
 
     Raises:
-        InputError: the scheme lacks a grouped layer.
+        InputError: it is no scheme, or lacks a grouped layer.
     """
+    if scheme is not None:
+        require_scheme(scheme)
     return sum(cost(layer, _kept(layer, scheme)) for layer in counted(layers))
 
 

@@ -35,11 +35,14 @@ class Permuted(NamedTuple):
         params: with the channels in their new order.
         order: position -> which channel lies there now; [I].
         kept: sum of magnitudes that the consumers keep, before and after.
+        n: what is kept of every M, by path: where the channels are slices of a stack (experts),
+            each has taken its own along.
     """
 
     params: Any
     order: np.ndarray
     kept: tuple[float, float]
+    n: dict[str, np.ndarray]
 
 
 def permute_channels(
@@ -84,7 +87,8 @@ def permute_channels(
     for _ in range(passes):
         if not _improve(parts, order):
             break
-    return Permuted(reordered(params, axes, order), order, (before, _kept(parts, order)))
+    kept = (before, _kept(parts, order))
+    return Permuted(reordered(params, axes, order), order, kept, _n_along(n, layers, axes, order))
 
 
 def reordered(tree: Any, channels: Mapping[str, Iterable[int]], order: np.ndarray) -> Any:
@@ -101,6 +105,20 @@ def reordered(tree: Any, channels: Mapping[str, Iterable[int]], order: np.ndarra
         for axis in axes:
             moved[path] = jnp.take(moved[path], order, axis=axis)
     return replace_leaves(tree, moved)
+
+
+def _n_along(
+    n: Mapping[str, Any],
+    layers: Iterable[LayerSpec],
+    channels: Mapping[str, tuple[int, ...]],
+    order: np.ndarray,
+) -> dict[str, np.ndarray]:
+    """Returns the n of each kernel, in the new order of its slices."""
+    moved = {path: np.asarray(own) for path, own in n.items()}
+    for path, kernel in kernels(layers).items():
+        for axis in set(channels.get(path, ())) & set(kernel.axes.stack):
+            moved[path] = np.take(moved[path], order, axis=kernel.axes.stack.index(axis))
+    return moved
 
 
 def consumers(

@@ -55,6 +55,18 @@ class NM:
 Scheme = Mapping[str, NM]
 
 
+def require_scheme(scheme: Any) -> None:
+    """Refuses what is no scheme: what `exact_scheme` returns has one.
+
+    Raises:
+        InputError: what came, and what to do.
+    """
+    if not isinstance(scheme, Mapping):
+        take = "; take its .scheme" if hasattr(scheme, "scheme") else ""
+        kind = type(scheme).__name__
+        raise InputError(f"scheme: expected a mapping of layer to N:M, got {kind}{take}")
+
+
 def require_fits(scheme: Scheme, names: Iterable[str], optional: Iterable[str] = ()) -> None:
     """Refuses a scheme whose layers are not exactly the given ones, in any order.
 
@@ -64,8 +76,10 @@ def require_fits(scheme: Scheme, names: Iterable[str], optional: Iterable[str] =
         optional: those it may have besides.
 
     Raises:
-        InputError: the first layer that the scheme lacks and the first that the network lacks.
+        InputError: it is no mapping; or the first layer that the scheme lacks and the first that
+            the network lacks.
     """
+    require_scheme(scheme)
     names = list(names)
     known = {*names, *optional}
     missing = [name for name in names if name not in scheme]
@@ -86,8 +100,9 @@ def save(path: str | os.PathLike[str], scheme: Scheme, /, **extra: Any) -> None:
             steps, config and versions; plain JSON values.
 
     Raises:
-        InputError: an extra entry has a reserved name or is not plain JSON.
+        InputError: it is no mapping, or an extra entry has a reserved name or is not plain JSON.
     """
+    require_scheme(scheme)
     lines = [f'"format": {FORMAT}']
     for key, value in extra.items():
         if key in _KEYS:

@@ -22,6 +22,7 @@ import jax
 from ml_collections import ConfigDict
 
 from domino_jax.allocate import measured
+from domino_jax.core.amounts import parse_amount
 from domino_jax.core.costs import as_fraction, total_cost
 from domino_jax.core.errors import InputError
 from domino_jax.core.files import json_text
@@ -116,13 +117,13 @@ def cells_of(
     return [Cell(*parts) for parts in itertools.product(range(seeds), budgets, methods, trainers)]
 
 
-def share_of(budget: str, layers: Any, cost: Any) -> float:
+def share_of(budget: str, layers: Any, cost: Any) -> float | str:
     """Returns the share that a budget means: itself, or what that N:M in every layer costs.
 
     Never less than that cost, also after rounding.
     """
     if ":" not in budget:
-        return float(budget)
+        return _share(budget)
     nm = NM.parse(budget)
     dense = total_cost(layers, cost)
     wrong = next((layer for layer in layers if layer.groups and layer.m % nm.m), None)
@@ -136,17 +137,29 @@ def share_of(budget: str, layers: Any, cost: Any) -> float:
     return share if exact >= total_cost(layers, cost, scheme) else math.nextafter(share, 1.0)
 
 
+def _share(budget: str) -> float | str:
+    """Returns a share as `search.budget` takes it: '1/3' is no decimal, and stays what it is."""
+    try:
+        return float(budget)
+    except ValueError:
+        return budget
+
+
 def _require_budget(budget: str) -> None:
     try:
-        right = bool(NM.parse(budget)) if ":" in budget else 0 < float(budget) < 1
+        right = bool(NM.parse(budget)) if ":" in budget else parse_amount(budget).is_share
     except ValueError:
         right = False
     if not right:
-        raise InputError(f"--budgets: expected a share above 0 and below 1, or N:M, got {budget!r}")
+        raise InputError(
+            "--budgets: expected a share above 0 and below 1, also as '25%' or '1/4', or N:M, got "
+            f"{budget!r}"
+        )
 
 
 def _name(cell: Cell) -> str:
-    parts = (cell.budget.replace(":", "of"), cell.method, cell.trainer)
+    budget = cell.budget.replace(":", "of").replace("/", "over")
+    parts = (budget, cell.method, cell.trainer)
     return "_".join(part.replace(":", ".").replace("/", ".") for part in parts)
 
 
@@ -217,7 +230,7 @@ def _is_done(config: ConfigDict, cell: Cell, place: Path) -> bool:
     saved = _by_key(config_there if isinstance(config_there, Mapping) else {})
     budget = saved["search.budget"]  # that of N:M is known only where the layers are
     return saved == {**_by_key(config.to_dict()), "search.budget": budget} and (
-        ":" in cell.budget or budget == float(cell.budget)
+        ":" in cell.budget or budget == _share(cell.budget)
     )
 
 

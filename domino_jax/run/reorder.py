@@ -59,7 +59,7 @@ def reorder(exp: Experiment, params: Any, stats: Any) -> tuple[Any, Any]:
             "params": found.params,
             "stats": reordered(weights["stats"], of_stats, found.order),
         }
-        kept, moved = kept + found.kept, moved | readers.keys()
+        n, kept, moved = found.n, kept + found.kept, moved | readers.keys()
     _say(exp, moved, kept)
     return weights["params"], weights["stats"]
 

@@ -69,8 +69,10 @@ def tap(
 ) -> Taps:
     """Gathers the statistics of all layers in one pass over the batches.
 
-    A layer without groups is tapped too. Where a custom derivative rule has a product of a tapped
-    weight inside, gradients go by the program that the rule stands for instead.
+    A layer without groups is tapped too. Parts of a weight that go into products of their own have
+    statistics of their own: H is 0 between inputs of two parts, also where the results are added.
+    Where a custom derivative rule has a product of a tapped weight inside, gradients go by the
+    program that the rule stands for instead.
 
     Args:
         loss: (params, batch) -> mean loss over the examples, which do not depend on each other.

@@ -72,6 +72,25 @@ def test_the_best_swap_on_paper():
     assert found.params["b"].tolist() == found.order.tolist()
 
 
+def test_slices_of_a_stack_take_their_n_along():
+    """The experts of e are the inputs of w: what each keeps stays its own."""
+    params = {
+        "w": jnp.array([9.0, 8.0, 1.0, 2.0])[:, None],
+        "e": jnp.arange(32.0).reshape(2, 4, 4, 1),
+    }
+    stacked = Axes((0, 1), (), (2,), (3,))
+    layers = (
+        made.layer("w", (4, 1), IO, 4, (1, 2)),
+        *(made.layer(f"e#{i}", (4, 1), stacked, 4, (1, 2)) for i in range(8)),
+    )
+    n = {"w": np.int32(1), "e": np.array([[1, 2, 2, 1], [2, 1, 2, 2]])}
+    found = permute_channels(params, layers, n, {"w": 0, "e": 1})
+    assert found.kept == (11.0, 17.0)
+    np.testing.assert_array_equal(found.n["e"], n["e"][:, found.order])
+    np.testing.assert_array_equal(found.params["e"], params["e"][:, found.order])
+    assert found.n["w"] == 1
+
+
 def test_where_nothing_is_gained_nothing_moves():
     dense = {"conv2": np.int32(4), "skip": np.int32(4)}
     for passes in (1, 2):  # a swap back and forth is none either

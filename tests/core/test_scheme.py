@@ -1,11 +1,13 @@
 import json
 import os
+import types
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from domino_jax.core import scheme as schemes
+from domino_jax.core.costs import count_weights, total_cost
 from domino_jax.core.scheme import NM
 
 SCHEME = {"b/kernel": NM(2, 4), "a/kernel": NM(4, 4), "stack/kernel#3": NM(1, 16)}
@@ -151,6 +153,22 @@ def test_unreadable_files(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match="binary: expected a JSON file of UTF-8 text"):
         schemes.load(tmp_path / "binary")
+
+
+def test_what_has_a_scheme_is_none() -> None:
+    """`exact_scheme` returns more than a scheme."""
+    found = types.SimpleNamespace(scheme=SCHEME)
+    for use in (
+        lambda: schemes.require_fits(found, []),
+        lambda: schemes.save("a.json", found),
+        lambda: total_cost((), count_weights, found),
+    ):
+        with pytest.raises(
+            ValueError, match=r"layer to N:M, got SimpleNamespace; take its \.scheme"
+        ):
+            use()
+    with pytest.raises(ValueError, match=r"layer to N:M, got list$"):
+        schemes.require_fits([], [])
 
 
 def test_require_fits() -> None:

@@ -63,6 +63,8 @@ def test_cells_of_a_seed_are_together():
         ((1, ["1.5"], ["erk"], ["sr_ste"]), "expected a share above 0 .* got '1.5'"),
         ((1, ["half"], ["erk"], ["sr_ste"]), "expected a share above 0 .* got 'half'"),
         ((1, ["5:4"], ["erk"], ["sr_ste"]), "expected a share above 0 .* got '5:4'"),
+        ((1, ["5M"], ["erk"], ["sr_ste"]), "expected a share above 0 .* got '5M'"),
+        ((1, ["3/2"], ["erk"], ["sr_ste"]), "expected a share above 0 .* got '3/2'"),
     ],
 )
 def test_what_cannot_be_compared(arguments, message):
@@ -72,6 +74,8 @@ def test_what_cannot_be_compared(arguments, message):
 
 def test_a_budget_is_a_share_or_what_an_n_of_m_costs():
     assert comparison.share_of("0.25", LAYERS, count_weights) == 0.25
+    for text in ("1/3", "12.5%"):  # as `search.budget` takes them
+        assert comparison.share_of(text, LAYERS, count_weights) == text
     share = comparison.share_of("1:4", LAYERS, count_weights)
     dense = total_cost(LAYERS, count_weights)
     assert as_fraction(share) * dense >= 12 + 21  # never below: 1:4 itself must fit
