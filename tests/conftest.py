@@ -2,9 +2,9 @@
 
 Compiled programs go to a folder of the session, which processes that a test starts share; to keep
 them from one session to the next, name one: JAX_COMPILATION_CACHE_DIR=...
-Programs are small and most run once: LLVM does not optimize them, a quarter of the time that a step
-with masks takes to compile. Slow tests compute: they are compiled as users compile, which takes a
-quarter of the time too. For all tests so: XLA_FLAGS=--xla_backend_optimization_level=3.
+Programs are small and most run once: LLVM optimizes them little, which saves much of the time that
+a step with masks takes to compile. Slow tests compute: they are compiled as users compile, which
+takes a quarter of their time. For all tests so: XLA_FLAGS=--xla_backend_optimization_level=3.
 Traced programs are many small objects that stay: Python's collector went through them again and
 again, a quarter of the time that a large network takes to trace. It waits for more.
 Properties are tried on few examples, always the same; on more: HYPOTHESIS_PROFILE=more.
@@ -21,7 +21,7 @@ gc.set_threshold(50_000, 20, 20)
 _asked = os.environ.get("XLA_FLAGS", "")
 os.environ["XLA_FLAGS"] = (
     # What comes last counts.
-    f"--xla_backend_optimization_level=0 {_asked} --xla_force_host_platform_device_count=2"
+    f"--xla_backend_optimization_level=1 {_asked} --xla_force_host_platform_device_count=2"
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 _compiled = tempfile.TemporaryDirectory(prefix="domino_jax_")
