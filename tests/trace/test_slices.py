@@ -2,9 +2,14 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax import lax
 from tapped import B, by_hooks, floats, require_like, require_same_one_by_one, tapped
+
+from domino_jax.trace.forms import Form, Reads
+from domino_jax.trace.slices import split
+from domino_jax.trace.views import Piece
 
 pytestmark = pytest.mark.usefixtures("users_promotion")
 E, F = 3, 6
@@ -90,3 +95,17 @@ def test_experts_of_each_layer_of_a_scan():
     for i in range(2 * E):
         require_like(taps.statistics[f"w#{i}"], pairs[2 * i])
         require_like(taps.statistics[f"v#{i}"], pairs[2 * i + 1])
+
+
+def test_both_in_one_product():
+    """By hand: w [E=2, F=3, K=4, O=5]; all of E meet the inputs, the results of F are added up."""
+    outer, inner, k, o = (Piece(axis, 1, size) for axis, size in enumerate((2, 3, 4, 5)))
+    x, g = np.arange(2 * 12.0).reshape(2, 12), np.arange(2 * 10.0).reshape(2, 10)  # two rows
+    reads = Reads(lambda x: x[None], lambda x: x[None, None], lambda g: g[None])
+    made = split(Form((), (inner, k), (outer, o), 1, reads), (0, 1))
+    assert (made.slices, made.inputs, made.outputs) == ([outer, inner], (k,), (o,))
+    rows, grads = made.reads.rows(jnp.asarray(x)), made.reads.grads(jnp.asarray(g))
+    for e in range(2):
+        for f in range(3):
+            np.testing.assert_array_equal(rows[3 * e + f, 0], x[:, 4 * f : 4 * f + 4])
+            np.testing.assert_array_equal(grads[3 * e + f], g[:, 5 * e : 5 * e + 5])
