@@ -116,6 +116,8 @@ def _n_along(
     """Returns the n of each kernel, in the new order of its slices."""
     moved = {path: np.asarray(own) for path, own in n.items()}
     for path, kernel in kernels(layers).items():
+        if path not in moved or not moved[path].shape:  # one n for all slices has no order
+            continue
         for axis in set(channels.get(path, ())) & set(kernel.axes.stack):
             moved[path] = np.take(moved[path], order, axis=kernel.axes.stack.index(axis))
     return moved

@@ -195,7 +195,7 @@ def _run(config: ConfigDict, cell: Cell, place: Path, should_stop: Stop) -> None
         return
     with workdir.taken(place), _quiet():
         exp = experiment.build(config, place, should_stop)
-        with config.unlocked():
+        with config.unlocked(), config.search.ignore_type():  # also "1/3"
             config.search.budget = share_of(cell.budget, exp.layers, exp.budget.cost)
         exp = experiment.build(config, place, should_stop)  # now with that budget
         search.find_scheme(exp, losses=_losses_of_another(exp))

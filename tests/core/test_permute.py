@@ -89,6 +89,8 @@ def test_slices_of_a_stack_take_their_n_along():
     np.testing.assert_array_equal(found.n["e"], n["e"][:, found.order])
     np.testing.assert_array_equal(found.params["e"], params["e"][:, found.order])
     assert found.n["w"] == 1
+    for some in ({"w": np.int32(1)}, {"w": np.int32(1), "e": np.int32(2)}):
+        assert permute_channels(params, layers, some, {"w": 0, "e": 1}).n == some
 
 
 def test_where_nothing_is_gained_nothing_moves():

@@ -210,7 +210,7 @@ def _forget_a_setting(folder):
 
 @pytest.mark.slow
 def test_a_cell_that_cannot_be_run_is_named_and_the_others_are(tmp_path):
-    code, printed, said = run(tmp_path, "--budgets=2:4,0.01", "--methods=uniform")
+    code, printed, said = run(tmp_path, "--budgets=1/2,0.01", "--methods=uniform")
     assert code == 1
     assert "1 of 2 cells could not be run; " in said.splitlines()[-1]
     assert "budget 0.01 is out of reach" in said
