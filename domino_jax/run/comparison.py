@@ -3,11 +3,12 @@
     folder/seed0/2of16_uniform_sr_ste/     a work directory, as search.py and train.py make it
     folder/compare.csv, front.png, map.png
 
-The first cell of a seed trains the dense network, and all others of that seed start from it. Losses
-that one cell measured are taken over by those that would measure the same.
+One cell of a seed trains the dense network, and all others of that seed start from it. Losses that
+one cell measured are taken over by those that would measure the same.
 """
 
 import contextlib
+import functools
 import io
 import itertools
 import json
@@ -29,6 +30,7 @@ from domino_jax.core.files import json_text
 from domino_jax.core.paths import require_known
 from domino_jax.core.scheme import NM, load_document
 from domino_jax.run import (
+    comparison_dense,
     comparison_pictures,
     comparison_report,
     experiment,
@@ -66,26 +68,32 @@ def compare(
         Stopped: it was asked to stop; the same call goes on.
     """
     workdir.require_files(folder, ("compare.csv", "front.png", "map.png"))
-    outcomes: list[Outcome] = []
+    outcomes: dict[Cell, Outcome] = {}
+    starts: dict[int, Path | InputError | None] = {}  # seed -> dense network, or why there is none
     faults: list[str] = []
     began = time.monotonic()
+    place_of = functools.partial(_place, folder)
     with monitor.progress("comparison", len(cells), 0, unit="") as show:
-        for number, cell in enumerate(cells):
-            place = folder / f"seed{cell.seed}" / _name(cell)
+        for number, cell in enumerate(comparison_dense.in_order(cells, place_of)):
+            place, start = place_of(cell), starts.get(cell.seed)
             show(number, f"{_left(began, number, len(cells))}{place}")
-            own = _config_of(config, cell, _dense_of(folder, cells, cell))
+            own = _config_of(config, cell, start if isinstance(start, Path) else None)
             try:
+                if isinstance(start, InputError):
+                    raise start
                 _run(own, cell, place, should_stop)
             except (InputError, FloatingPointError) as error:
                 faults.append(f"{place}: {error}")
                 monitor.say(faults[-1])
+                starts[cell.seed] = start or comparison_dense.after_fault(own, place, error)
                 continue
-            outcomes.append(_outcome(cell, place))
-            metric = _metric(metric, outcomes[0])
+            starts[cell.seed] = start or place / comparison_dense.FOLDER
+            outcomes[cell] = _outcome(cell, place)
+            metric = _metric(metric, outcomes[cell])
             jax.clear_caches()  # of a network that no other cell has
         show(len(cells), "")
     if outcomes:
-        _show(config, folder, outcomes, metric)
+        _show(config, folder, [outcomes[cell] for cell in cells if cell in outcomes], metric)
     if faults:
         raise InputError(f"{len(faults)} of {len(cells)} cells could not be run; {faults[0]}")
 
@@ -157,6 +165,11 @@ def _require_budget(budget: str) -> None:
         )
 
 
+def _place(folder: Path, cell: Cell) -> Path:
+    """Returns the work directory of a cell."""
+    return folder / f"seed{cell.seed}" / _name(cell)
+
+
 def _name(cell: Cell) -> str:
     budget = cell.budget.replace(":", "of").replace("/", "over")
     parts = (budget, cell.method, cell.trainer)
@@ -171,13 +184,7 @@ def _left(began: float, done: int, total: int) -> str:
     return f"about {seconds / 60:.0f} minutes left  "
 
 
-def _dense_of(folder: Path, cells: Sequence[Cell], cell: Cell) -> str:
-    """Returns where the dense network of a seed is; '' for the cell that trains it."""
-    first = next(other for other in cells if other.seed == cell.seed)
-    return "" if cell == first else str(folder / f"seed{cell.seed}" / _name(first) / "dense")
-
-
-def _config_of(config: ConfigDict, cell: Cell, dense: str) -> ConfigDict:
+def _config_of(config: ConfigDict, cell: Cell, dense: Path | None) -> ConfigDict:
     own = config.copy_and_resolve_references()
     with own.unlocked():
         own.seed = cell.seed
@@ -185,7 +192,7 @@ def _config_of(config: ConfigDict, cell: Cell, dense: str) -> ConfigDict:
         if cell.method.startswith(UNSTRUCTURED):
             own.train.pattern = "unstructured"
         own.train.method = cell.trainer
-        own.init = own.init.replace("{seed}", str(cell.seed)) or dense
+        own.init = own.init.replace("{seed}", str(cell.seed)) or str(dense or "")
     return own
 
 

@@ -95,7 +95,8 @@ def metadata(folder: Path) -> Any:
 def _checkpointer() -> Any:
     import orbax.checkpoint as ocp  # noqa: PLC0415
 
-    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+    # Weights hardly compress: 82 MB instead of 89, for a third of the work of writing and reading.
+    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_compression=False))
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """Saves beside the steps: in turn, from a copy, and what fails in them is said."""
 
+import os
+import sys
 import threading
 
 import jax
@@ -10,7 +12,7 @@ import scripts
 
 from domino_jax.core.errors import InputError
 from domino_jax.run import checkpoint, experiment, host, monitor, phases
-from domino_jax.run.background import background
+from domino_jax.run.background import NICE, background
 
 SECONDS = 30  # nothing here waits so long, unless it waits for ever
 
@@ -34,6 +36,26 @@ def test_work_runs_beside_and_one_after_the_other():
         beside.start(lambda: done.append(2))
         assert done[0] == 1
     assert done == [1, 2]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there a thread has a priority")
+def test_steps_go_before_the_work_beside_them():
+    here, beside_them = [], []
+
+    def priority(found):
+        found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+
+    def with_a_thread_of_its_own():
+        priority(beside_them)
+        thread = threading.Thread(target=priority, args=(beside_them,))
+        thread.start()
+        thread.join()
+
+    with background("test") as beside:
+        beside.start(with_a_thread_of_its_own)
+        beside.wait()
+        priority(here)
+    assert beside_them == [max(NICE, here[0])] * 2
 
 
 @pytest.mark.parametrize("ask", ["check", "wait", "start", "end"])

@@ -249,11 +249,12 @@ def test_the_metric_is_told_after_the_first_cell():
 def test_each_seed_starts_from_a_dense_network_of_its_own():
     config = scripts.settings("init=runs/seed{seed}/dense")
     cell = Cell(3, "2:4", "unstructured_erk", "fixed")
-    own = comparison._config_of(config, cell, "elsewhere")
+    own = comparison._config_of(config, cell, Path("elsewhere"))
     assert (own.init, own.seed) == ("runs/seed3/dense", 3)
     assert (own.search.method, own.train.method) == ("erk", "fixed")
     assert own.train.pattern == "unstructured"
-    assert comparison._config_of(scripts.settings(), cell, "elsewhere").init == "elsewhere"
+    assert comparison._config_of(scripts.settings(), cell, Path("elsewhere")).init == "elsewhere"
+    assert comparison._config_of(scripts.settings(), cell, None).init == ""
 
 
 def test_pictures_of_a_hundred_layers_and_odd_names(tmp_path):
