@@ -13,7 +13,7 @@ Letters: M group size, G groups of a layer, H some of them.
 import math
 import os
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -99,7 +99,7 @@ def _decay(logs: np.ndarray, decays: Decays, *, below: bool) -> None:
         logs[:n] -= total
         return
     mixed = np.flatnonzero((logs[n - 1] - total < logs[n]) & (below | (logs[n] > 0)))
-    of_mixed = logs[:, mixed].astype(float)
+    of_mixed = np.take(logs, mixed, axis=1).astype(float)
     logs[:n] -= total
     if len(mixed):
         logs[:, mixed] = _falling(of_mixed - amount * _counts(of_mixed, decays))
@@ -113,8 +113,13 @@ def _falling(logs: np.ndarray) -> np.ndarray:
 def _counts(logs: np.ndarray, decays: Decays) -> np.ndarray:
     """Returns how many of the decays reach each weight of groups where places change: [M, H]."""
     n, amount, times = decays
+    if times == 1:  # places change afterwards only
+        alone = np.zeros_like(logs)
+        alone[:n] = 1
+        return alone
     heights = (logs - logs[n]) / amount
-    shares = np.clip(heights - _level(heights, n, times), 0, times)
+    shares = heights - _level(heights, n, times)
+    np.clip(shares, 0, times, out=shares)
     counts = np.floor(shares)
     rests = shares - counts
     missing = np.rint(n * times - counts.sum(0)).astype(int)
@@ -122,8 +127,22 @@ def _counts(logs: np.ndarray, decays: Decays) -> np.ndarray:
     least = rising[np.arange(len(rising)), len(logs) - np.maximum(missing, 1)]
     larger, level = (rests > least) & (missing > 0), (rests == least) & (missing > 0)
     # Of weights that are equal the upper ones, as many as are missing.
-    more = larger | (level & (np.cumsum(level, axis=0) <= missing - larger.sum(0)))
-    return counts + more
+    counts += larger | (level & (_ranks(level) <= missing - _number(larger)))
+    return counts
+
+
+def _number(marks: np.ndarray) -> np.ndarray:
+    """Counts the marks of each column: [M, H] -> [H]. NumPy sums bools slowly."""
+    return np.add.reduce(marks.view(np.int8), axis=0, dtype=_narrow(marks))
+
+
+def _ranks(marks: np.ndarray) -> np.ndarray:
+    """Counts the marks of each column down to each place: [M, H]."""
+    return np.cumsum(marks.view(np.int8), axis=0, dtype=_narrow(marks))
+
+
+def _narrow(marks: np.ndarray) -> type[np.signedinteger[Any]]:
+    return np.int8 if len(marks) <= np.iinfo(np.int8).max else np.int32
 
 
 def _level(heights: np.ndarray, n: int, times: int) -> np.ndarray:
@@ -139,13 +158,13 @@ def _level(heights: np.ndarray, n: int, times: int) -> np.ndarray:
     left = np.arange(heights.shape[1])  # columns whose level is still sought
     for _ in range(_ITERATIONS):
         above = heights - guess
-        excess = np.clip(above, 0, times).sum(0) - n * times
-        slope = ((above > 0) & (above < times)).sum(0)
+        slope = _number((above > 0) & (above < times))
+        excess = np.clip(above, 0, times, out=above).sum(0) - n * times
         level[left] = guess
         open_ = np.flatnonzero(np.abs(excess) >= _NEAR)
         if not len(open_):
             break
-        left, heights = left[open_], heights[:, open_]
+        left, heights = left[open_], np.take(heights, open_, axis=1)
         guess, excess, slope = guess[open_], excess[open_], slope[open_]
         low = np.where(excess > 0, guess, low[open_])
         high = np.where(excess < 0, guess, high[open_])

@@ -30,6 +30,13 @@ def test_decays_at_once_are_decays_one_by_one(n, amount, times):
     assert n == 8 or times == 1 or (np.sort(above, axis=0) != np.sort(found, axis=0)).any()
 
 
+def test_groups_of_more_weights_than_a_byte_counts():
+    logs = -np.sort(-RNG.integers(-3, 3, size=(300, 20)), axis=0) / 4.0  # hundreds are equal
+    decays = Decays(200, 0.3, 3)
+    found = after(logs, decays, below=True)
+    np.testing.assert_allclose(found, one_by_one(logs.copy(), decays), rtol=0, atol=1e-9)
+
+
 def test_what_grows_keeps_its_place():
     found = after(LOGS, Decays(3, -0.1, 4), below=True)
     np.testing.assert_allclose(found[:3], LOGS[:3] + 0.4)
