@@ -20,6 +20,7 @@ from domino_jax.core.errors import InputError
 from domino_jax.core.files import read_json
 from domino_jax.core.finite import require_finite
 from domino_jax.core.scheme import NM, Scheme
+from domino_jax.deploy import sparse24
 from domino_jax.pytorch import semi_structured
 
 FORMAT = 1
@@ -169,6 +170,10 @@ def _require_entries(path: Path, document: Mapping[str, Any], weights: Arrays) -
     texts = all(isinstance(document.get(key), str) for key in ("dtype", "backend"))
     if not texts or not isinstance(layers, dict):
         raise InputError(f"{path}: expected a dtype, a backend and layers by name")
+    if (backend := document["backend"]) not in sparse24.BACKENDS:
+        raise InputError(
+            f"{path}: expected a backend of {', '.join(sparse24.BACKENDS)}, got {backend!r}"
+        )
     for name, entry in layers.items():
         if not isinstance(entry, dict) or not all(
             type(entry.get(key)) is kind for key, kind in _ENTRY.items()

@@ -12,7 +12,8 @@ import re
 import struct
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -215,16 +216,9 @@ EXPORT = {
         }
     },
 }
-FILES = {
-    b"d": exported.DOCUMENT,
-    b"s": exported.SCHEME,
-    b"w": exported.WEIGHTS,
-    b"m": exported.MASKS,
-    b"t": "tuning.json",
-}
 
 
-def export_folder() -> dict[bytes, bytes]:
+def export_folder() -> dict[str, bytes]:
     mask = np.tile(np.array([1, 0], np.uint8), (4, 4))
     weight = mask * np.arange(1, 9, dtype=np.float32)
     layers = {"a.weight": {"n": 1, "m": 2}}
@@ -233,11 +227,11 @@ def export_folder() -> dict[bytes, bytes]:
     entry["backends"] = ["cutlass"]
     (document,) = text(_judged(weight))
     return {
-        b"d": document,
-        b"s": text({"format": 1, "order": list(layers), "layers": layers})[0],
-        b"w": safetensors.numpy.save({"a.weight": weight}),
-        b"m": safetensors.numpy.save({"a.weight": mask}),
-        b"t": text({"format": 1, "entries": [entry]})[0],
+        exported.DOCUMENT: document,
+        exported.SCHEME: text({"format": 1, "order": list(layers), "layers": layers})[0],
+        exported.WEIGHTS: safetensors.numpy.save({"a.weight": weight}),
+        exported.MASKS: safetensors.numpy.save({"a.weight": mask}),
+        "tuning.json": text({"format": 1, "entries": [entry]})[0],
     }
 
 
@@ -251,24 +245,31 @@ def _judged(weight: np.ndarray) -> dict:
 WHOLE = export_folder()
 
 
-def read_export(data: bytes) -> None:
-    folder = PLACE / "export"
-    folder.mkdir(exist_ok=True)
-    kind = data[:1] if data[:1] in FILES else b"d"
-    for name in [] if len(list(folder.iterdir())) == len(FILES) else FILES:
-        (folder / FILES[name]).write_bytes(WHOLE[name])
-    (folder / FILES[kind]).write_bytes(data[1:])
-    try:
-        if kind == b"t":
-            as_input_error(lambda file: tune._entries(file, {"a": {}}), folder / FILES[kind])
+def read_export(name: str, data: bytes) -> None:
+    with in_folder("export", WHOLE, name, data) as folder:
+        if name == "tuning.json":
+            as_input_error(lambda file: tune._entries(file, {"a": {}}), folder / name)
         else:
             as_input_error(deployed.read_folder, folder)
             exported.check(folder)
+
+
+@contextlib.contextmanager
+def in_folder(kind: str, whole: dict[str, bytes], name: str, data: bytes) -> Iterator[Path]:
+    """Yields a folder of whole files, of which one holds data meanwhile."""
+    folder = PLACE / kind
+    if not folder.exists():
+        folder.mkdir()
+        for each, content in whole.items():
+            (folder / each).write_bytes(content)
+    (folder / name).write_bytes(data)
+    try:
+        yield folder
     finally:
-        (folder / FILES[kind]).write_bytes(WHOLE[kind])
+        (folder / name).write_bytes(whole[name])
 
 
-# A folder of Hugging Face: the first byte says which of its files the rest is.
+# A folder of Hugging Face.
 
 DECODER = {
     **{"model_type": "llama", "vocab_size": 6, "hidden_size": 4, "intermediate_size": 4},
@@ -286,13 +287,7 @@ DECODERS = (
     DECODER | {"model_type": "qwen2", "use_sliding_window": True, "max_window_layers": 1},
 )
 SHARDS = ("a.safetensors", "b.safetensors")
-LLM_FILES = {
-    b"c": hugging_face.CONFIG,
-    b"i": hugging_face.INDEX,
-    b"a": SHARDS[0],
-    b"t": "tokenizer.json",
-    b"e": "tokenizer_config.json",
-}
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 
 
 def llm_folder() -> dict[str, bytes]:
@@ -311,7 +306,7 @@ def llm_folder() -> dict[str, bytes]:
         **{"decoder": None, "model": words},
     }
     documents = (DECODER, {"metadata": {}, "weight_map": where}, tokenizer, {"eos_token": "<e>"})
-    kept = (hugging_face.CONFIG, hugging_face.INDEX, "tokenizer.json", "tokenizer_config.json")
+    kept = (hugging_face.CONFIG, hugging_face.INDEX, *TOKENIZER)
     return {
         **dict(zip(kept, text(*documents), strict=True)),
         **{
@@ -324,30 +319,17 @@ def llm_folder() -> dict[str, bytes]:
 WHOLE_LLM = llm_folder()
 
 
-def llm_seeds() -> list[bytes]:
-    kinds = [b"c" + document for document in text(*DECODERS)]
-    return kinds + [kind + WHOLE_LLM[name] for kind, name in LLM_FILES.items() if kind != b"c"]
-
-
-def read_llm(data: bytes) -> None:
-    folder = PLACE / "llm"
-    folder.mkdir(exist_ok=True)
-    (folder / "a.txt").write_text("a b " * 40)
-    kind = data[:1] if data[:1] in LLM_FILES else b"c"
-    for name in [] if len(list(folder.iterdir())) > len(WHOLE_LLM) else WHOLE_LLM:
-        (folder / name).write_bytes(WHOLE_LLM[name])
-    (folder / LLM_FILES[kind]).write_bytes(data[1:])
-    try:
-        if kind in (b"t", b"e"):
-            data_set(
-                "text", data_dir=str(folder / "a.txt"), workers=0, tokenizer=str(folder), length=2
-            )
+def read_llm(name: str, data: bytes) -> None:
+    with in_folder("llm", WHOLE_LLM, name, data) as folder:
+        if name in TOKENIZER:
+            words = PLACE / "words.txt"
+            words.write_text("a b " * 40)
+            data_set("text", data_dir=str(words), workers=0, tokenizer=str(folder), length=2)
             return
         config = hugging_face.config_of(str(folder))
-        with contextlib.suppress(InputError) if kind == b"c" else contextlib.nullcontext():
+        is_config = name == hugging_face.CONFIG  # of another network, perhaps
+        with contextlib.suppress(InputError) if is_config else contextlib.nullcontext():
             hugging_face.read_weights(folder, config, np.float32)
-    finally:
-        (folder / LLM_FILES[kind]).write_bytes(WHOLE_LLM[LLM_FILES[kind]])
 
 
 def as_input_error(read: Callable[[Path], object], path: Path) -> None:
@@ -372,6 +354,16 @@ TARGETS = {
     "safetensors": Target(safe_headers(), read_safe),
     "pth": Target(pickles(), read_pickle),
     "pictures": Target(pictures(), read_picture),
-    "llm": Target(llm_seeds(), read_llm),
-    "export": Target([kind + content for kind, content in WHOLE.items()], read_export),
+}
+# Each file of a folder by itself: what one reaches whole, the others reach with it.
+TARGETS |= {
+    f"export:{name}": Target([content], partial(read_export, name))
+    for name, content in WHOLE.items()
+}
+TARGETS |= {
+    f"llm:{name}": Target(
+        text(*DECODERS) if name == hugging_face.CONFIG else [content], partial(read_llm, name)
+    )
+    for name, content in WHOLE_LLM.items()
+    if name != SHARDS[1]
 }

@@ -176,6 +176,7 @@ def test_masks_that_do_not_fit_the_weights(tmp_path, message):
 OF_ENTRIES = {
     "expected a dtype, a backend and layers by name": lambda d, e: d.pop("dtype"),
     "expected a dtype, a backend and layers": lambda d, e: d.update(layers=[]),
+    "expected a backend of .*cutlass.* got 'cut'": lambda d, e: d.update(backend="cut"),
     "head/kernel: expected weight, jax, kind": lambda d, e: e.pop("pattern24"),
     "head/kernel: expected weight, jax, kind, why": lambda d, e: e.update(n="2"),
     "head/kernel: expected weight": lambda d, e: d["layers"].update({"head/kernel": 3}),
