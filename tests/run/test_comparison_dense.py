@@ -54,6 +54,14 @@ def test_a_dense_training_that_fails_is_not_tried_in_every_cell(tmp_path, capsys
     assert not list(tmp_path.glob("seed0/1of4_*/dense"))
 
 
+def test_who_trains_after_a_cell_that_failed(tmp_path):
+    refused, diverged = InputError("out of reach"), FloatingPointError("the loss is nan")
+    own, given = scripts.settings(), scripts.settings("init=elsewhere")
+    assert comparison_dense.after_fault(own, tmp_path, refused) is None
+    assert isinstance(comparison_dense.after_fault(own, tmp_path, diverged), InputError)
+    assert comparison_dense.after_fault(given, tmp_path, diverged) is None  # its own training only
+
+
 def test_no_cell_starts_from_half_a_dense_network(tmp_path, capsys, monkeypatch):
     """Its training ends in an error after a save: all others would start from that step."""
     cells = comparison.cells_of(1, ["2:4", "1:4"], ["uniform"], ["sr_ste"])
