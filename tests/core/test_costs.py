@@ -14,7 +14,14 @@ from domino_jax.allocate.domino import domino
 from domino_jax.core import costs
 from domino_jax.core.canonical import Axes
 from domino_jax.core.kernels import Kernel, kernels, n_by_path, signatures, stacked
-from domino_jax.core.layers import counted, group_count, grouped, inputs_of
+from domino_jax.core.layers import (
+    LayerSpec,
+    axis_sizes,
+    counted,
+    group_count,
+    grouped,
+    inputs_of,
+)
 from domino_jax.core.masked import make_masks
 from domino_jax.core.masks import top_n
 from domino_jax.core.scheme import NM
@@ -283,3 +290,17 @@ def test_a_traced_network_with_its_stem_dense_and_flattened():
     flat = find_layers(apply, params, inputs, 4, [("stem", "flatten")])
     assert costs.total_cost(flat, costs.count_macs) == costs.total_cost(dense, costs.count_macs)
     assert costs.lowest_cost(flat, costs.count_weights) == 7 * 8 + 8
+
+
+def test_a_budget_that_is_one_needs_no_other_cost():
+    layers = (made.layer("a", (8, 4), Axes((), (), (0,), (1,)), 32, (1, 2, 4)),)
+    budget = costs.budget_of(layers, 0.5)
+    assert costs.budget_of(layers, budget) is budget
+    with pytest.raises(ValueError, match="got a Budget, which has one"):
+        costs.budget_of(layers, budget, cost=costs.count_macs)
+
+
+def test_a_layer_of_no_product_has_no_sizes_along_axes():
+    layer = LayerSpec("a", (8, 4), None, 0, None, "not used", 1)
+    with pytest.raises(ValueError, match="a: no convolution or matrix product, so no axis has"):
+        axis_sizes(layer, (0,))

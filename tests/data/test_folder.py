@@ -9,6 +9,7 @@ from PIL import Image
 
 from domino_jax import data
 from domino_jax.data import images
+from domino_jax.data.sets.folder import _Files
 
 COLORS = {"ant": (250, 10, 10), "bee": (10, 250, 10), "cat": (10, 10, 250)}
 
@@ -198,3 +199,8 @@ def test_the_fingerprint_depends_on_classes_names_and_sizes(root, tmp_path_facto
     (moved / "val" / "cat").rename(moved / "val" / "dog")
     seen.append(create(moved).fingerprint)
     assert len(set(seen)) == 5
+
+
+def test_a_picture_that_vanished_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"gone\.png: cannot be read \(No such file or directory"):
+        _Files([str(tmp_path / "gone.png")], [0])[0]

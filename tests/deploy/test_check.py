@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import types
 
 import pytest
 import torch
@@ -238,3 +239,12 @@ def test_what_cannot_be_timed_alone_says_why(tmp_path):
     assert entry["dtype"] == "float32"  # of the weights, not that of the words
     written = json.loads((folder / "tuning.json").read_text())["entries"]
     assert written == [entry]
+
+
+def test_a_dtype_that_no_kernel_has(folder, capsys, monkeypatch):
+    """On a GPU the weights are taken in the dtype of the export."""
+    monkeypatch.setattr(check, "device_of", lambda _: types.SimpleNamespace(type="cuda"))
+    path = folder / "export.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"dtype": "float8"}))
+    line = one_line(capsys, [f"--check={folder}"])
+    assert "dtype: expected one of ('float32', 'float16', 'bfloat16'), got 'float8'" in line

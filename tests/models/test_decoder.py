@@ -209,3 +209,10 @@ def test_each_slice_of_the_scanned_blocks_is_a_layer_with_statistics_of_its_own(
         squares = found.statistics[f"model/layers/self_attn/q_proj/kernel#{index}"].squares
         np.testing.assert_allclose(squares[0], expected, rtol=1e-4)
         x = decoder._block(config, block, jnp.bool_(False), x, turns)
+
+
+def test_more_positions_than_the_network_has(tmp_path):
+    model = ours(llm.save(llm.make("llama"), tmp_path))
+    length = read_config(json.loads((tmp_path / "config.json").read_text())).positions + 1
+    with pytest.raises(InputError, match=f"expected at most {length - 1} positions, got {length}"):
+        model.apply(model.params, {}, jnp.zeros((1, length), jnp.int32), train=False)

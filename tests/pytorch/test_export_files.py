@@ -174,6 +174,7 @@ def test_masks_that_do_not_fit_the_weights(tmp_path, message):
 
 
 OF_ENTRIES = {
+    "not an export of format 1": lambda d, e: d.update(format=2),
     "expected a dtype, a backend and layers by name": lambda d, e: d.pop("dtype"),
     "expected a dtype, a backend and layers": lambda d, e: d.update(layers=[]),
     "expected a backend of .*cutlass.* got 'cut'": lambda d, e: d.update(backend="cut"),
@@ -276,3 +277,9 @@ def test_a_layer_that_has_no_axes_there():
     tensor = Tensor(layer.path, "head.weight", (1, 0), (16, 8), None)
     with pytest.raises(InputError, match="head/kernel: is a layer only under the rules of the run"):
         document._entry(network, layer, tensor, by_torch=True)
+
+
+def test_onnx_wants_a_network_of_pytorch(tmp_path):
+    with pytest.raises(InputError, match="format onnx: PyTorch has no network"):
+        write(of_tokens(np.uint8), tmp_path / "out", onnx=True)
+    assert not (tmp_path / "out").exists()

@@ -131,3 +131,11 @@ def test_names_of_ones_own_that_end_the_program(text, said, tmp_path, own_run, c
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"{said}SystemExit: 0 ({tmp_path}/someones_names.py, line ")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_scheme_whose_settings_are_none(tmp_path):
+    layers = {"a": {"n": 1, "m": 2}}
+    content = {"format": 1, "order": ["a"], "layers": layers, "config": 3}
+    (tmp_path / "scheme.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="'config': expected an object, got 3"):
+        export._record(tmp_path)

@@ -407,3 +407,10 @@ def test_without_pytorch(tmp_path, weights, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(ValueError, match=r"a\.pth: reading it needs PyTorch \(pip install torch\)"):
         torch_file.read(tmp_path / "a.pth")
+
+
+def test_a_tensor_that_claims_more_than_its_file_has(tmp_path):
+    path = tmp_path / "a.pth"
+    path.write_bytes(b"small")
+    with pytest.raises(ValueError, match=r"'w' claims 4,000,000 bytes, more than the file has"):
+        torch_file.as_array(path, "w", torch.zeros(1).expand(1_000_000))

@@ -273,3 +273,9 @@ def test_both_signals_are_counted(monkeypatch):
 )
 def test_printable(text, shown):
     assert printable(text) == shown
+
+
+def test_a_rehearsal_that_is_stopped_at_the_start_does_not_begin(tmp_path):
+    config = scripts.settings("dry_run=True")
+    with pytest.raises(Stopped, match="stopped before the first step"):
+        command_line._work(lambda *_: pytest.fail("began"), config, tmp_path, [signal.SIGTERM])

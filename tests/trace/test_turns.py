@@ -8,6 +8,7 @@ from jax import lax
 
 from domino_jax.core.canonical import one_slice, with_slice
 from domino_jax.core.errors import InputError
+from domino_jax.core.layers import LayerSpec
 from domino_jax.core.paths import leaves_by_path, replace_leaves
 from domino_jax.trace import turns
 from domino_jax.trace.kernels import find_kernels
@@ -167,3 +168,9 @@ def test_no_batches_are_refused():
     layers = find_kernels(lambda p, x: x @ p["w"], {"w": floats(4, 4)}, floats(1, 4))
     with pytest.raises(InputError, match="expected at least one batch"):
         change_in_turn(lambda p, x: (x @ p["w"]).sum(), {"w": floats(4, 4)}, [], layers, None)
+
+
+def test_a_layer_of_no_product_has_no_turn():
+    layer = LayerSpec("a", (8, 4), None, 0, None, "not used", 1)
+    with pytest.raises(InputError, match="a: expected a layer of a product, got one without"):
+        turns._roles(layer)
