@@ -22,6 +22,7 @@ from domino_jax.core.masks import top_n
 HWIO = Axes((), (0, 1), (2,), (3,))
 IO = Axes((), (), (0,), (1,))
 OI = Axes((), (), (1,), (0,))
+OIHW = Axes((), (2, 3), (1,), (0,))
 Kernel = tuple[str, tuple[int, ...], Axes]
 MAIN: Kernel = ("3x3 convolution", (3, 3, 1024, 2720), HWIO)
 OTHERS: tuple[Kernel, ...] = (
@@ -30,6 +31,7 @@ OTHERS: tuple[Kernel, ...] = (
     ("dense to 64", (390_656, 64), IO),
     ("dense to 10", (2_500_096, 10), IO),
     ("dense (out, in)", (4880, 5120), OI),
+    ("3x3 convolution (out, in, 3, 3)", (2720, 1024, 3, 3), OIHW),
 )
 GOALS = {4: 1.0, 8: 1.0, 16: 2.5}
 

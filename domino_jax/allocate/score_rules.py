@@ -12,7 +12,7 @@ from domino_jax.allocate.kdiag import by_weight
 from domino_jax.allocate.scores import Scores
 from domino_jax.core.kernels import kernel_weights
 from domino_jax.core.layers import LayerSpec
-from domino_jax.core.masks import at_least_float32
+from domino_jax.core.ranks import at_least_float32
 from domino_jax.trace.taps import Statistics
 
 Loss = Callable[[Any, Any], jax.Array]

@@ -22,7 +22,8 @@ from domino_jax.core.errors import InputError
 from domino_jax.core.kernels import kernel_weights, n_by_path
 from domino_jax.core.layers import LayerSpec, grouped
 from domino_jax.core.masked import Masks, make_masks, where_kept
-from domino_jax.core.masks import at_least_float32, top_scores
+from domino_jax.core.masks import top_scores
+from domino_jax.core.ranks import at_least_float32
 from domino_jax.core.scheme import Scheme
 from domino_jax.trace.taps import Statistics
 from domino_jax.trace.turns import change_in_turn

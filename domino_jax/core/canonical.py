@@ -1,4 +1,4 @@
-"""The canonical view of a kernel (stack, window, input, output): the only place that reshapes one.
+"""The parts of a kernel and its groups: the only place that reshapes one.
 
 A group is M consecutive weights along the input axis, for one stack slice, window position and
 output. Where the inputs are no multiple of M the last group is padded.
@@ -38,32 +38,76 @@ class Axes:
 
 
 def in_groups(x: jax.Array, m: int, axes: Axes, filler: int = 0) -> jax.Array:
-    """Brings a kernel to [S, W, G, M, O], the filler where the last group is short.
+    """Splits the inputs of a kernel into groups where they lie: [.., G, M, ..].
 
-    axes (1,) inputs, (0,) outputs, m = 4        view [S=1, W=1, I=6, O=2]
-    w [2, 6] = a b c d e f                       O=0: |a b c d| e f . .|
-               g h i j k l                       O=1: |g h i j| k l . .|
+    m = 4, inputs (0,): w [6, O] -> [G=2, M=4, O]; inputs (1,): w [O, 6] -> [O, G=2, M=4].
+
+    w [2, 6] = a b c d e f     by inputs (1,)     [[a b c d] [e f . .]]
+               g h i j k l                        [[g h i j] [k l . .]]
+
+    A kernel is transposed only if its inputs do not follow each other: XLA's loops run over memory
+    as it lies. The filler is where the last group is short.
     """
-    s, w, i, o = sizes(x.shape, axes)
-    # Outputs come last, though groups run along the inputs: XLA then compares whole rows of
-    # outputs at once, and for Flax kernels the transpose is none.
-    view = x.transpose(axes.order).reshape(s, w, i, o)
-    if i % m:
-        view = jnp.pad(view, ((0, 0), (0, 0), (0, -i % m), (0, 0)), constant_values=filler)
-    return view.reshape(s, w, -(-i // m), m, o)
+    order, place = _arranged(axes)
+    x = x.transpose(order)
+    before, after = x.shape[:place], x.shape[place + len(axes.inputs) :]
+    inputs = math.prod(x.shape[place : place + len(axes.inputs)])
+    x = x.reshape(*before, inputs, *after)
+    if inputs % m:
+        widths = [(0, -inputs % m if axis == place else 0) for axis in range(x.ndim)]
+        x = jnp.pad(x, widths, constant_values=filler)
+    return x.reshape(*before, -(-inputs // m), m, *after)
+
+
+def axis_of_m(axes: Axes) -> int:
+    """Returns the axis of M in what `in_groups` returns; that of G is the one before it."""
+    return _arranged(axes)[1] + 1
 
 
 def ungroup(x: jax.Array, shape: tuple[int, ...], axes: Axes) -> jax.Array:
-    """Brings [S, W, G, M, O] back to the kernel's own shape; drops the padding."""
-    s, w, i, o = sizes(shape, axes)
-    return from_matrices(x.reshape(s, w, -1, o)[:, :, :i], shape, axes)
+    """Brings what `in_groups` split back to the kernel's own shape; drops the padding."""
+    order, place = _arranged(axes)
+    arranged = [shape[axis] for axis in order]
+    _, _, inputs, _ = sizes(shape, axes)
+    x = x.reshape(*x.shape[:place], -1, *x.shape[place + 2 :])
+    x = jax.lax.slice_in_dim(x, 0, inputs, axis=place)
+    return x.reshape(arranged).transpose(np.argsort(order).tolist())
 
 
 def per_slice(n: jax.typing.ArrayLike, shape: tuple[int, ...], axes: Axes) -> jax.Array:
-    """Brings n to [S, 1, 1, 1, 1]."""
-    slices, *_ = sizes(shape, axes)
-    n = jnp.asarray(n, jnp.int32)
-    return jnp.broadcast_to(n.reshape(-1), (slices,)).reshape(-1, 1, 1, 1, 1)
+    """Lays one n for each stack slice ([S], or [] for all) along the stack axes of `in_groups`."""
+    order, place = _arranged(axes)
+    n = spread(jnp.asarray(n, jnp.int32), shape, axes).transpose(order)
+    return n.reshape(*n.shape[:place], 1, 1, *n.shape[place + len(axes.inputs) :])
+
+
+def from_groups(x: jax.Array, shape: tuple[int, ...], axes: Axes) -> jax.Array:
+    """Brings one value of each group, as they lie (`in_groups` without M), to [S, W, G, O]."""
+    slices, windows, _, outputs = sizes(shape, axes)
+    return x.transpose(_of_groups(axes)).reshape(slices, windows, -1, outputs)
+
+
+def to_groups(x: jax.Array, shape: tuple[int, ...], axes: Axes) -> jax.Array:
+    """Brings one value of each group, [S, W, G, O], to where the groups lie; M is 1."""
+    first = [shape[axis] for axis in (*axes.stack, *axes.window)]
+    x = x.reshape(*first, x.shape[2], *(shape[axis] for axis in axes.outputs))
+    return jnp.expand_dims(x.transpose(np.argsort(_of_groups(axes)).tolist()), axis_of_m(axes))
+
+
+def _arranged(axes: Axes) -> tuple[tuple[int, ...], int]:
+    """Returns an order of the axes in which the inputs follow each other, and where they begin."""
+    first = axes.inputs[0]
+    if axes.inputs == tuple(range(first, first + len(axes.inputs))):
+        return tuple(range(len(axes.order))), first
+    return axes.order, len(axes.stack) + len(axes.window)
+
+
+def _of_groups(axes: Axes) -> list[int]:
+    """Returns the order that brings groups from where they lie to stack, window, group, output."""
+    order, place = _arranged(axes)
+    lying = [axis for axis in order if axis not in axes.inputs[1:]]
+    wanted = [*axes.stack, *axes.window, order[place], *axes.outputs]
+    return [lying.index(axis) for axis in wanted]
 
 
 def spread(x: jax.Array, shape: tuple[int, ...], axes: Axes) -> jax.Array:

@@ -1,6 +1,7 @@
 """Top-n-of-M masks, and what else is said of the groups of a kernel.
 
-Groups are those of the canonical view (`core.canonical`); padding is 0 and loses every comparison.
+Groups lie where the kernel has them, [.., G, M, ..] (`core.canonical`); padding is 0 and loses
+every comparison. What is said of each group is [S, W, G, O].
 
 Shape letters: S stack slices, W window positions, I inputs, O outputs, G groups along the inputs,
 M group size. N is the number of weights kept.
@@ -9,18 +10,39 @@ NaN rule: a NaN counts as an infinite magnitude. It is kept before any finite we
 broken weight reaches the loss and is seen there, and every group still keeps exactly n.
 """
 
+import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from domino_jax.core.canonical import Axes, in_groups, per_slice, ungroup
+from domino_jax.core.canonical import (
+    Axes,
+    axis_of_m,
+    from_groups,
+    from_matrices,
+    in_groups,
+    matrices,
+    per_slice,
+    to_groups,
+    ungroup,
+)
+from domino_jax.core.ranks import (
+    SHORT,
+    at_least_float32,
+    bits,
+    magnitude,
+    rank_of,
+    sum_along,
+    sum_of_marked,
+    through_bits,
+)
 
-# Set by benchmarks/masks.py on CPU. Longer groups no longer fit the registers, and XLA no longer
-# unrolls longer sums.
-_SHORT = 8
-_AT_ONCE = 16
+# Fewer weights beside each other make no vectors; then all groups are packed that fit an integer.
+# Set by benchmarks/masks.py on CPU.
+_ROW = 16
+_BITS = 32
 
 
 def top_n(w: jax.Array, n: jax.typing.ArrayLike, m: int, axes: Axes) -> jax.Array:
@@ -38,7 +60,8 @@ def top_n(w: jax.Array, n: jax.typing.ArrayLike, m: int, axes: Axes) -> jax.Arra
     Returns:
         bool, the shape of w.
     """
-    return _best(in_groups(_bits(_magnitude(w)), m, axes), n, w.shape, m, axes)
+    keys = in_groups(bits(magnitude(w)), m, axes)
+    return _largest_keys(keys, per_slice(n, w.shape, axes), w.shape, m, axes)
 
 
 def top_k(w: jax.Array, kept: jax.typing.ArrayLike, axes: Axes) -> jax.Array:
@@ -53,18 +76,18 @@ def top_k(w: jax.Array, kept: jax.typing.ArrayLike, axes: Axes) -> jax.Array:
     Returns:
         bool, the shape of w.
     """
-    keys = in_groups(_bits(_magnitude(w)), 1, axes)  # [S, W, I, 1, O]
-    kept = per_slice(kept, w.shape, axes)
+    keys = matrices(bits(magnitude(w)), axes)  # [S, W·I, O]
+    kept = jnp.broadcast_to(jnp.asarray(kept, jnp.int32).reshape(-1, 1, 1), (keys.shape[0], 1, 1))
     least = _largest(lambda key: _count(keys >= key) >= kept, kept.shape, keys.dtype)
     tied, spare = keys == least, kept - _count(keys > least)
     index = jnp.arange(keys[0].size, dtype=jnp.int32).reshape(1, *keys.shape[1:])
     end = _largest(lambda end: _count(tied & (index < end)) <= spare, kept.shape, index.dtype)
-    return ungroup((keys > least) | (tied & (index < end)), w.shape, axes)
+    return from_matrices((keys > least) | (tied & (index < end)), w.shape, axes)
 
 
 def _count(marks: jax.Array) -> jax.Array:
-    """Counts the marks of each slice: int32, [S, 1, 1, 1, 1]."""
-    return jnp.sum(marks, axis=(1, 2, 3, 4), dtype=jnp.int32, keepdims=True)
+    """Counts the marks of each slice: int32, [S, 1, 1]."""
+    return jnp.sum(marks, axis=(1, 2), dtype=jnp.int32, keepdims=True)
 
 
 def _largest(
@@ -74,13 +97,13 @@ def _largest(
 
     Bit by bit: a pass over the kernel each, and no sort, which takes many times as long.
     """
-    bits = np.iinfo(dtype).bits - 1
+    places = np.iinfo(dtype).bits - 1
 
     def with_bit(place: jax.Array, found: jax.Array) -> jax.Array:
-        higher = found | (jnp.ones([], dtype) << (bits - 1 - place).astype(dtype))
+        higher = found | (jnp.ones([], dtype) << (places - 1 - place).astype(dtype))
         return jnp.where(holds(higher), higher, found)
 
-    return jax.lax.fori_loop(0, bits, with_bit, jnp.zeros(shape, dtype))
+    return jax.lax.fori_loop(0, places, with_bit, jnp.zeros(shape, dtype))
 
 
 def top_scores(scores: jax.Array, n: jax.typing.ArrayLike, m: int, axes: Axes) -> jax.Array:
@@ -96,11 +119,12 @@ def top_scores(scores: jax.Array, n: jax.typing.ArrayLike, m: int, axes: Axes) -
         bool, the shape of scores.
     """
     # The bits of negative floats rise as the floats fall; turned round, all rise together.
-    bits = _bits(jnp.where(jnp.isnan(scores), jnp.full_like(scores, jnp.inf), scores))
-    lowest, largest = np.iinfo(bits.dtype).min, np.iinfo(bits.dtype).max
-    keys = jnp.where(bits < 0, bits ^ largest, bits)
-    # Padding ranks below -inf; one above the lowest integer, of which `_rank` takes one away.
-    return _best(in_groups(keys, m, axes, lowest + 1), n, scores.shape, m, axes)
+    keys = bits(jnp.where(jnp.isnan(scores), jnp.full_like(scores, jnp.inf), scores))
+    lowest, largest = np.iinfo(keys.dtype).min, np.iinfo(keys.dtype).max
+    keys = jnp.where(keys < 0, keys ^ largest, keys)
+    # Padding ranks below -inf; one above the lowest integer, of which `rank_of` takes one away.
+    keys = in_groups(keys, m, axes, lowest + 1)
+    return _largest_keys(keys, per_slice(n, scores.shape, axes), scores.shape, m, axes)
 
 
 def top_n_where(
@@ -115,30 +139,27 @@ def top_n_where(
         m: as for `top_n`.
         axes: as for `top_n`.
     """
-    kept = jnp.where(pruned[:, :, :, None, :], per_slice(n, w.shape, axes), jnp.int32(m))
-    return _keep(in_groups(_bits(_magnitude(w)), m, axes), kept, w.shape, m, axes)
+    here = to_groups(pruned, w.shape, axes)
+    kept = jnp.where(here, per_slice(n, w.shape, axes), jnp.int32(m))
+    return _largest_keys(in_groups(bits(magnitude(w)), m, axes), kept, w.shape, m, axes)
 
 
 def group_sums(w: jax.Array, m: int, axes: Axes) -> jax.Array:
     """Returns the sum of the magnitudes of each group: [S, W, G, O], at least float32."""
-    grouped = in_groups(_magnitude(w), m, axes)
-    return jnp.sum(grouped.astype(at_least_float32(w.dtype)), axis=3)
+    wide = in_groups(magnitude(w), m, axes).astype(at_least_float32(w.dtype))
+    return from_groups(sum_along(wide, axis_of_m(axes)), w.shape, axes)
 
 
-def _best(
-    keys: jax.Array, n: jax.typing.ArrayLike, shape: tuple[int, ...], m: int, axes: Axes
-) -> jax.Array:
-    """Marks the n largest keys of each group: [S, W, G, M, O] to the kernel's own shape."""
-    return _keep(keys, per_slice(n, shape, axes), shape, m, axes)
-
-
-def _keep(
+def _largest_keys(
     keys: jax.Array, kept: jax.Array, shape: tuple[int, ...], m: int, axes: Axes
 ) -> jax.Array:
-    """Marks the largest keys of each group, of n that broadcast to [S, W, G, M, O]."""
-    rank = _rank(keys)
-    keep = rank < kept.astype(rank.dtype)
-    return ungroup(_through_bits(keep) if m <= _SHORT else keep, shape, axes)
+    """Marks the largest keys of each group, of n that broadcast to [.., G, M, ..]."""
+    axis = axis_of_m(axes)
+    rank = rank_of(keys, axis)
+    if m > (SHORT if math.prod(keys.shape[axis + 1 :]) >= _ROW else _BITS):
+        return ungroup(rank < kept.astype(rank.dtype), shape, axes)
+    # In int32: of ranks of 8 bits XLA makes no vectors where groups lie along the fastest axis.
+    return ungroup(through_bits(rank.astype(jnp.int32) < kept, axis), shape, axes)
 
 
 def thresholds(w: jax.Array, m: int, axes: Axes) -> jax.Array:
@@ -147,11 +168,11 @@ def thresholds(w: jax.Array, m: int, axes: Axes) -> jax.Array:
     Returns:
         [S, W, G, O], the dtype of w but at least float32.
     """
-    grouped = in_groups(_magnitude(w), m, axes)
+    grouped = in_groups(magnitude(w), m, axes)
+    axis = axis_of_m(axes)
     # Of an odd M the middle one is not among the smaller half; padding is, as the smallest of all.
-    smallest = _rank(_bits(grouped)) >= m - m // 2
-    wide = grouped.astype(at_least_float32(w.dtype))
-    return jnp.sum(jnp.where(smallest, wide, jnp.zeros_like(wide)), axis=3) / (m // 2)
+    smallest = rank_of(bits(grouped), axis) >= m - m // 2
+    return from_groups(sum_of_marked(grouped, smallest, axis), w.shape, axes) / (m // 2)
 
 
 def thresholds_among(w: jax.Array, n: jax.typing.ArrayLike, m: int, axes: Axes) -> jax.Array:
@@ -163,19 +184,21 @@ def thresholds_among(w: jax.Array, n: jax.typing.ArrayLike, m: int, axes: Axes) 
     Returns:
         as `thresholds`; 0 where n is 1.
     """
-    grouped = in_groups(_magnitude(w), m, axes)
+    grouped = in_groups(magnitude(w), m, axes)
     kept = per_slice(n, w.shape, axes)
-    rank = _rank(_bits(grouped)).astype(jnp.int32)
+    axis = axis_of_m(axes)
+    rank = rank_of(bits(grouped), axis).astype(jnp.int32)
     smallest = (rank >= kept - kept // 2) & (rank < kept)
-    wide = grouped.astype(at_least_float32(w.dtype))
-    total = jnp.sum(jnp.where(smallest, wide, jnp.zeros_like(wide)), axis=3)
-    return total / jnp.maximum(kept // 2, 1)[:, :, :, 0].astype(wide.dtype)
+    total = sum_of_marked(grouped, smallest, axis)
+    count = jnp.maximum(kept // 2, 1).squeeze(axis).astype(total.dtype)
+    return from_groups(total / count, w.shape, axes)
 
 
 def most_nonzeros(w: jax.Array, m: int, axes: Axes) -> jax.Array:
     """Counts the nonzeros of the group that has the most of them: int32, [S] or []."""
-    nonzeros = jnp.sum(in_groups(_magnitude(w), m, axes) != 0, axis=3, dtype=jnp.int32)
-    most = jnp.max(nonzeros, axis=(1, 2, 3))
+    is_kept = in_groups(magnitude(w), m, axes) != 0
+    nonzeros = jnp.sum(is_kept, axis=axis_of_m(axes), dtype=jnp.int32)
+    most = jnp.max(from_groups(nonzeros, w.shape, axes), axis=(1, 2, 3))
     return most if axes.stack else most.reshape(())
 
 
@@ -194,11 +217,13 @@ def count_short(
     Returns:
         int32, [S]; [] if the kernel has no stack axes.
     """
-    grouped = in_groups(_magnitude(w), m, axes).astype(threshold.dtype)
+    grouped = in_groups(magnitude(w), m, axes).astype(threshold.dtype)
     # Padding is 0 and never above a threshold, which is 0 or more: a short last group is short.
-    above = jnp.sum(grouped > threshold[:, :, :, None, :], axis=3, dtype=jnp.int32)
-    short = above < per_slice(n, w.shape, axes)[:, :, :, 0]
-    counts = jnp.sum(short, axis=(1, 2, 3), dtype=jnp.int32)
+    axis = axis_of_m(axes)
+    is_above = grouped > to_groups(threshold, w.shape, axes)
+    above = jnp.sum(is_above, axis=axis, dtype=jnp.int32)
+    short = above < per_slice(n, w.shape, axes).squeeze(axis)
+    counts = jnp.sum(from_groups(short, w.shape, axes), axis=(1, 2, 3), dtype=jnp.int32)
     return counts if axes.stack else counts.reshape(())
 
 
@@ -217,11 +242,11 @@ def sums_by_rank(w: jax.Array, value: jax.Array, m: int, axes: Axes) -> jax.Arra
         [S, M], at least float32; rank 0, the largest magnitude, first.
     """
     grouped = in_groups(value.astype(at_least_float32(value.dtype)), m, axes)
-    rank = _rank(in_groups(_bits(_magnitude(w)), m, axes))
+    rank = rank_of(in_groups(bits(magnitude(w)), m, axes), axis_of_m(axes))
 
     def of_rank(index: jax.Array) -> jax.Array:
-        chosen = rank == index.astype(rank.dtype)
-        return jnp.sum(jnp.where(chosen, grouped, jnp.zeros_like(grouped)), axis=(1, 2, 3, 4))
+        chosen = jnp.where(rank == index.astype(rank.dtype), grouped, jnp.zeros_like(grouped))
+        return _sum_of_slices(ungroup(chosen, w.shape, axes), axes)
 
     return jax.lax.map(of_rank, jnp.arange(m, dtype=jnp.int32)).T
 
@@ -231,74 +256,20 @@ def magnitudes(w: jax.Array, m: int, axes: Axes) -> jax.Array:
 
     The groups are in the order of `thresholds`, its axes W, G and O flattened.
     """
-    grouped = in_groups(_magnitude(w), m, axes).transpose(0, 3, 1, 2, 4)
-    return grouped.reshape(*grouped.shape[:2], -1)
+    grouped = jnp.moveaxis(in_groups(magnitude(w), m, axes), axis_of_m(axes), 0)
+    ordered = jax.vmap(lambda one: from_groups(one, w.shape, axes))(grouped)  # [M, S, W, G, O]
+    return ordered.reshape(*ordered.shape[:2], -1).swapaxes(0, 1)
 
 
 def slice_norms(w: jax.Array, axes: Axes) -> jax.Array:
     """Returns the L2 norm of each stack slice, at least float32: [S], [] without stack axes."""
-    # Reduced where it lies, and only then brought to the order of the stack axes: no copy of w.
-    others = tuple(a for a in range(w.ndim) if a not in axes.stack)
-    squares = jnp.sum(jnp.square(w.astype(at_least_float32(w.dtype))), axis=others)
-    return jnp.sqrt(squares.transpose(np.argsort(np.argsort(axes.stack)).tolist())).reshape(
-        (-1,) if axes.stack else ()
-    )
+    norms = jnp.sqrt(_sum_of_slices(jnp.square(w.astype(at_least_float32(w.dtype))), axes))
+    return norms if axes.stack else norms.reshape(())
 
 
-def _magnitude(w: jax.Array) -> jax.Array:
-    """Returns |w| with NaN as infinity, through the bits: denormals stay what they are."""
-    # Without the sign bit the integers of NaN lie above that of infinity.
-    bits = _bits(w) & np.iinfo(f"int{8 * w.dtype.itemsize}").max
-    infinity = np.array(np.inf, w.dtype).view(bits.dtype)
-    return jax.lax.bitcast_convert_type(jnp.minimum(bits, infinity), w.dtype)
-
-
-def _bits(x: jax.Array) -> jax.Array:
-    """Reads floats as integers of their size: floats of 0 and more are ordered as these are."""
-    return jax.lax.bitcast_convert_type(x, f"int{8 * x.dtype.itemsize}")
-
-
-def at_least_float32(dtype: jax.typing.DTypeLike) -> np.dtype:
-    """Returns a dtype to compute in: that of the weights, but at least float32."""
-    return np.dtype(dtype) if np.dtype(dtype).itemsize >= 4 else np.dtype(np.float32)
-
-
-def _rank(keys: jax.Array) -> jax.Array:
-    """Counts for each weight of [S, W, G, M, O] the weights of its group that beat it.
-
-    Every weight meets every other, in one fused loop: no sort, no gather. Keys are integers, so a
-    tie is broken by asking one less of the lower index:
-
-        keys   3 7 7 1     the second 7 is beaten by the 7 on its left, for 7 > 7 - 1;
-        rank   2 0 1 3     the first is not by the 7 on its right, for 7 > 7 is false
-
-    Returns:
-        integers, the shape of keys; int8 for long groups, whose ranks XLA keeps in memory.
-    """
-    m = keys.shape[3]
-    own_index = jax.lax.broadcasted_iota(jnp.int32, (1, 1, 1, m, 1), 3)
-
-    def beats(other: jax.Array, index: jax.Array | int) -> jax.Array:
-        return other > keys - (index < own_index).astype(keys.dtype)
-
-    rank = jnp.zeros(keys.shape, jnp.int32 if m <= _SHORT else jnp.int8)
-    if m <= _SHORT:  # unrolled: all ranks of a group stay in registers
-        for index in range(m):
-            rank += beats(keys[:, :, :, index : index + 1], index).astype(rank.dtype)
-        return rank
-    # In parts: summed over all M at once, XLA would write the [.., M, M] comparisons to memory.
-    for start in range(0, m, _AT_ONCE):
-        others = keys[:, :, :, start : start + _AT_ONCE, None]
-        indices = start + jnp.arange(others.shape[3], dtype=jnp.int32)
-        rank += jnp.sum(jax.vmap(beats, (3, 0))(others, indices), axis=0, dtype=rank.dtype)
-    return rank
-
-
-def _through_bits(keep: jax.Array) -> jax.Array:
-    """Packs the marks of each short group [S, W, G, M, O] into one byte, and unpacks them.
-
-    The sum makes XLA rank a whole group at once, in registers; else it starts anew for each mark.
-    """
-    bit = (1 << np.arange(keep.shape[3])).astype(np.uint8)[None, None, None, :, None]
-    packed = jnp.sum(jnp.where(keep, bit, np.uint8(0)), axis=3, keepdims=True, dtype=np.uint8)
-    return (packed & bit) != 0
+def _sum_of_slices(x: jax.Array, axes: Axes) -> jax.Array:
+    """Adds up what has the shape of a kernel over each of its slices: [S]."""
+    # Reduced where it lies, and only then brought to the order of the stack axes: no copy of x.
+    others = tuple(axis for axis in range(x.ndim) if axis not in axes.stack)
+    order = np.argsort(np.argsort(axes.stack)).tolist()
+    return jnp.sum(x, axis=others).transpose(order).reshape(-1)

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from domino_jax.core.canonical import Axes
 from domino_jax.core.errors import InputError
 from domino_jax.core.layers import LayerSpec
-from domino_jax.core.masks import at_least_float32
 from domino_jax.core.paths import require_known
+from domino_jax.core.ranks import at_least_float32
 from domino_jax.trace import views
 from domino_jax.trace.example import (
     arrays_by_path,

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-from domino_jax.core.masks import at_least_float32
+from domino_jax.core.ranks import at_least_float32
 from domino_jax.trace import views
 from domino_jax.trace.products import PRODUCTS
 from domino_jax.trace.rebuild import bound
