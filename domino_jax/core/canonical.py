@@ -59,6 +59,24 @@ def in_groups(x: jax.Array, m: int, axes: Axes, filler: int = 0) -> jax.Array:
     return x.reshape(*before, -(-inputs // m), m, *after)
 
 
+def one_window(shape: tuple[int, ...], axes: Axes) -> tuple[tuple[int, ...], Axes]:
+    """Returns shape and axes of a kernel whose window axes, if they follow each other, are one.
+
+    A reshape to it moves nothing, and XLA's loops over it have an axis less: an eighth of a mask.
+    """
+    first, count = min(axes.window, default=0), len(axes.window)
+    if count < 2 or axes.window != tuple(range(first, first + count)):
+        return shape, axes
+
+    def renamed(part: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(axis if axis < first else axis - count + 1 for axis in part)
+
+    pixels = math.prod(shape[first : first + count])
+    return (*shape[:first], pixels, *shape[first + count :]), Axes(
+        renamed(axes.stack), (first,), renamed(axes.inputs), renamed(axes.outputs)
+    )
+
+
 def axis_of_m(axes: Axes) -> int:
     """Returns the axis of M in what `in_groups` returns; that of G is the one before it."""
     return _arranged(axes)[1] + 1

@@ -24,6 +24,7 @@ from domino_jax.core.canonical import (
     from_matrices,
     in_groups,
     matrices,
+    one_window,
     per_slice,
     to_groups,
     ungroup,
@@ -60,8 +61,9 @@ def top_n(w: jax.Array, n: jax.typing.ArrayLike, m: int, axes: Axes) -> jax.Arra
     Returns:
         bool, the shape of w.
     """
-    keys = in_groups(bits(magnitude(w)), m, axes)
-    return _largest_keys(keys, per_slice(n, w.shape, axes), w.shape, m, axes)
+    shape, axes = one_window(w.shape, axes)
+    keys = in_groups(bits(magnitude(w.reshape(shape))), m, axes)
+    return _largest_keys(keys, per_slice(n, shape, axes), shape, m, axes).reshape(w.shape)
 
 
 def top_k(w: jax.Array, kept: jax.typing.ArrayLike, axes: Axes) -> jax.Array:
@@ -123,8 +125,9 @@ def top_scores(scores: jax.Array, n: jax.typing.ArrayLike, m: int, axes: Axes) -
     lowest, largest = np.iinfo(keys.dtype).min, np.iinfo(keys.dtype).max
     keys = jnp.where(keys < 0, keys ^ largest, keys)
     # Padding ranks below -inf; one above the lowest integer, of which `rank_of` takes one away.
-    keys = in_groups(keys, m, axes, lowest + 1)
-    return _largest_keys(keys, per_slice(n, scores.shape, axes), scores.shape, m, axes)
+    shape, axes = one_window(scores.shape, axes)
+    keys = in_groups(keys.reshape(shape), m, axes, lowest + 1)
+    return _largest_keys(keys, per_slice(n, shape, axes), shape, m, axes).reshape(scores.shape)
 
 
 def top_n_where(
@@ -139,9 +142,10 @@ def top_n_where(
         m: as for `top_n`.
         axes: as for `top_n`.
     """
-    here = to_groups(pruned, w.shape, axes)
-    kept = jnp.where(here, per_slice(n, w.shape, axes), jnp.int32(m))
-    return _largest_keys(in_groups(bits(magnitude(w)), m, axes), kept, w.shape, m, axes)
+    shape, axes = one_window(w.shape, axes)
+    kept = jnp.where(to_groups(pruned, shape, axes), per_slice(n, shape, axes), jnp.int32(m))
+    keys = in_groups(bits(magnitude(w.reshape(shape))), m, axes)
+    return _largest_keys(keys, kept, shape, m, axes).reshape(w.shape)
 
 
 def group_sums(w: jax.Array, m: int, axes: Axes) -> jax.Array:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from domino_jax.core import compiling
 from domino_jax.core.layers import LayerSpec
 from domino_jax.train.gradients import Gradient, whole_gradient
 from domino_jax.train.losses import Apply, Batch, Loss
@@ -78,7 +79,7 @@ def trainer_step(
         )
         return answer
 
-    return jax.jit(step, donate_argnums=0)
+    return jax.jit(step, donate_argnums=0, compiler_options=compiling.options())
 
 
 def _leave(grads: Any, params: Any, state: Any, target: Any, masks: Any) -> tuple[Any, Any]:

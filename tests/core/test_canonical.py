@@ -90,3 +90,12 @@ def test_each_slice_meets_its_own_n():
     n = canonical.per_slice(jnp.array([1, 2]), kernel.shape, axes)
     assert n.shape == (1, 1, 1, 2)
     assert n.ravel().tolist() == [1, 2]
+
+
+def test_window_axes_that_follow_each_other_are_one():
+    shape, axes = canonical.one_window((7, 3, 5, 8, 4), Axes((0,), (1, 2), (3,), (4,)))
+    assert (shape, axes) == ((7, 15, 8, 4), Axes((0,), (1,), (2,), (3,)))
+    shape, axes = canonical.one_window((4, 8, 3, 5), Axes((), (2, 3), (1,), (0,)))
+    assert (shape, axes) == ((4, 8, 15), Axes((), (2,), (1,), (0,)))
+    apart = Axes((), (0, 2), (1,), (3,))
+    assert canonical.one_window((3, 8, 5, 4), apart) == ((3, 8, 5, 4), apart)
