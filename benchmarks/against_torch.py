@@ -9,6 +9,7 @@ the compiler options of `core/compiling.py`. Fifteen minutes on two cores.
 
 import argparse
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +19,11 @@ import torch
 
 from benchmarks.clock import in_turns, machine, print_table, ratio, spread
 from domino_jax import models
+from domino_jax.core import compiling
 from domino_jax.deploy import networks
 from domino_jax.run import memory
 from domino_jax.train import losses
-from domino_jax.train.step import Step, dense_step, init_state
+from domino_jax.train.step import dense_step, init_state
 
 GOAL = 1.0
 CASES = "resnet18:64:64 resnet18:96:32 resnet18:224:8 resnet20:32:128 resnet20:8:128 byte_lm:256:16"
@@ -41,14 +43,15 @@ def examples(name: str, size: int, batch: int) -> tuple[np.ndarray, np.ndarray, 
 
 
 def ours(
-    name: str, size: int, batch: int, jitted: Callable[[Step], Step] = lambda step: step
+    name: str, size: int, batch: int, told: Callable[[Any], dict[str, str] | None]
 ) -> Callable[[], None]:
-    """Compiles our dense step of SGD with momentum, as it is or jitted anew."""
+    """Compiles our dense step of SGD with momentum; `told` gives its compiler options."""
     inputs, labels, classes = examples(name, size, batch)
     example = jax.ShapeDtypeStruct((1, *inputs.shape[1:]), inputs.dtype)
     model = models.create(name, example=example, classes=classes, seed=0)
     tx = optax.sgd(RATE, MOMENTUM)
-    step = jitted(dense_step(model.apply, losses.cross_entropy(), tx))
+    loss = losses.cross_entropy()
+    step = dense_step(model.apply, loss, tx, compiler_options=told(example))
     key = jax.random.key(0)
     state = init_state(model.params, model.stats, tx)
     data = {"inputs": jnp.asarray(inputs), "labels": jnp.asarray(labels)}
@@ -59,11 +62,6 @@ def ours(
         jax.block_until_ready((state, loss))
 
     return call
-
-
-def without_options(step: Step) -> Step:
-    """Jits a step anew, with what XLA does by itself."""
-    return jax.jit(step.__wrapped__, donate_argnums=0)  # type: ignore[attr-defined]
 
 
 def pytorchs(name: str, size: int, batch: int) -> Callable[[], None]:
@@ -99,8 +97,8 @@ def main() -> None:
         name, *numbers = case.split(":")
         size, batch = map(int, numbers)
         work = {
-            "ours": ours(name, size, batch),
-            "XLA's own": ours(name, size, batch, without_options),
+            "ours": ours(name, size, batch, compiling.options),
+            "XLA's own": ours(name, size, batch, lambda example: None),
             "PyTorch": pytorchs(name, size, batch),
         }
         times, _ = in_turns(work, args.rounds)

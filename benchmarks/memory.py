@@ -124,7 +124,7 @@ def variant(case: Case, name: str) -> tuple[Callable[[], None], list[str]]:
     n = n_by_path(uniform(layers, M // 4), layers)
     trainer = through_trainer(optax.chain(sr_ste(5e-4), optax.sgd(0.01, 0.9)), layers)
     spread_out = partial(accumulated, parts=parts, count=losses.counting())
-    options = {"spread": spread_out} if parts > 1 else {}
+    options: dict[str, Any] = {"spread": spread_out} if parts > 1 else {}
     step = trainer_step(apply, losses.cross_entropy(), trainer, **options)
     start = trainer.init(jax.tree.map(jnp.array, case.model.params), n)
     held = first_state(start.params, jax.tree.map(jnp.array, case.model.stats), start.state)

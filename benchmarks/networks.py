@@ -11,6 +11,7 @@ import optax
 
 from domino_jax import find_layers, models, n_by_path
 from domino_jax.allocate.uniform import uniform
+from domino_jax.core import compiling
 from domino_jax.train import losses
 from domino_jax.train.step import TrainState, dense_step, init_state, search_step, trainer_step
 from domino_jax.train.trainer import through_trainer
@@ -60,19 +61,24 @@ def steps(name: str, m: int, size: int, batch: int) -> tuple[dict[str, Bench], i
     n = n_by_path(uniform(layers, m // 4), layers)
     pace = {path: jnp.float32(0.5) for path in n}
     apply, loss = model.apply, losses.cross_entropy()
+    compiled: dict[str, Any] = {"compiler_options": compiling.options(example)}
     plain = optax.sgd(0.01)
     decayed = optax.chain(optax.add_decayed_weights(5e-5), optax.sgd(0.01, 0.9))
     shrinking = optax.chain(survivors(), survivor_decay(layers, 0.1, every=5), plain)
     ste = optax.chain(sr_ste(5e-4), decayed)
     made: dict[str, tuple[Callable[[], Any], Any, Any]] = {
-        "dense for search": (lambda: dense_step(apply, loss, plain), plain, None),
+        "dense for search": (lambda: dense_step(apply, loss, plain, **compiled), plain, None),
         "search": (
-            lambda: search_step(apply, loss, shrinking, layers),
+            lambda: search_step(apply, loss, shrinking, layers, **compiled),
             shrinking,
             {"n": n, "pace": pace},
         ),
-        "dense for SR-STE": (lambda: dense_step(apply, loss, decayed), decayed, None),
-        "SR-STE": (lambda: trainer_step(apply, loss, through_trainer(ste, layers)), ste, n),
+        "dense for SR-STE": (lambda: dense_step(apply, loss, decayed, **compiled), decayed, None),
+        "SR-STE": (
+            lambda: trainer_step(apply, loss, through_trainer(ste, layers), **compiled),
+            ste,
+            n,
+        ),
     }
     rng = np.random.default_rng(0)
     data = {

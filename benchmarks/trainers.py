@@ -19,6 +19,7 @@ import optax
 from benchmarks.clock import in_turns, machine, print_table, ratio, spread
 from domino_jax import find_layers, models, n_by_path
 from domino_jax.allocate.uniform import uniform
+from domino_jax.core import compiling
 from domino_jax.run import memory
 from domino_jax.run.settings import defaults
 from domino_jax.train import losses
@@ -51,7 +52,9 @@ def stepping(model: Any, trainer: Trainer, n: Any, batch: Any) -> Callable[[], N
     held = first_state(start.params, jax.tree.map(jnp.array, model.stats), start.state)
     held = held._replace(step=jnp.int32(STEPS // 2))
     key = jax.random.key(0)
-    step = trainer_step(model.apply, losses.cross_entropy(), trainer)
+    compiler_options = compiling.options(batch["inputs"])
+    loss = losses.cross_entropy()
+    step = trainer_step(model.apply, loss, trainer, compiler_options=compiler_options)
 
     def call() -> None:
         nonlocal held

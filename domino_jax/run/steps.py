@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
+from domino_jax.core import compiling
 from domino_jax.run.experiment import Experiment
 from domino_jax.train import losses, optim
 from domino_jax.train.criteria import find_criterion
@@ -108,5 +109,12 @@ def _parts(
             return gradient
         return accumulated(gradient, config.accumulate, losses.counting(ignore))
 
-    step = trainer_step(apply, loss, trainer, keep=partial(kept, exp.placement), spread=spread)
+    step = trainer_step(
+        apply,
+        loss,
+        trainer,
+        keep=partial(kept, exp.placement),
+        spread=spread,
+        compiler_options=compiling.options(exp.data.example),
+    )
     return Parts(trainer, step)

@@ -2,12 +2,10 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Any
 
 import jax
 
-from domino_jax.core import compiling
 from domino_jax.core.errors import InputError
 from domino_jax.train.criteria import Criterion
 from domino_jax.train.losses import SOFTMAX, Apply, Batch, totals
@@ -24,7 +22,7 @@ def eval_step(
         criterion: what a label costs, and what is reported.
     """
 
-    @partial(jax.jit, compiler_options=compiling.options())
+    @jax.jit
     def step(params: Any, stats: Any, batch: Batch) -> dict[str, jax.Array]:
         key = jax.random.key(0)  # evaluation draws nothing
         outputs, _ = apply(params, stats, batch["inputs"], train=False, key=key)
@@ -58,7 +56,7 @@ def evaluate(
 def recalibrate(apply: Apply, params: Any, stats: Any, batches: Iterable[Batch]) -> Any:
     """Returns the batch statistics after forward passes in training mode; weights stay."""
 
-    @partial(jax.jit, compiler_options=compiling.options())
+    @jax.jit
     def forward(params: Any, stats: Any, batch: Batch) -> Any:
         return apply(params, stats, batch["inputs"], train=True, key=jax.random.key(0))[1]
 

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from domino_jax.core import compiling
 from domino_jax.core.layers import LayerSpec
 from domino_jax.train.gradients import Gradient, whole_gradient
 from domino_jax.train.losses import Apply, Batch, Loss
@@ -52,13 +51,14 @@ def trainer_step(
     *,
     keep: Callable[[Any], Any] = lambda tree: tree,
     spread: Callable[[Gradient], Gradient] = lambda gradient: gradient,
+    compiler_options: dict[str, str] | None = None,
 ) -> Step:
     """Makes the jitted step of a trainer: step(state, target, batch, key).
 
     It donates its state; `keep` says where the new state and the loss lie on several devices, as
     `placement.kept` does; `spread` may take the gradient in parts, as `gradients.accumulated`
-    does. Masks are made once a step. The target is traced: one compilation serves any n, pace and
-    masks.
+    does; `compiler_options` are those of `jax.jit`. Masks are made once a step. The target is
+    traced: one compilation serves any n, pace and masks.
     """
     update, gradient = trainer.update or _leave, spread(whole_gradient(apply, loss))
 
@@ -79,7 +79,7 @@ def trainer_step(
         )
         return answer
 
-    return jax.jit(step, donate_argnums=0, compiler_options=compiling.options())
+    return jax.jit(step, donate_argnums=0, compiler_options=compiler_options)
 
 
 def _leave(grads: Any, params: Any, state: Any, target: Any, masks: Any) -> tuple[Any, Any]:
@@ -94,9 +94,11 @@ def dense_step(
     tx: optax.GradientTransformation,
     *,
     keep: Callable[[Any], Any] = lambda tree: tree,
+    compiler_options: dict[str, str] | None = None,
 ) -> Step:
     """Makes the jitted step of dense training: step(state, None, batch, key)."""
-    return trainer_step(apply, loss, dense_trainer(tx), keep=keep)
+    trainer = dense_trainer(tx)
+    return trainer_step(apply, loss, trainer, keep=keep, compiler_options=compiler_options)
 
 
 def search_step(
@@ -106,6 +108,8 @@ def search_step(
     layers: Iterable[LayerSpec],
     *,
     keep: Callable[[Any], Any] = lambda tree: tree,
+    compiler_options: dict[str, str] | None = None,
 ) -> Step:
     """Makes the jitted step of a search: step(state, {'n', 'pace'}, batch, key)."""
-    return trainer_step(apply, loss, search_trainer(tx, layers), keep=keep)
+    trainer = search_trainer(tx, layers)
+    return trainer_step(apply, loss, trainer, keep=keep, compiler_options=compiler_options)
