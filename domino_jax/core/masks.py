@@ -61,9 +61,7 @@ def top_n(w: jax.Array, n: jax.typing.ArrayLike, m: int, axes: Axes) -> jax.Arra
     Returns:
         bool, the shape of w.
     """
-    shape, axes = one_window(w.shape, axes)
-    keys = in_groups(bits(magnitude(w.reshape(shape))), m, axes)
-    return _largest_keys(keys, per_slice(n, shape, axes), shape, m, axes).reshape(w.shape)
+    return _best(bits(magnitude(w)), n, m, axes)
 
 
 def top_k(w: jax.Array, kept: jax.typing.ArrayLike, axes: Axes) -> jax.Array:
@@ -125,9 +123,7 @@ def top_scores(scores: jax.Array, n: jax.typing.ArrayLike, m: int, axes: Axes) -
     lowest, largest = np.iinfo(keys.dtype).min, np.iinfo(keys.dtype).max
     keys = jnp.where(keys < 0, keys ^ largest, keys)
     # Padding ranks below -inf; one above the lowest integer, of which `rank_of` takes one away.
-    shape, axes = one_window(scores.shape, axes)
-    keys = in_groups(keys.reshape(shape), m, axes, lowest + 1)
-    return _largest_keys(keys, per_slice(n, shape, axes), shape, m, axes).reshape(scores.shape)
+    return _best(keys, n, m, axes, lowest + 1)
 
 
 def top_n_where(
@@ -152,6 +148,15 @@ def group_sums(w: jax.Array, m: int, axes: Axes) -> jax.Array:
     """Returns the sum of the magnitudes of each group: [S, W, G, O], at least float32."""
     wide = in_groups(magnitude(w), m, axes).astype(at_least_float32(w.dtype))
     return from_groups(sum_along(wide, axis_of_m(axes)), w.shape, axes)
+
+
+def _best(
+    keys: jax.Array, n: jax.typing.ArrayLike, m: int, axes: Axes, filler: int = 0
+) -> jax.Array:
+    """Marks the n largest keys of each group; keys lie as their kernel does."""
+    shape, axes = one_window(keys.shape, axes)
+    groups = in_groups(keys.reshape(shape), m, axes, filler)
+    return _largest_keys(groups, per_slice(n, shape, axes), shape, m, axes).reshape(keys.shape)
 
 
 def _largest_keys(

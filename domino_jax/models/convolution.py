@@ -4,7 +4,8 @@ XLA's convolution on CPU has two weaknesses (two cores, milliseconds):
 
 - The gradient of a kernel takes two to four times as long as that of the inputs: 53 and 14 for
   8 x 56 x 56 x 64 under a 3x3 window. As one product (`patches.by_columns`) it takes 35, and for
-  8 x 28 x 28 x 128 20 instead of 56.
+  8 x 28 x 28 x 128 20 instead of 56. Most of it is YNNPACK's: a program that is told to leave
+  convolutions with Eigen (`core/compiling.py`) takes 15 for the first. All others need the product.
 - Small images are pathological: 64 of 2x2x512 under a 3x3 window take 974, their product over
   patches 31; the gradients 2,101 and 57. Up to 7x7, patches are faster for many channels alone.
 
